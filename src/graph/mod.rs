@@ -1,0 +1,10 @@
+//! The build graph: vertices, what they do, and a definition that names all inputs by digest
+//! (design D13). Other builders call this LLB. Knows nothing of Dockerfiles and nothing of stores.
+
+pub mod definition;
+pub mod op;
+pub mod platform;
+
+pub use definition::{Definition, Location, Vertex, VertexId};
+pub use op::{CopyOp, CopySource, ExecOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op, Unpack};
+pub use platform::Platform;

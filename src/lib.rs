@@ -1,0 +1,11 @@
+//! rbuild turns a Dockerfile and a context into an OCI image, without a daemon and without root.
+//!
+//! ```text
+//! argv -> BuildOptions -> Context + Dockerfile -> Stages -> Definition (graph of Vertex) -> solve -> Ref per vertex
+//!      -> Layers + ImageConfig -> Image -> Exporter(s) -> store / OCI / docker archive / registry / directory
+//! ```
+//!
+//! `docs/architecture.md` tells which room answers which question and which way one may look.
+
+pub mod graph;
+pub mod progress;
