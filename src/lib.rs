@@ -7,5 +7,7 @@
 //!
 //! `docs/architecture.md` tells which room answers which question and which way one may look.
 
+pub mod error;
+pub mod frontend;
 pub mod graph;
 pub mod progress;
