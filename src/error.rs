@@ -18,7 +18,11 @@ pub struct BuildError {
 impl BuildError {
     /// An error that belongs to no line of the Dockerfile.
     pub fn new(cause: impl Into<anyhow::Error>) -> Self {
-        Self { cause: cause.into(), location: None, hint: None }
+        Self {
+            cause: cause.into(),
+            location: None,
+            hint: None,
+        }
     }
 
     /// An error with this text.

@@ -6,5 +6,7 @@ use crate::error::BuildError;
 /// allowed: CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD SHELL STOPSIGNAL USER VOLUME WORKDIR.
 pub fn apply(config: &[u8], instruction: &str) -> Result<Vec<u8>, BuildError> {
     let _ = config;
-    Err(BuildError::message(format!("{instruction:?} cannot be applied yet")))
+    Err(BuildError::message(format!(
+        "{instruction:?} cannot be applied yet"
+    )))
 }

@@ -36,7 +36,12 @@ impl ImageDraft {
 
     /// The config's bytes. `layers` has one entry for each of [`ImageDraft::layers`]; the base's diff ids are known already.
     /// Times of this build that are later than `source_date_epoch` become it; `now` is used where no layer says a time.
-    pub fn finish(&self, layers: &[FinishedLayer], source_date_epoch: Option<i64>, now: BuildTime) -> Vec<u8> {
+    pub fn finish(
+        &self,
+        layers: &[FinishedLayer],
+        source_date_epoch: Option<i64>,
+        now: BuildTime,
+    ) -> Vec<u8> {
         let _ = (layers, source_date_epoch, now);
         Vec::new()
     }

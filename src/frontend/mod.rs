@@ -96,12 +96,17 @@ impl Lowered {
     /// Whether a step reads files of the local directory `name` (`context`).
     pub fn reads_local(&self, name: &str) -> bool {
         use crate::graph::Op;
-        self.definition.ids().any(|id| matches!(&self.definition.vertex(id).op, Op::Local(local) if local.name == name))
+        self.definition
+            .ids()
+            .any(|id| matches!(&self.definition.vertex(id).op, Op::Local(local) if local.name == name))
     }
 }
 
 /// Lowers `request.dockerfile` for one platform.
 pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowered, BuildError> {
     let _ = resolver;
-    Err(BuildError::message(format!("lowering {} is not possible yet", request.file)))
+    Err(BuildError::message(format!(
+        "lowering {} is not possible yet",
+        request.file
+    )))
 }
