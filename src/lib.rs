@@ -8,6 +8,7 @@
 //! `docs/architecture.md` tells which room answers which question and which way one may look.
 
 pub mod error;
+pub mod exporter;
 pub mod frontend;
 pub mod graph;
 pub mod progress;

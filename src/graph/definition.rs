@@ -117,7 +117,10 @@ impl Definition {
     fn digest_of(&self, vertex: &Vertex) -> Key {
         let mut key = KeyBuilder::new("vertex/1");
         // serde_json writes struct fields in their order: the text is canonical.
-        key.field("op", serde_json::to_string(&vertex.op).unwrap_or_default().as_bytes());
+        key.field(
+            "op",
+            serde_json::to_string(&vertex.op).unwrap_or_default().as_bytes(),
+        );
         key.field("platform", vertex.platform.to_string().as_bytes());
         for (name, input) in [("base", vertex.base), ("source", vertex.source)] {
             if let Some(input) = input {

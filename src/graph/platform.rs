@@ -41,11 +41,22 @@ impl Platform {
 
     /// Normalised from its parts.
     pub fn normalised(os: &str, architecture: &str, variant: &str) -> Self {
-        let os = if os.eq_ignore_ascii_case("macos") { "darwin".to_owned() } else { os.to_ascii_lowercase() };
+        let os = if os.eq_ignore_ascii_case("macos") {
+            "darwin".to_owned()
+        } else {
+            os.to_ascii_lowercase()
+        };
         let variant = variant.to_ascii_lowercase();
         let (architecture, variant) = match architecture.to_ascii_lowercase().as_str() {
             "x86_64" | "x86-64" | "amd64" => ("amd64", if variant == "v1" { String::new() } else { variant }),
-            "aarch64" | "arm64" => ("arm64", if matches!(variant.as_str(), "8" | "v8") { String::new() } else { variant }),
+            "aarch64" | "arm64" => (
+                "arm64",
+                if matches!(variant.as_str(), "8" | "v8") {
+                    String::new()
+                } else {
+                    variant
+                },
+            ),
             "armhf" => ("arm", "v7".to_owned()),
             "armel" => ("arm", "v6".to_owned()),
             "arm" => match variant.as_str() {
@@ -55,9 +66,19 @@ impl Platform {
             },
             "i386" | "x86" => ("386", String::new()),
             "powerpc64" => ("ppc64le", variant),
-            other => return Self { os, architecture: other.to_owned(), variant },
+            other => {
+                return Self {
+                    os,
+                    architecture: other.to_owned(),
+                    variant,
+                };
+            }
         };
-        Self { os, architecture: architecture.to_owned(), variant }
+        Self {
+            os,
+            architecture: architecture.to_owned(),
+            variant,
+        }
     }
 }
 
@@ -66,8 +87,15 @@ impl FromStr for Platform {
 
     /// `os/arch[/variant]`, `os` alone, an architecture alone, or `local`.
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let fail = || PlatformError { text: text.to_owned() };
-        let valid = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        let fail = || PlatformError {
+            text: text.to_owned(),
+        };
+        let valid = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
         let parts: Vec<&str> = text.split('/').collect();
         if !parts.iter().all(|part| valid(part)) {
             return Err(fail());
@@ -80,10 +108,14 @@ impl FromStr for Platform {
             }
             [architecture] => {
                 const KNOWN: [&str; 18] = [
-                    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x",
-                    "wasm", "x86_64", "aarch64", "i386", "armhf", "armel",
+                    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "ppc64",
+                    "ppc64le", "riscv64", "s390x", "wasm", "x86_64", "aarch64", "i386", "armhf", "armel",
                 ];
-                if KNOWN.contains(architecture) { Ok(Self::normalised(&host.os, architecture, "")) } else { Err(fail()) }
+                if KNOWN.contains(architecture) {
+                    Ok(Self::normalised(&host.os, architecture, ""))
+                } else {
+                    Err(fail())
+                }
             }
             [os, architecture] => Ok(Self::normalised(os, architecture, "")),
             [os, architecture, variant] => Ok(Self::normalised(os, architecture, variant)),
@@ -95,7 +127,11 @@ impl FromStr for Platform {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+        if self.variant.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "/{}", self.variant)
+        }
     }
 }
 

@@ -37,7 +37,9 @@ impl FromStr for Mode {
             "plain" => Ok(Self::Plain),
             "quiet" | "none" => Ok(Self::Quiet),
             "rawjson" => Err("progress mode rawjson is not supported yet: use plain".to_owned()),
-            other => Err(format!("invalid progress mode {other:?}: use auto, tty, plain or quiet")),
+            other => Err(format!(
+                "invalid progress mode {other:?}: use auto, tty, plain or quiet"
+            )),
         }
     }
 }

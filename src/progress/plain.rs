@@ -34,7 +34,14 @@ struct Running {
 impl<W: Write + Send> Plain<W> {
     /// `terminal` says whether `out` is one.
     pub fn new(out: W, terminal: bool) -> Self {
-        Self { state: Mutex::new(State { out, terminal, vertices: HashMap::new(), last: None }) }
+        Self {
+            state: Mutex::new(State {
+                out,
+                terminal,
+                vertices: HashMap::new(),
+                last: None,
+            }),
+        }
     }
 }
 
@@ -59,19 +66,41 @@ impl<W: Write> State<W> {
         match event {
             Event::Started { vertex, name, at, .. } => {
                 let number = self.vertices.len() + 1;
-                let running = Running { number, started: at, stdout: Lines::default(), stderr: Lines::default() };
+                let running = Running {
+                    number,
+                    started: at,
+                    stdout: Lines::default(),
+                    stderr: Lines::default(),
+                };
                 self.vertices.insert(vertex, running);
                 self.switch(number)?;
-                let name = if self.terminal { harmless(name.as_bytes()) } else { name };
+                let name = if self.terminal {
+                    harmless(name.as_bytes())
+                } else {
+                    name
+                };
                 writeln!(self.out, "#{number} {}", name.replace('\n', " "))
             }
-            Event::Log { vertex, stream, data, at } => {
-                let Some(running) = self.vertices.get_mut(&vertex) else { return Ok(()) };
+            Event::Log {
+                vertex,
+                stream,
+                data,
+                at,
+            } => {
+                let Some(running) = self.vertices.get_mut(&vertex) else {
+                    return Ok(());
+                };
                 let number = running.number;
                 let seconds = at.saturating_duration_since(running.started).as_secs_f64();
-                let lines = if stream == Stream::Stdout { &mut running.stdout } else { &mut running.stderr };
+                let lines = if stream == Stream::Stdout {
+                    &mut running.stdout
+                } else {
+                    &mut running.stderr
+                };
                 let mut block = Vec::new();
-                lines.push(&data, |line| append(&mut block, number, seconds, line, self.terminal));
+                lines.push(&data, |line| {
+                    append(&mut block, number, seconds, line, self.terminal)
+                });
                 if block.is_empty() {
                     return Ok(());
                 }
@@ -79,12 +108,18 @@ impl<W: Write> State<W> {
                 self.out.write_all(&block)
             }
             Event::Finished { vertex, outcome, at } => {
-                let Some(mut running) = self.vertices.remove(&vertex) else { return Ok(()) };
+                let Some(mut running) = self.vertices.remove(&vertex) else {
+                    return Ok(());
+                };
                 let number = running.number;
                 let seconds = at.saturating_duration_since(running.started).as_secs_f64();
                 let mut block = Vec::new();
-                running.stdout.finish(|line| append(&mut block, number, seconds, line, self.terminal));
-                running.stderr.finish(|line| append(&mut block, number, seconds, line, self.terminal));
+                running
+                    .stdout
+                    .finish(|line| append(&mut block, number, seconds, line, self.terminal));
+                running
+                    .stderr
+                    .finish(|line| append(&mut block, number, seconds, line, self.terminal));
                 // The number stays taken.
                 self.vertices.insert(vertex, running);
                 self.switch(number)?;
@@ -94,7 +129,11 @@ impl<W: Write> State<W> {
                     VertexOutcome::Cached => writeln!(self.out, "#{number} CACHED"),
                     VertexOutcome::Canceled => writeln!(self.out, "#{number} CANCELED"),
                     VertexOutcome::Failed(message) => {
-                        writeln!(self.out, "#{number} ERROR: {}", message.lines().next().unwrap_or_default())
+                        writeln!(
+                            self.out,
+                            "#{number} ERROR: {}",
+                            message.lines().next().unwrap_or_default()
+                        )
                     }
                 }
             }
@@ -123,7 +162,11 @@ impl<W: Write> State<W> {
     }
 
     fn separate(&mut self) -> std::io::Result<()> {
-        if self.last.take().is_some() { writeln!(self.out) } else { Ok(()) }
+        if self.last.take().is_some() {
+            writeln!(self.out)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -149,14 +192,33 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_millis(1250);
         let (a, b) = (Key([1; 32]), Key([2; 32]));
-        let started = |vertex, name: &str| Event::Started { vertex, name: name.to_owned(), location: None, at: start };
+        let started = |vertex, name: &str| Event::Started {
+            vertex,
+            name: name.to_owned(),
+            location: None,
+            at: start,
+        };
         plain.emit(started(a, "[1/2] RUN make"));
-        plain.emit(Event::Log { vertex: a, stream: Stream::Stdout, data: b"one\ntw".to_vec(), at: later });
+        plain.emit(Event::Log {
+            vertex: a,
+            stream: Stream::Stdout,
+            data: b"one\ntw".to_vec(),
+            at: later,
+        });
         plain.emit(started(b, "[2/2] RUN x"));
-        plain.emit(Event::Finished { vertex: b, outcome: VertexOutcome::Cached, at: later });
-        plain.emit(Event::Finished { vertex: a, outcome: VertexOutcome::Done, at: later });
+        plain.emit(Event::Finished {
+            vertex: b,
+            outcome: VertexOutcome::Cached,
+            at: later,
+        });
+        plain.emit(Event::Finished {
+            vertex: a,
+            outcome: VertexOutcome::Done,
+            at: later,
+        });
         let out = plain.state.into_inner().unwrap().out;
-        let expected = "#1 [1/2] RUN make\n#1 1.250 one\n\n#2 [2/2] RUN x\n#2 CACHED\n\n#1 1.250 tw\n#1 DONE 1.2s\n";
+        let expected =
+            "#1 [1/2] RUN make\n#1 1.250 one\n\n#2 [2/2] RUN x\n#2 CACHED\n\n#1 1.250 tw\n#1 DONE 1.2s\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

@@ -37,13 +37,18 @@ impl Log {
 impl Tail {
     /// In front of `next`.
     pub fn new(next: Box<dyn Renderer>) -> Self {
-        Self { next, logs: Mutex::default() }
+        Self {
+            next,
+            logs: Mutex::default(),
+        }
     }
 
     /// The last lines that `vertex` wrote; empty unless it failed.
     pub fn last_lines(&self, vertex: &Key) -> Vec<Vec<u8>> {
         let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.get(vertex).map(|log| log.last.iter().cloned().collect()).unwrap_or_default()
+        logs.get(vertex)
+            .map(|log| log.last.iter().cloned().collect())
+            .unwrap_or_default()
     }
 }
 
@@ -57,12 +62,18 @@ impl Sink for Tail {
     fn emit(&self, event: Event) {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         match &event {
-            Event::Log { vertex, stream, data, .. } => {
+            Event::Log {
+                vertex, stream, data, ..
+            } => {
                 let Log { stdout, stderr, last } = logs.entry(*vertex).or_default();
                 let lines = if *stream == Stream::Stdout { stdout } else { stderr };
                 lines.push(data, |line| Log::keep(last, line));
             }
-            Event::Finished { vertex, outcome: VertexOutcome::Failed(_), .. } => {
+            Event::Finished {
+                vertex,
+                outcome: VertexOutcome::Failed(_),
+                ..
+            } => {
                 if let Some(Log { stdout, stderr, last }) = logs.get_mut(vertex) {
                     stdout.finish(|line| Log::keep(last, line));
                     stderr.finish(|line| Log::keep(last, line));

@@ -83,11 +83,17 @@ impl<W: Write + AsFd + Send> Sink for Tty<W> {
 
 impl<W: Write + AsFd + Send> Renderer for Tty<W> {
     fn tick(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).draw(false);
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .draw(false);
     }
 
     fn finish(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).draw(true);
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .draw(true);
     }
 }
 
@@ -103,7 +109,13 @@ impl<W: Write + AsFd> State<W> {
                 lines: Lines::default(),
                 log: VecDeque::new(),
             }),
-            Event::Progress { vertex, id, current, total, .. } => {
+            Event::Progress {
+                vertex,
+                id,
+                current,
+                total,
+                ..
+            } => {
                 let Some(step) = self.step(&vertex) else { return };
                 match step.transfers.iter_mut().find(|(known, ..)| *known == id) {
                     Some(transfer) => (transfer.1, transfer.2) = (current, total),
@@ -161,37 +173,56 @@ impl<W: Write + AsFd> State<W> {
         if !last {
             let done = self.steps.iter().filter(|step| step.ended.is_some()).count();
             let seconds = now.saturating_duration_since(self.began).as_secs_f64();
-            lines.push(format!("[+] Building {seconds:.1}s ({done}/{})\n", self.steps.len()));
+            lines.push(format!(
+                "[+] Building {seconds:.1}s ({done}/{})\n",
+                self.steps.len()
+            ));
         }
         for step in &self.steps[self.settled..] {
             lines.push(step.headline(now, width, self.colour));
             if step.ended.is_none() && !last {
-                lines.extend(step.log.iter().map(|line| clip(&format!(" => => # {line}"), width)));
+                lines.extend(
+                    step.log
+                        .iter()
+                        .map(|line| clip(&format!(" => => # {line}"), width)),
+                );
             }
         }
         lines.truncate(height.saturating_sub(2).max(1));
         self.drawn = if last { 0 } else { lines.len() };
         text.extend(lines);
-        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        let _ = self
+            .out
+            .write_all(text.as_bytes())
+            .and_then(|()| self.out.flush());
     }
 }
 
 impl Step {
     fn headline(&self, now: Instant, width: usize, colour: bool) -> String {
         let end = self.ended.as_ref().map_or(now, |(at, _)| *at);
-        let time = format!("{:.1}s", end.saturating_duration_since(self.started).as_secs_f64());
+        let time = format!(
+            "{:.1}s",
+            end.saturating_duration_since(self.started).as_secs_f64()
+        );
         let state = match &self.ended {
             Some((_, VertexOutcome::Cached)) => "CACHED ",
             Some((_, VertexOutcome::Canceled)) => "CANCELED ",
             Some((_, VertexOutcome::Failed(_))) => "ERROR ",
             _ => "",
         };
-        let (current, total) = self.transfers.iter().fold((0, 0), |(c, t), (_, current, total)| (c + current, t + total));
+        let (current, total) = self
+            .transfers
+            .iter()
+            .fold((0, 0), |(c, t), (_, current, total)| (c + current, t + total));
         let transfer = match total {
             0 => String::new(),
             _ => format!(" {:.1}MB / {:.1}MB", current as f64 / 1e6, total as f64 / 1e6),
         };
-        let left = clip(&format!(" => {state}{}{transfer}", self.name), width.saturating_sub(time.len() + 2));
+        let left = clip(
+            &format!(" => {state}{}{transfer}", self.name),
+            width.saturating_sub(time.len() + 2),
+        );
         let left = left.trim_end_matches('\n');
         let fill = width.saturating_sub(left.chars().count() + time.len() + 1);
         let line = format!("{left}{:fill$}{time}", "");
