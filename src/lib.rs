@@ -12,3 +12,5 @@ pub mod exporter;
 pub mod frontend;
 pub mod graph;
 pub mod progress;
+pub mod registry;
+pub mod source;

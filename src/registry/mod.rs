@@ -1,0 +1,21 @@
+//! What do registries have, and how does it get there and back? The OCI distribution protocol.
+//!
+//! * [`reference`]: what an image name means;
+//! * [`credentials`]: which password belongs to which host;
+//! * [`document`]: what a manifest, an index and a config may say;
+//! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
+//!
+//! The only room with async code. Nothing here knows the store.
+
+pub mod client;
+pub mod credentials;
+pub mod document;
+pub mod error;
+pub mod push;
+pub mod reference;
+
+pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
+pub use document::{Descriptor, Document, Manifest};
+pub use error::RegistryError;
+pub use push::{PushBlob, Transferred};
+pub use reference::{Reference, ReferenceError};

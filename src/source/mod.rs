@@ -1,0 +1,3 @@
+//! Where do files come from? Images of registries and stores, directories of this machine.
+
+pub mod image;
