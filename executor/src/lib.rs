@@ -1,1 +1,24 @@
-//! Placeholder head, replaced by the room's own.
+//! How does a process run, confined?
+//!
+//! A build that has to run something calls [`Executor::enter`] once, while it has a single
+//! thread: the whole process moves into namespaces in which it may mount, and a small
+//! *spawner* process is split off. Every [`Executor::run`] is then a fresh child of the
+//! spawner that sets up its own root, devices and limits and executes the command; nothing
+//! of it outlives the build, however the build ends.
+//!
+//! Invariants: paths of a step's root file system are walked by descriptor and never leave
+//! it; a step inherits no descriptor, no environment and no signal mask of the builder;
+//! what the sandbox itself needs in the root (mount points) never ends up in the layer.
+
+mod cancel;
+mod error;
+mod executor;
+mod isolation;
+pub mod signals;
+mod spec;
+
+pub use cancel::Cancel;
+pub use error::Error;
+pub use executor::Executor;
+pub use isolation::Isolation;
+pub use spec::{ExecSpec, Exit, Network, Rlimit, Rootfs, Script};

@@ -1,0 +1,61 @@
+//! A request to stop, shared by all steps of a build.
+//!
+//! Two levels: the first [`Cancel::cancel`] asks (SIGTERM, a grace period, SIGKILL), the second
+//! one kills at once. Both are descriptors that stay readable, so that any number of
+//! waiters can poll them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Asks running steps to stop; clones are the same request.
+#[derive(Clone, Debug)]
+pub struct Cancel(Arc<Request>);
+
+#[derive(Debug)]
+struct Request {
+    count: AtomicU32,
+    asked: OwnedFd,
+    forced: OwnedFd,
+}
+
+impl Cancel {
+    /// A request that nobody has made yet.
+    pub fn new() -> io::Result<Cancel> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Cancel(Arc::new(Request {
+            count: AtomicU32::new(0),
+            asked: eventfd(0, flags)?,
+            forced: eventfd(0, flags)?,
+        })))
+    }
+
+    /// Asks to stop; the second call asks to stop at once.
+    pub fn cancel(&self) {
+        let fd = match self.0.count.fetch_add(1, Ordering::SeqCst) {
+            0 => &self.0.asked,
+            1 => &self.0.forced,
+            _ => return,
+        };
+        // Adding 1 to an eventfd that is 0 cannot block or fail.
+        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+    }
+
+    /// Has anybody asked to stop?
+    pub fn is_cancelled(&self) -> bool {
+        self.0.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Readable once somebody has asked.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.asked.as_fd()
+    }
+
+    /// Readable once somebody has asked twice.
+    pub fn forced_fd(&self) -> BorrowedFd<'_> {
+        self.0.forced.as_fd()
+    }
+}

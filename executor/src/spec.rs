@@ -1,0 +1,129 @@
+//! One step as data: what to run, on which root, with which limits.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that the executor has to know about one command.
+///
+/// The hostname that BuildKit uses is [`ExecSpec::DEFAULT_HOSTNAME`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Program and arguments; a program without a slash is searched in `PATH` of `env`, inside the root.
+    pub args: Vec<String>,
+    /// `NAME=value`, complete: nothing of the builder's environment is added, only `HOME` when it is absent.
+    pub env: Vec<String>,
+    /// Absolute working directory; made (root, 0755) when it does not exist.
+    pub cwd: String,
+    /// `USER` of the image: empty, `name`, `uid`, `name:group`, `uid:gid`.
+    pub user: String,
+    /// Host name inside.
+    pub hostname: String,
+    /// Which network the step sees.
+    pub network: Network,
+    /// `--security=insecure`: all capabilities, no system call filter, no masked paths.
+    pub insecure: bool,
+    /// Lines for `/etc/hosts`: name, address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// A file that exists only for this step (a heredoc with a shebang).
+    pub script: Option<Script>,
+    /// `--ulimit`; limits not named are inherited.
+    pub ulimits: Vec<Rlimit>,
+    /// How long a cancelled step may take between SIGTERM and SIGKILL, in milliseconds.
+    pub grace_ms: u32,
+}
+
+impl ExecSpec {
+    /// The host name of a step unless told otherwise, as BuildKit's.
+    pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+    /// A step that runs `args` as root in `/` of `rootfs`, with nothing special.
+    pub fn new(rootfs: Rootfs, args: Vec<String>) -> ExecSpec {
+        ExecSpec {
+            rootfs,
+            args,
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            hostname: ExecSpec::DEFAULT_HOSTNAME.to_owned(),
+            network: Network::Host,
+            insecure: false,
+            extra_hosts: Vec::new(),
+            script: None,
+            ulimits: Vec::new(),
+            grace_ms: 10_000,
+        }
+    }
+}
+
+/// An overlay: read-only layers and the directory that receives the changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// Layer trees, topmost first; may be empty (`FROM scratch`).
+    pub lowers: Vec<PathBuf>,
+    /// Receives the changes; exists.
+    pub upper: PathBuf,
+    /// Overlay's working directory; exists, empty, on the file system of `upper`.
+    pub work: PathBuf,
+}
+
+/// The network of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The network of the builder.
+    #[default]
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// A file made for one step and gone after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// Absolute path inside, below `/dev/` (BuildKit: `/dev/pipes/EOF`).
+    pub path: String,
+    /// Its bytes; the file is executable and read-only to all.
+    pub data: Vec<u8>,
+}
+
+/// A resource limit by its `ulimit` name: `nofile`, `nproc`, `core`, ...
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Docker's name.
+    pub name: String,
+    /// Soft limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// Hard limit; `None` is unlimited.
+    pub hard: Option<u64>,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal killed it.
+    Signal(i32),
+    /// The kernel killed it because memory ran out.
+    OutOfMemory,
+}
+
+impl Exit {
+    /// Did it succeed?
+    pub fn success(self) -> bool {
+        self == Exit::Code(0)
+    }
+
+    /// The code a shell would report: 128 + n for signal n.
+    pub fn code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+            Exit::OutOfMemory => 137,
+        }
+    }
+}
