@@ -4,8 +4,24 @@
 //! This room knows digests, tar headers, whiteouts and locks. It knows no Dockerfile and no
 //! process: it never uses the parser or the executor.
 
+pub mod blob;
 pub mod digest;
+pub mod error;
+pub mod file_memory;
+pub mod gc;
+pub mod image;
 pub mod layer;
+pub mod lock;
+pub mod record;
+pub mod store;
 pub mod tree;
 
+pub use blob::{BlobProvider, BlobWriter, VerifiedReader};
 pub use digest::{ContentDigest, DiffId, Digest, Key, KeyBuilder, LayerId};
+pub use error::StoreError;
+pub use file_memory::{FileMemory, FileStat};
+pub use gc::{PruneOptions, PruneReport};
+pub use image::{Descriptor, StoredImage};
+pub use lock::KeyLock;
+pub use record::Record;
+pub use store::{Store, TempDir};

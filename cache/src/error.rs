@@ -1,0 +1,92 @@
+//! What can go wrong with bytes at rest. Every variant names what was being done and to which
+//! path, digest or layer; remedies stand in the message where there is one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+
+/// Why the store could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done, for example `"writing"`.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The store directory must not be used as it is.
+    #[error("refusing the store {}: {reason}", path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong and what to do about it.
+        reason: String,
+    },
+    /// The store has no such blob.
+    #[error("the store has no blob {digest}")]
+    MissingBlob {
+        /// The blob that was asked for.
+        digest: Digest,
+    },
+    /// Bytes at rest are not what they were. They have been removed: the next look is a miss.
+    #[error("{what} was damaged and has been removed ({reason})")]
+    Damaged {
+        /// What was damaged.
+        what: String,
+        /// How it showed.
+        reason: String,
+    },
+    /// Bytes that were being stored are not those that were announced.
+    #[error("expected {expected}, but the bytes are {actual}")]
+    DigestMismatch {
+        /// The announced digest.
+        expected: Digest,
+        /// The digest of the bytes that came.
+        actual: Digest,
+    },
+    /// A blob that is read as a whole is larger than its reader allows.
+    #[error("blob {digest} has {size} bytes, more than the {limit} allowed for what it is read as")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// `index.json` cannot be understood, so nothing is known about tags.
+    #[error(
+        "{} is damaged ({reason}); to get back the tags as they were before the last change, run: \
+         mv {1}.bak {1}; to start without tags, remove it", path.display(), path.display()
+    )]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Other processes use the store, and this needs it alone.
+    #[error("{others}: wait for them to end and try again")]
+    Busy {
+        /// Who they are, for example `"2 other rbuild processes are using the store (pids 10, 11)"`.
+        others: String,
+    },
+}
+
+impl StoreError {
+    /// `doing` something to `path` failed with `source`.
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            doing,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        }
+    }
+}
