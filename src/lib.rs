@@ -13,4 +13,5 @@ pub mod frontend;
 pub mod graph;
 pub mod progress;
 pub mod registry;
+pub mod solver;
 pub mod source;

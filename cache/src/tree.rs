@@ -28,6 +28,12 @@ pub trait Tree: Send + Sync {
     /// A number shared by the regular files that are hard links of each other, `None` for a file
     /// with one name.
     fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError>;
+
+    /// Says that the whole of the directory at `path` will be asked for, except below directories for which `enter` is
+    /// false: a tree that has to wait for its answers can find them all at once.
+    fn prefetch(&self, _path: &LayerPath, _enter: &(dyn Fn(&LayerPath) -> bool + Sync)) -> Result<(), TreeError> {
+        Ok(())
+    }
 }
 
 /// Why a tree could not be read.

@@ -1,3 +1,4 @@
 //! Where do files come from? Images of registries and stores, directories of this machine.
 
 pub mod image;
+pub mod local;

@@ -1,0 +1,3 @@
+//! Runs the graph.
+
+pub mod ops;

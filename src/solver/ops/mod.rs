@@ -1,0 +1,23 @@
+//! What operations do to a file system when no process has to run for it: copies and WORKDIR.
+//! Each works in three steps: what would be read ([`select::Selection`]), what it would do to the
+//! base ([`plan::LayerPlan`]), and the entries of the layer, streamed in path order into an
+//! [`EntrySink`]. The first two are cheap and give keys; a cached step never gets to the third.
+
+pub mod add;
+pub mod chmod;
+pub mod copy;
+pub mod dest;
+pub mod mkdir;
+pub mod owner;
+pub mod plan;
+pub mod select;
+
+use std::io::Read;
+
+use rbuild_cache::layer::Entry;
+
+/// Takes the entries of a new layer in path order.
+pub trait EntrySink {
+    /// Adds an entry; `data` is there for a regular file and gives exactly its size in bytes.
+    fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> anyhow::Result<()>;
+}
