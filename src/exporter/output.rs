@@ -732,7 +732,7 @@ mod tests {
                     push: true,
                 },
             ),
-            ("TYPE=cacheonly", OutputKind::CacheOnly),
+            ("type=cacheonly", OutputKind::CacheOnly),
             (
                 "\"type=local\",\"dest=a,b\"",
                 OutputKind::Local { dest: "a,b".into() },
