@@ -7,6 +7,7 @@
 //!
 //! `docs/architecture.md` tells which room answers which question and which way one may look.
 
+pub mod cli;
 pub mod error;
 pub mod exporter;
 pub mod frontend;

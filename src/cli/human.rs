@@ -10,7 +10,13 @@ pub fn size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    let decimals = if value >= 99.95 { 0 } else if value >= 9.995 { 1 } else { 2 };
+    let decimals = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
     let mut text = format!("{value:.decimals$}");
     if text.contains('.') {
         text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
@@ -21,7 +27,9 @@ pub fn size(bytes: u64) -> String {
 /// A size given by a user: `10GB`, `512m`, `1024`; powers of 1024 as docker's `RAMInBytes`.
 pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let digits = lower
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
     let unit = unit.trim_start();
     let power = match unit.trim_end_matches('b').trim_end_matches('i') {
@@ -60,7 +68,10 @@ pub fn duration(seconds: u64) -> String {
 pub fn age(created: Option<i64>, now: i64) -> String {
     match created {
         None | Some(0) => "N/A".to_owned(),
-        Some(created) => format!("{} ago", duration(u64::try_from(now.saturating_sub(created)).unwrap_or(0))),
+        Some(created) => format!(
+            "{} ago",
+            duration(u64::try_from(now.saturating_sub(created)).unwrap_or(0))
+        ),
     }
 }
 
@@ -92,7 +103,11 @@ pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count() + 3).max().unwrap_or(0).max(10)
+        cells
+            .map(|cell| cell.chars().count() + 3)
+            .max()
+            .unwrap_or(0)
+            .max(10)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
@@ -127,7 +142,13 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text, "{bytes}");
         }
-        for (text, bytes) in [("0", Some(0)), ("10GB", Some(10 << 30)), ("1.5m", Some(3 << 19)), ("x", None), ("1ib", None)] {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("10GB", Some(10 << 30)),
+            ("1.5m", Some(3 << 19)),
+            ("x", None),
+            ("1ib", None),
+        ] {
             assert_eq!(parse_size(text), bytes, "{text}");
         }
     }
@@ -156,7 +177,10 @@ mod tests {
 
     #[test]
     fn columns() {
-        let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["longer-than-ten".to_owned(), "x".to_owned()]];
+        let rows = [
+            vec!["A".to_owned(), "B".to_owned()],
+            vec!["longer-than-ten".to_owned(), "x".to_owned()],
+        ];
         assert_eq!(table(&rows), "A                 B\nlonger-than-ten   x\n");
     }
 }

@@ -22,9 +22,23 @@ const DEPTH: usize = 50;
 enum Node {
     Text(String),
     Print(Pipeline),
-    If { condition: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    With { value: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    Range { key: Option<String>, item: Option<String>, list: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
+    If {
+        condition: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    With {
+        value: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    Range {
+        key: Option<String>,
+        item: Option<String>,
+        list: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
 }
 
 /// Commands; each gets the value of the one before it as its last argument.
@@ -43,7 +57,9 @@ impl Template {
     /// Parses `text`.
     pub fn parse(text: &str) -> Result<Self> {
         let pieces = split(text)?;
-        let mut parser = Parser { pieces: pieces.into_iter().peekable() };
+        let mut parser = Parser {
+            pieces: pieces.into_iter().peekable(),
+        };
         let (nodes, end) = parser.block(0)?;
         match end {
             None => Ok(Self(nodes)),
@@ -53,7 +69,10 @@ impl Template {
 
     /// The text for `data`.
     pub fn render(&self, data: &Value) -> Result<String> {
-        let mut scope = Scope { variables: vec![("$".to_owned(), data.clone())], out: String::new() };
+        let mut scope = Scope {
+            variables: vec![("$".to_owned(), data.clone())],
+            out: String::new(),
+        };
         scope.nodes(&self.0, data)?;
         Ok(scope.out)
     }
@@ -134,7 +153,10 @@ fn action_end(text: &str) -> Option<usize> {
 fn tokens(text: &str) -> Result<Vec<Token>> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
-    let name_end = |text: &str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let name_end = |text: &str| {
+        text.find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(text.len())
+    };
     while let Some(first) = rest.chars().next() {
         let mut used = first.len_utf8();
         tokens.push(match first {
@@ -147,7 +169,9 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
                 Token::Sign(":=")
             }
             '`' => {
-                let end = rest[1..].find('`').ok_or_else(|| fail("unterminated raw quoted string"))?;
+                let end = rest[1..]
+                    .find('`')
+                    .ok_or_else(|| fail("unterminated raw quoted string"))?;
                 used = end + 2;
                 Token::Literal(rest[1..=end].into())
             }
@@ -180,9 +204,12 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
                 Token::Path(variable, fields)
             }
             '-' | '0'..='9' => {
-                used = 1 + rest[1..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - 1);
-                let number: i64 =
-                    rest[..used].parse().map_err(|_| fail(format!("bad number {:?}", &rest[..used])))?;
+                used = 1 + rest[1..]
+                    .find(|c: char| !c.is_ascii_digit())
+                    .unwrap_or(rest.len() - 1);
+                let number: i64 = rest[..used]
+                    .parse()
+                    .map_err(|_| fail(format!("bad number {:?}", &rest[..used])))?;
                 Token::Literal(number.into())
             }
             c if c.is_alphabetic() || c == '_' => {
@@ -283,11 +310,25 @@ impl Parser {
             return Err(fail("unexpected EOF: a block has no {{end}}"));
         }
         Ok(match word {
-            "if" => Node::If { condition: value, then, otherwise },
-            "with" => Node::With { value, then, otherwise },
+            "if" => Node::If {
+                condition: value,
+                then,
+                otherwise,
+            },
+            "with" => Node::With {
+                value,
+                then,
+                otherwise,
+            },
             _ => {
                 let item = variables.pop();
-                Node::Range { key: variables.pop(), item, list: value, body: then, otherwise }
+                Node::Range {
+                    key: variables.pop(),
+                    item,
+                    list: value,
+                    body: then,
+                    otherwise,
+                }
             }
         })
     }
@@ -359,19 +400,43 @@ impl Scope {
                     let value = self.pipeline(pipeline, dot)?;
                     self.out.push_str(&print(&value));
                 }
-                Node::If { condition, then, otherwise } => {
-                    let branch = if truth(&self.pipeline(condition, dot)?) { then } else { otherwise };
+                Node::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => {
+                    let branch = if truth(&self.pipeline(condition, dot)?) {
+                        then
+                    } else {
+                        otherwise
+                    };
                     self.nodes(branch, dot)?;
                 }
-                Node::With { value, then, otherwise } => {
+                Node::With {
+                    value,
+                    then,
+                    otherwise,
+                } => {
                     let value = self.pipeline(value, dot)?;
-                    if truth(&value) { self.nodes(then, &value)? } else { self.nodes(otherwise, dot)? }
+                    if truth(&value) {
+                        self.nodes(then, &value)?
+                    } else {
+                        self.nodes(otherwise, dot)?
+                    }
                 }
-                Node::Range { key, item, list, body, otherwise } => {
+                Node::Range {
+                    key,
+                    item,
+                    list,
+                    body,
+                    otherwise,
+                } => {
                     let pairs: Vec<(Value, Value)> = match self.pipeline(list, dot)? {
-                        Value::Array(items) => {
-                            items.into_iter().enumerate().map(|(i, v)| (i.into(), v)).collect()
-                        }
+                        Value::Array(items) => items
+                            .into_iter()
+                            .enumerate()
+                            .map(|(i, v)| (i.into(), v))
+                            .collect(),
                         Value::Object(map) => {
                             let mut pairs: Vec<_> = map.into_iter().collect();
                             pairs.sort_by(|a, b| a.0.cmp(&b.0));
@@ -385,8 +450,10 @@ impl Scope {
                     }
                     for (index, value) in pairs {
                         let known = self.variables.len();
-                        self.variables.extend(key.iter().map(|name| (name.clone(), index.clone())));
-                        self.variables.extend(item.iter().map(|name| (name.clone(), value.clone())));
+                        self.variables
+                            .extend(key.iter().map(|name| (name.clone(), index.clone())));
+                        self.variables
+                            .extend(item.iter().map(|name| (name.clone(), value.clone())));
                         self.nodes(body, &value)?;
                         self.variables.truncate(known);
                     }
@@ -405,14 +472,19 @@ impl Scope {
     }
 
     fn command(&self, command: &[Operand], piped: Option<Value>, dot: &Value) -> Result<Value> {
-        let [first, rest @ ..] = command else { return Err(fail("missing value for command")) };
+        let [first, rest @ ..] = command else {
+            return Err(fail("missing value for command"));
+        };
         let Operand::Function(name) = first else {
             if !rest.is_empty() || piped.is_some() {
                 return Err(fail("can't give argument to non-function"));
             }
             return self.operand(first, dot);
         };
-        let mut arguments = rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>>>()?;
+        let mut arguments = rest
+            .iter()
+            .map(|operand| self.operand(operand, dot))
+            .collect::<Result<Vec<_>>>()?;
         arguments.extend(piped);
         call(name, arguments)
     }
@@ -436,9 +508,9 @@ fn field(value: &Value, fields: &[String]) -> Result<Value> {
     let mut value = value;
     for name in fields {
         value = match value {
-            Value::Object(map) => {
-                map.get(name).ok_or_else(|| fail(format!("map has no entry for key {name:?}")))?
-            }
+            Value::Object(map) => map
+                .get(name)
+                .ok_or_else(|| fail(format!("map has no entry for key {name:?}")))?,
             Value::Null => return Err(fail(format!("nil pointer evaluating .{name}"))),
             _ => return Err(fail(format!("can't evaluate field {name}"))),
         };
@@ -447,8 +519,8 @@ fn field(value: &Value, fields: &[String]) -> Result<Value> {
 }
 
 const FUNCTIONS: [&str; 19] = [
-    "json", "join", "split", "lower", "upper", "title", "truncate", "pad", "println", "print", "len", "index", "eq", "ne",
-    "and", "or", "not", "printf", "html",
+    "json", "join", "split", "lower", "upper", "title", "truncate", "pad", "println", "print", "len",
+    "index", "eq", "ne", "and", "or", "not", "printf", "html",
 ];
 
 fn call(name: &str, arguments: Vec<Value>) -> Result<Value> {
@@ -456,21 +528,33 @@ fn call(name: &str, arguments: Vec<Value>) -> Result<Value> {
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(wrong);
     Ok(match (name, arguments.as_slice()) {
         ("json", [value]) => value.to_string().into(),
-        ("join", [Value::Array(list), separator]) => {
-            list.iter().map(print).collect::<Vec<_>>().join(&text(separator)?).into()
-        }
-        ("split", [value, separator]) => {
-            text(value)?.split(text(separator)?.as_str()).map(Value::from).collect::<Vec<_>>().into()
-        }
+        ("join", [Value::Array(list), separator]) => list
+            .iter()
+            .map(print)
+            .collect::<Vec<_>>()
+            .join(&text(separator)?)
+            .into(),
+        ("split", [value, separator]) => text(value)?
+            .split(text(separator)?.as_str())
+            .map(Value::from)
+            .collect::<Vec<_>>()
+            .into(),
         ("lower", [value]) => text(value)?.to_lowercase().into(),
         ("upper", [value]) => text(value)?.to_uppercase().into(),
         ("title", [value]) => title(&text(value)?).into(),
         ("truncate", [value, length]) => {
-            let length = length.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(wrong)?;
+            let length = length
+                .as_u64()
+                .and_then(|n| usize::try_from(n).ok())
+                .ok_or_else(wrong)?;
             text(value)?.chars().take(length).collect::<String>().into()
         }
         ("pad", [value, left, right]) => {
-            let blanks = |n: &Value| n.as_u64().filter(|n| *n < 10_000).and_then(|n| usize::try_from(n).ok());
+            let blanks = |n: &Value| {
+                n.as_u64()
+                    .filter(|n| *n < 10_000)
+                    .and_then(|n| usize::try_from(n).ok())
+            };
             let (left, right) = (blanks(left).ok_or_else(wrong)?, blanks(right).ok_or_else(wrong)?);
             format!("{}{}{}", " ".repeat(left), text(value)?, " ".repeat(right)).into()
         }
@@ -499,7 +583,8 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value> {
             (Value::Object(map), Value::String(key)) => map.get(key).cloned().unwrap_or_else(|| "".into()),
             (Value::Array(list), Value::Number(at)) => {
                 let item = at.as_u64().and_then(|at| list.get(usize::try_from(at).ok()?));
-                item.cloned().ok_or_else(|| fail(format!("error calling index: index out of range: {at}")))?
+                item.cloned()
+                    .ok_or_else(|| fail(format!("error calling index: index out of range: {at}")))?
             }
             (Value::Null, _) => return Err(fail("error calling index: index of nil pointer")),
             _ => return Err(fail("error calling index: can't index this value")),
@@ -568,9 +653,15 @@ mod tests {
         for (template, wanted) in [
             ("{{.Id}} {{ .Size }}", "sha256:ab 4"),
             ("{{json .Config.Env}}", r#"["A=1","B=2"]"#),
-            ("{{.Config.Env}}|{{.Config.Labels}}|{{.Nothing}}", "[A=1 B=2]|map[a:1 b:2]|<no value>"),
+            (
+                "{{.Config.Env}}|{{.Config.Labels}}|{{.Nothing}}",
+                "[A=1 B=2]|map[a:1 b:2]|<no value>",
+            ),
             ("{{range .Config.Env}}{{println .}}{{end}}", "A=1\nB=2\n"),
-            ("{{range $k, $v := .Config.Labels}}{{$k}}={{$v}};{{end}}", "a=1;b=2;"),
+            (
+                "{{range $k, $v := .Config.Labels}}{{$k}}={{$v}};{{end}}",
+                "a=1;b=2;",
+            ),
             ("{{range .Config.Cmd}}x{{else}}none{{end}}", "none"),
             ("{{index .Config.Labels \"a\"}}{{index .Config.Env 1}}", "1B=2"),
             ("{{index (split .Id \":\") 1 | upper}}", "AB"),
@@ -587,8 +678,22 @@ mod tests {
     #[test]
     fn what_is_unknown_is_an_error() {
         for template in [
-            "{{.Nope}}", "{{nosuch .Id}}", "{{.Id", "{{end}}", "{{if .Id}}", "{{(.Id}}", "{{.Id)}}", "{{}}", "{{.Id | .Size}}",
-            "{{$x}}", "{{\"a}}", "{{printf \"%s\" .Id}}", "{{range .Size}}{{end}}", "{{define \"x\"}}{{end}}", "{{.Id.X}}", "{{|}}",
+            "{{.Nope}}",
+            "{{nosuch .Id}}",
+            "{{.Id",
+            "{{end}}",
+            "{{if .Id}}",
+            "{{(.Id}}",
+            "{{.Id)}}",
+            "{{}}",
+            "{{.Id | .Size}}",
+            "{{$x}}",
+            "{{\"a}}",
+            "{{printf \"%s\" .Id}}",
+            "{{range .Size}}{{end}}",
+            "{{define \"x\"}}{{end}}",
+            "{{.Id.X}}",
+            "{{|}}",
         ] {
             assert!(render(template).starts_with("ERROR"), "{template}");
         }

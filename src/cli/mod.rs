@@ -1,0 +1,152 @@
+//! What did the user type? One file per command: its arguments and what it does with them.
+
+pub mod context;
+pub mod human;
+pub mod images;
+pub mod import;
+pub mod inspect;
+pub mod load;
+pub mod parse;
+pub mod prune;
+pub mod pull;
+pub mod push;
+pub mod rmi;
+pub mod save;
+pub mod tag;
+pub mod template;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+pub use context::Context;
+
+/// Builds OCI images from Dockerfiles: no daemon, no root.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Directory of the store [default: $XDG_DATA_HOME/rbuild]
+    #[arg(
+        long,
+        global = true,
+        env = "RBUILD_ROOT",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
+    root: Option<PathBuf>,
+    /// Speak to this registry without TLS, or with a certificate that nobody vouches for
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List images
+    Images(images::ImagesArgs),
+    /// Create an image from the tar of a root file system
+    Import(import::ImportArgs),
+    /// Show all that is known about images, as JSON
+    Inspect(inspect::InspectArgs),
+    /// Load images from an archive
+    Load(load::LoadArgs),
+    /// Parse a Dockerfile and print what was understood
+    Parse(parse::ParseArgs),
+    /// Remove build cache
+    Prune(prune::PruneArgs),
+    /// Fetch an image from its registry
+    Pull(pull::PullArgs),
+    /// Send an image to its registry
+    Push(push::PushArgs),
+    /// Remove images
+    Rmi(rmi::RmiArgs),
+    /// Write images to an archive
+    Save(save::SaveArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Manage the build cache
+    #[command(subcommand)]
+    Builder(BuilderCommand),
+}
+
+/// `rbuild image ...`: docker's other names for the same commands.
+#[derive(Debug, clap::Subcommand)]
+enum ImageCommand {
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    /// Create an image from the tar of a root file system
+    Import(import::ImportArgs),
+    /// Show all that is known about images, as JSON
+    Inspect(inspect::InspectArgs),
+    /// Load images from an archive
+    Load(load::LoadArgs),
+    /// Fetch an image from its registry
+    Pull(pull::PullArgs),
+    /// Send an image to its registry
+    Push(push::PushArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(rmi::RmiArgs),
+    /// Write images to an archive
+    Save(save::SaveArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum BuilderCommand {
+    /// Remove build cache
+    Prune(prune::PruneArgs),
+}
+
+/// The program: parses the arguments, does what they say, and tells how it went. 0 is success, 1 a failure,
+/// 2 arguments that cannot be understood.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context {
+        root: cli.global.root,
+        insecure: cli.global.insecure_registry,
+    };
+    match dispatch(cli.command, &context) {
+        Ok(code) => code,
+        Err(error) if error.is::<context::Closed>() => ExitCode::SUCCESS,
+        Err(error) => {
+            context::note(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    use {BuilderCommand as Builder, ImageCommand as Image};
+    match command {
+        Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
+        Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),
+        Command::Inspect(args) | Command::Image(Image::Inspect(args)) => inspect::run(args, context),
+        Command::Load(args) | Command::Image(Image::Load(args)) => load::run(args, context),
+        Command::Parse(args) => parse::run(args, context),
+        Command::Prune(args) | Command::Builder(Builder::Prune(args)) => prune::run(args, context),
+        Command::Pull(args) | Command::Image(Image::Pull(args)) => pull::run(args, context),
+        Command::Push(args) | Command::Image(Image::Push(args)) => push::run(args, context),
+        Command::Rmi(args) | Command::Image(Image::Rm(args)) => rmi::run(args, context),
+        Command::Save(args) | Command::Image(Image::Save(args)) => save::run(args, context),
+        Command::Tag(args) | Command::Image(Image::Tag(args)) => tag::run(args, context),
+    }
+}
