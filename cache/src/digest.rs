@@ -47,12 +47,17 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let fail = |reason| DigestError { text: text.chars().take(100).collect(), reason };
+        let fail = |reason| DigestError {
+            text: text.chars().take(100).collect(),
+            reason,
+        };
         let (algorithm, encoded) = text.split_once(':').ok_or_else(|| fail("it has no algorithm"))?;
         if algorithm != "sha256" {
             return Err(fail("the algorithm is not sha256"));
         }
-        parse_hex(encoded).map(Self).ok_or_else(|| fail("it is not 64 lower-case hex digits"))
+        parse_hex(encoded)
+            .map(Self)
+            .ok_or_else(|| fail("it is not 64 lower-case hex digits"))
     }
 }
 
@@ -139,7 +144,9 @@ macro_rules! hex_text {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                parse_hex(&text).map(Self).ok_or_else(|| serde::de::Error::custom("not 64 lower-case hex digits"))
+                parse_hex(&text)
+                    .map(Self)
+                    .ok_or_else(|| serde::de::Error::custom("not 64 lower-case hex digits"))
             }
         }
     };
@@ -180,7 +187,10 @@ impl FromStr for LayerId {
             _ => "",
         };
         if digits.is_empty() || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(DigestError { text: text.chars().take(100).collect(), reason: "it is no layer name" });
+            return Err(DigestError {
+                text: text.chars().take(100).collect(),
+                reason: "it is no layer name",
+            });
         }
         Ok(Self(text.to_owned()))
     }
@@ -243,7 +253,15 @@ impl KeyBuilder {
 
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
+    bytes
+        .iter()
+        .flat_map(|b| {
+            [
+                DIGITS[usize::from(b >> 4)] as char,
+                DIGITS[usize::from(b & 15)] as char,
+            ]
+        })
+        .collect()
 }
 
 fn parse_hex(text: &str) -> Option<[u8; 32]> {
@@ -270,7 +288,16 @@ mod tests {
     fn digests_are_strict() {
         let good = format!("sha256:{}", "0a".repeat(32));
         assert_eq!(good.parse::<Digest>().unwrap().to_string(), good);
-        for bad in ["", "sha256:", "sha256:../../x", "md5:00", &good.to_uppercase(), &good[..70], &format!("{good}0"), "sha512:00"] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:../../x",
+            "md5:00",
+            &good.to_uppercase(),
+            &good[..70],
+            &format!("{good}0"),
+            "sha512:00",
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

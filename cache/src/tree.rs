@@ -104,8 +104,15 @@ fn walk(tree: &dyn Tree, path: &LayerPath, follow_last: bool) -> Result<Resolved
         }
         let next = done.join(&component);
         // Below something that does not exist nothing exists.
-        let found = if entry.is_some() { tree.lookup(&next)? } else { None };
-        if let Some(Entry { kind: Kind::Symlink { target }, .. }) = &found
+        let found = if entry.is_some() {
+            tree.lookup(&next)?
+        } else {
+            None
+        };
+        if let Some(Entry {
+            kind: Kind::Symlink { target },
+            ..
+        }) = &found
             && (follow_last || !pending.is_empty())
         {
             links += 1;

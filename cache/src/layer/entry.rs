@@ -76,7 +76,11 @@ impl LayerPath {
 
     /// The last component; empty for the root.
     pub fn name(&self) -> &[u8] {
-        let start = self.0.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+        let start = self
+            .0
+            .iter()
+            .rposition(|b| *b == b'/')
+            .map_or(0, |slash| slash + 1);
         &self.0[start..]
     }
 
@@ -211,12 +215,25 @@ mod tests {
 
     #[test]
     fn paths_are_cleaned_and_ordered_by_components() {
-        for (given, cleaned) in [("../../a", "a"), ("/a/./b//c/", "a/b/c"), ("a/../..", ""), ("", ""), (".", "")] {
-            assert_eq!(LayerPath::clean(given.as_bytes()).as_bytes(), cleaned.as_bytes(), "{given}");
+        for (given, cleaned) in [
+            ("../../a", "a"),
+            ("/a/./b//c/", "a/b/c"),
+            ("a/../..", ""),
+            ("", ""),
+            (".", ""),
+        ] {
+            assert_eq!(
+                LayerPath::clean(given.as_bytes()).as_bytes(),
+                cleaned.as_bytes(),
+                "{given}"
+            );
         }
         assert!(LayerPath::strict(b"a/../b").is_none());
         assert_eq!(LayerPath::strict(b"./a/").unwrap().as_bytes(), b"a");
-        let mut paths: Vec<LayerPath> = ["a-b", "a/c", "a", "a.d", "b"].iter().map(|p| LayerPath::clean(p.as_bytes())).collect();
+        let mut paths: Vec<LayerPath> = ["a-b", "a/c", "a", "a.d", "b"]
+            .iter()
+            .map(|p| LayerPath::clean(p.as_bytes()))
+            .collect();
         paths.sort();
         let sorted: Vec<&[u8]> = paths.iter().map(LayerPath::as_bytes).collect();
         assert_eq!(sorted, [&b"a"[..], b"a/c", b"a-b", b"a.d", b"b"]);
@@ -225,8 +242,15 @@ mod tests {
     #[test]
     fn prefixes_end_at_components() {
         let path = LayerPath::clean(b"a/b/c");
-        assert_eq!(path.strip_prefix(&LayerPath::clean(b"a")).unwrap().as_bytes(), b"b/c");
-        assert!(LayerPath::clean(b"ab").strip_prefix(&LayerPath::clean(b"a")).is_none());
+        assert_eq!(
+            path.strip_prefix(&LayerPath::clean(b"a")).unwrap().as_bytes(),
+            b"b/c"
+        );
+        assert!(
+            LayerPath::clean(b"ab")
+                .strip_prefix(&LayerPath::clean(b"a"))
+                .is_none()
+        );
         assert_eq!(path.parent().unwrap().as_bytes(), b"a/b");
         assert_eq!(path.name(), b"c");
     }

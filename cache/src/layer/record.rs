@@ -1,0 +1,96 @@
+//! What the store remembers of a layer beside its bytes: `layers/<id>/record.json`.
+//!
+//! Whether the tree (`fs/`) and the index (`index`) exist is not repeated here: they lie in the
+//! same directory, and each appears there by one rename.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{ContentDigest, DiffId, Digest, LayerId};
+
+/// The version that this program writes. A record with a higher one is left alone.
+pub const RECORD_VERSION: u32 = 1;
+
+/// The facts known about one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Version of this format.
+    pub version: u32,
+    /// Name of the layer in this store.
+    pub id: LayerId,
+    /// Digest of the uncompressed tar, once somebody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<DiffId>,
+    /// The uncompressed tar, when it was written as a blob; its digest is the diff id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar: Option<TarForm>,
+    /// Compressed blobs of this layer: pulled ones first, then those made here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compressed: Vec<CompressedForm>,
+    /// Repositories (`registry.example/repository`) from which `compressed[0]` can be fetched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
+    /// Digest of the entries without their times, once computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<ContentDigest>,
+    /// Sum of the sizes of its files, once the entries were seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+/// The uncompressed tar as a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TarForm {
+    /// Name of the blob, equal to the diff id.
+    pub digest: Digest,
+    /// Its length.
+    pub size: u64,
+}
+
+/// A compressed (or, when pulled, possibly plain) blob of the layer's tar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressedForm {
+    /// Name of the blob.
+    pub digest: Digest,
+    /// Its length.
+    pub size: u64,
+    /// As a manifest names it.
+    pub media_type: String,
+    /// How this program made it ([`super::Compression::encoder`]); `None` for a pulled blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+}
+
+impl LayerRecord {
+    /// A record that knows nothing but the name.
+    pub fn new(id: LayerId) -> Self {
+        Self {
+            version: RECORD_VERSION,
+            id,
+            diff_id: None,
+            tar: None,
+            compressed: Vec::new(),
+            origins: Vec::new(),
+            content: None,
+            size: None,
+        }
+    }
+
+    /// Every blob that belongs to the layer, whether it is in the store or not.
+    pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.tar
+            .iter()
+            .map(|tar| &tar.digest)
+            .chain(self.compressed.iter().map(|form| &form.digest))
+    }
+}
+
+/// How a manifest names a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerBlob {
+    /// Media type of the blob.
+    pub media_type: String,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Length of the blob.
+    pub size: u64,
+}

@@ -1,0 +1,650 @@
+//! The one reader of tar archives: layers, archives that ADD extracts, contexts.
+//!
+//! It reads ustar, PAX, GNU (long names, base-256 numbers), star and V7, and sees what Go's
+//! archive/tar sees or refuses: what it does not understand is an error, never skipped, because two
+//! programs that see different members in one archive are how files are smuggled (RUSTSEC-2025-0110).
+//! Names lie below the root, memory is bounded, and no input makes it panic.
+
+use std::io::{self, BufRead, Read};
+
+use super::entry::{Entry, Kind, LayerPath, Timestamp};
+use super::tar_header::{BLOCK, Header, decimal, flag, pax_records, pax_time};
+
+/// Longest name, link target and GNU long name.
+const MAX_PATH: usize = 4096;
+/// Longest PAX header.
+const MAX_PAX: u64 = 1 << 20;
+/// Most members of one archive.
+const MAX_MEMBERS: u64 = 10_000_000;
+const BUFFER: usize = 256 << 10;
+
+/// Prefix of the names that say in a layer what does not exist any more.
+pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// Name of the marker that hides the lower layers' content of its directory.
+pub(super) const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
+
+/// What is wrong with an archive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TarError {
+    /// The source failed.
+    #[error("reading the archive: {0}")]
+    Io(#[from] io::Error),
+    /// It ends in the middle.
+    #[error("the archive is truncated")]
+    Truncated,
+    /// This is no tar header.
+    #[error("invalid tar header: wrong checksum")]
+    Checksum,
+    /// A number cannot be read or is out of range.
+    #[error("invalid tar header: invalid {field}")]
+    Number {
+        /// Which one.
+        field: &'static str,
+    },
+    /// A PAX header is malformed.
+    #[error("invalid PAX header: {0}")]
+    Pax(&'static str),
+    /// Something that other programs may understand.
+    #[error("unsupported tar member {name:?}: {what}")]
+    Unsupported {
+        /// Its name.
+        name: String,
+        /// What is not supported.
+        what: String,
+    },
+    /// A name that leaves the root or cannot exist.
+    #[error("invalid name {name:?} in the archive: {reason}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+impl From<TarError> for io::Error {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Io(error) => error,
+            error => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
+/// How names that begin with `.wh.` are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Layer,
+    Archive,
+}
+
+/// A member of the archive. Its data, if it has any, is read from the [`TarReader`] itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TarEntry {
+    /// What the header says. The root (`./`) appears as a directory with the empty path.
+    pub entry: Entry,
+    /// Where its data begins in the uncompressed archive.
+    pub data_offset: u64,
+    /// Layers only: this is an opaque marker, which hides what lower layers have in the directory
+    /// `entry.path`; the rest of `entry` says nothing.
+    pub opaque_marker: bool,
+}
+
+/// Reads the members of an archive one after another. Between two calls of
+/// [`TarReader::next_entry`] it is a reader of the data of the last member, so far as it is wanted.
+#[derive(Debug)]
+pub struct TarReader<R> {
+    source: R,
+    mode: Mode,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Bytes of the archive consumed from the buffer.
+    position: u64,
+    /// Data of the current member not consumed yet, and the padding behind it.
+    remaining: u64,
+    padding: u64,
+    members: u64,
+    finished: bool,
+}
+
+/// What headers before the member's own one said about it.
+#[derive(Debug, Default)]
+struct Extended {
+    pax: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+}
+
+impl<R: Read> TarReader<R> {
+    /// Reads the tar of a layer: `.wh.<name>` is a whiteout of `<name>`.
+    pub fn layer(source: R) -> Self {
+        Self::new(source, Mode::Layer)
+    }
+
+    /// Reads an archive that was not made to be a layer; names beginning with `.wh.` are refused,
+    /// because in the layer that it ends up in they would delete files.
+    pub fn archive(source: R) -> Self {
+        Self::new(source, Mode::Archive)
+    }
+
+    fn new(source: R, mode: Mode) -> Self {
+        Self {
+            source,
+            mode,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            position: 0,
+            remaining: 0,
+            padding: 0,
+            members: 0,
+            finished: false,
+        }
+    }
+
+    /// The next member; `None` at the end of the archive. Data of the last member that was not read is
+    /// skipped. After an error the reader must not be used again.
+    pub fn next_entry(&mut self) -> Result<Option<TarEntry>, TarError> {
+        if self.finished {
+            return Ok(None);
+        }
+        self.skip(self.remaining)?;
+        self.remaining = 0;
+        self.skip(self.padding)?;
+        self.padding = 0;
+        let mut extended = Extended::default();
+        loop {
+            let Some(block) = self.header_block()? else {
+                self.finished = true;
+                if extended.is_empty() {
+                    return Ok(None);
+                }
+                return Err(TarError::Truncated);
+            };
+            self.members += 1;
+            if self.members > MAX_MEMBERS {
+                return Err(unsupported(b"", "the archive has more than 10,000,000 members"));
+            }
+            let header = Header::parse(&block)?;
+            match header.typeflag() {
+                flag::PAX => {
+                    if extended.pax.is_some() {
+                        return Err(TarError::Pax("two PAX headers for one member"));
+                    }
+                    extended.pax = Some(pax_records(&self.small_data(&header, MAX_PAX)?)?);
+                }
+                flag::PAX_GLOBAL => {
+                    if !extended.is_empty() {
+                        return Err(TarError::Pax(
+                            "a global header between a member and its PAX header",
+                        ));
+                    }
+                    let records = pax_records(&self.small_data(&header, MAX_PAX)?)?;
+                    // git writes a comment this way. Go ignores global records, other programs apply them.
+                    if records
+                        .iter()
+                        .any(|(key, value)| changes_members(key) && !value.is_empty())
+                    {
+                        return Err(TarError::Pax(
+                            "a global header changes names, sizes, owners or times",
+                        ));
+                    }
+                }
+                flag::GNU_LONG_NAME => {
+                    let name = self.long_text(&header)?;
+                    if extended.long_name.replace(name).is_some() {
+                        return Err(unsupported(&header.name(), "two long names for one member"));
+                    }
+                }
+                flag::GNU_LONG_LINK => {
+                    let name = self.long_text(&header)?;
+                    if extended.long_link.replace(name).is_some() {
+                        return Err(unsupported(
+                            &header.name(),
+                            "two long link targets for one member",
+                        ));
+                    }
+                }
+                _ => return self.member(&header, &extended).map(Some),
+            }
+        }
+    }
+
+    /// A piece of the data of the current member that was not consumed yet; empty at its end.
+    pub fn data(&mut self) -> Result<&[u8], TarError> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        if self.start == self.end && !self.fill()? {
+            return Err(TarError::Truncated);
+        }
+        let available = usize::try_from(self.remaining)
+            .unwrap_or(usize::MAX)
+            .min(self.end - self.start);
+        Ok(&self.buffer[self.start..self.start + available])
+    }
+
+    /// Marks `length` bytes of what [`TarReader::data`] gave as consumed.
+    pub fn consume_data(&mut self, length: usize) {
+        let length = length
+            .min(self.end - self.start)
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        self.start += length;
+        self.position += length as u64;
+        self.remaining -= length as u64;
+    }
+
+    /// The source, from which some bytes behind the end of the archive may have been read.
+    pub fn into_inner(self) -> R {
+        self.source
+    }
+
+    /// The next block that is not the end of the archive: two blocks of zeros, or the end of the source.
+    fn header_block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+        let mut block = [0; BLOCK];
+        if !self.block(&mut block)? {
+            return Ok(None);
+        }
+        if block.iter().any(|b| *b != 0) {
+            return Ok(Some(block));
+        }
+        if self.block(&mut block)? && block.iter().any(|b| *b != 0) {
+            return Err(TarError::Checksum);
+        }
+        Ok(None)
+    }
+
+    fn member(&mut self, header: &Header<'_>, extended: &Extended) -> Result<TarEntry, TarError> {
+        let facts = Facts::of(header, extended)?;
+        let data_offset = self.position;
+        let (entry, opaque_marker) = facts.entry(header, self.mode)?;
+        if facts.has_data(header.typeflag()) {
+            // What follows is counted by the size that won, PAX over ustar, for file and reader alike.
+            self.remaining = facts.size;
+            self.padding = padding(facts.size);
+        }
+        Ok(TarEntry {
+            entry,
+            data_offset,
+            opaque_marker,
+        })
+    }
+
+    fn long_text(&mut self, header: &Header<'_>) -> Result<Vec<u8>, TarError> {
+        let mut text = self.small_data(header, MAX_PATH as u64 + 1)?;
+        let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+        if text[end..].iter().any(|b| *b != 0) {
+            return Err(bad_name(&text, "it holds a NUL"));
+        }
+        text.truncate(end);
+        Ok(text)
+    }
+
+    /// All data of a header that extends another one.
+    fn small_data(&mut self, header: &Header<'_>, limit: u64) -> Result<Vec<u8>, TarError> {
+        let size = u64::try_from(header.size()?).map_err(|_| TarError::Number { field: "size" })?;
+        if size > limit {
+            return Err(TarError::Pax("it is too long"));
+        }
+        self.remaining = size;
+        let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        loop {
+            let piece = self.data()?;
+            if piece.is_empty() {
+                break;
+            }
+            data.extend_from_slice(piece);
+            let length = piece.len();
+            self.consume_data(length);
+        }
+        self.skip(padding(size))?;
+        Ok(data)
+    }
+
+    /// Reads a block; false when the source ends before it.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, TarError> {
+        let mut filled = 0;
+        while filled < BLOCK {
+            if self.start == self.end && !self.fill()? {
+                return if filled == 0 {
+                    Ok(false)
+                } else {
+                    Err(TarError::Truncated)
+                };
+            }
+            let length = (BLOCK - filled).min(self.end - self.start);
+            block[filled..filled + length].copy_from_slice(&self.buffer[self.start..self.start + length]);
+            self.start += length;
+            filled += length;
+        }
+        self.position += BLOCK as u64;
+        Ok(true)
+    }
+
+    fn skip(&mut self, mut length: u64) -> Result<(), TarError> {
+        while length > 0 {
+            if self.start == self.end && !self.fill()? {
+                return Err(TarError::Truncated);
+            }
+            let step = (self.end - self.start).min(usize::try_from(length).unwrap_or(usize::MAX));
+            self.start += step;
+            self.position += step as u64;
+            length -= step as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills the empty buffer; false at the end of the source.
+    fn fill(&mut self) -> Result<bool, TarError> {
+        self.start = 0;
+        self.end = 0;
+        loop {
+            match self.source.read(&mut self.buffer) {
+                Ok(0) => return Ok(false),
+                Ok(length) => {
+                    self.end = length.min(self.buffer.len());
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl<R: Read> Read for TarReader<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let piece = self.data()?;
+        let length = piece.len().min(out.len());
+        out[..length].copy_from_slice(&piece[..length]);
+        self.consume_data(length);
+        Ok(length)
+    }
+}
+
+impl<R: Read> BufRead for TarReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(self.data()?)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.consume_data(amount);
+    }
+}
+
+impl Extended {
+    fn is_empty(&self) -> bool {
+        self.pax.is_none() && self.long_name.is_none() && self.long_link.is_none()
+    }
+}
+
+/// Everything that may be said twice about a member, after the rules which of the two counts.
+#[derive(Debug)]
+struct Facts {
+    name: Vec<u8>,
+    link: Vec<u8>,
+    size: u64,
+    uid: u32,
+    gid: u32,
+    mtime: Timestamp,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Facts {
+    fn of(header: &Header<'_>, extended: &Extended) -> Result<Self, TarError> {
+        let (mut name, mut link) = (header.name(), header.link_name());
+        let (mut uid, mut gid, mut size) = (header.uid()?, header.gid()?, header.size()?);
+        let mut mtime = Timestamp {
+            seconds: header.mtime()?,
+            nanoseconds: 0,
+        };
+        let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        if let Some(long) = &extended.long_name {
+            name.clone_from(long);
+        }
+        if let Some(long) = &extended.long_link {
+            link.clone_from(long);
+        }
+        for (key, value) in extended.pax.iter().flatten() {
+            if is_sparse(key) {
+                return Err(unsupported(&name, "sparse files"));
+            }
+            if let Some(xattr) = key.strip_prefix(b"SCHILY.xattr.") {
+                if xattr.is_empty() {
+                    return Err(TarError::Pax("an extended attribute has no name"));
+                }
+                xattrs.retain(|(name, _)| name != xattr);
+                // Those of overlayfs would take effect in the tree form of the layer.
+                if !is_overlay_xattr(xattr) {
+                    xattrs.push((xattr.to_vec(), value.clone()));
+                }
+                continue;
+            }
+            // An empty value takes the record back: the header counts.
+            if value.is_empty() {
+                continue;
+            }
+            let number = |field| {
+                decimal(value)
+                    .and_then(|v| i64::try_from(v).ok())
+                    .ok_or(TarError::Number { field })
+            };
+            match key.as_slice() {
+                b"path" if extended.long_name.is_some() => {
+                    return Err(TarError::Pax("a path and a GNU long name"));
+                }
+                b"linkpath" if extended.long_link.is_some() => {
+                    return Err(TarError::Pax("a linkpath and a GNU long link target"));
+                }
+                b"path" => name.clone_from(value),
+                b"linkpath" => link.clone_from(value),
+                b"size" => size = number("size")?,
+                b"uid" => uid = number("uid")?,
+                b"gid" => gid = number("gid")?,
+                b"mtime" => {
+                    let (seconds, nanoseconds) =
+                        pax_time(value).ok_or(TarError::Number { field: "mtime" })?;
+                    mtime = Timestamp { seconds, nanoseconds };
+                }
+                b"hdrcharset" if value != b"BINARY" && value != b"ISO-IR 10646 2000 UTF-8" => {
+                    return Err(TarError::Pax("unknown hdrcharset"));
+                }
+                // Others (atime, comment, names of owners, vendors' notes) do not say what a layer keeps.
+                _ => {}
+            }
+        }
+        for (name, what) in [
+            (&name, "the name is longer than 4096 bytes"),
+            (&link, "the link target is longer than 4096 bytes"),
+        ] {
+            if name.len() > MAX_PATH {
+                return Err(bad_name(&name[..MAX_PATH], what));
+            }
+        }
+        xattrs.sort();
+        Ok(Self {
+            name,
+            link,
+            size: size_of(size)?,
+            uid: id(uid, "uid")?,
+            gid: id(gid, "gid")?,
+            mtime,
+            xattrs,
+        })
+    }
+
+    /// As in Go's archive/tar, the size of all others counts no bytes.
+    fn has_data(&self, typeflag: u8) -> bool {
+        match typeflag {
+            flag::FILE | flag::CONTIGUOUS => true,
+            flag::FILE_OLD => self.name.last() != Some(&b'/'),
+            _ => false,
+        }
+    }
+
+    fn entry(&self, header: &Header<'_>, mode: Mode) -> Result<(Entry, bool), TarError> {
+        let path = LayerPath::strict(&self.name)
+            .ok_or_else(|| bad_name(&self.name, "it has a .. component or a NUL"))?;
+        let trailing_slash = self.name.last() == Some(&b'/');
+        let kind = match header.typeflag() {
+            // Before there was a flag for them, directories were files with a slash behind the name.
+            flag::FILE_OLD if trailing_slash => Kind::Directory { opaque: false },
+            flag::FILE | flag::FILE_OLD | flag::CONTIGUOUS => Kind::File { size: self.size },
+            flag::DIRECTORY => Kind::Directory { opaque: false },
+            flag::SYMLINK => {
+                if self.link.is_empty() || self.link.contains(&0) {
+                    return Err(bad_name(&self.name, "its link target is empty or holds a NUL"));
+                }
+                Kind::Symlink {
+                    target: self.link.clone(),
+                }
+            }
+            flag::HARDLINK => {
+                let target = LayerPath::strict(&self.link)
+                    .filter(|target| !target.is_root())
+                    .ok_or_else(|| bad_name(&self.link, "no hard link can point there"))?;
+                Kind::Hardlink { target }
+            }
+            flag::FIFO => Kind::Fifo,
+            flag::CHAR | flag::BLOCK => {
+                let (major, minor) = header.device()?;
+                match (header.typeflag(), major, minor, mode) {
+                    // In a tree this is how overlayfs says that a name is gone.
+                    (flag::CHAR, 0, 0, Mode::Layer) => Kind::Whiteout,
+                    (flag::CHAR, 0, 0, Mode::Archive) => {
+                        return Err(unsupported(
+                            &self.name,
+                            "a character device 0:0 would delete a file",
+                        ));
+                    }
+                    (flag::CHAR, ..) => Kind::CharDevice { major, minor },
+                    _ => Kind::BlockDevice { major, minor },
+                }
+            }
+            other => {
+                return Err(unsupported(&self.name, &format!("type {:?}", char::from(other))));
+            }
+        };
+        if path.is_root() && !matches!(kind, Kind::Directory { .. }) {
+            return Err(bad_name(&self.name, "the root can only be a directory"));
+        }
+        if path.components().any(|name| name.starts_with(WHITEOUT_PREFIX)) {
+            return self.whiteout(&path, &kind, mode);
+        }
+        if kind == Kind::Whiteout {
+            return Ok((whiteout_entry(path, Kind::Whiteout), false));
+        }
+        let entry = Entry {
+            path,
+            kind,
+            mode: header.mode()?,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            xattrs: self.xattrs.clone(),
+        };
+        Ok((entry, false))
+    }
+
+    /// A name with a component that begins with `.wh.`.
+    fn whiteout(&self, path: &LayerPath, kind: &Kind, mode: Mode) -> Result<(Entry, bool), TarError> {
+        let parent = path.parent().unwrap_or_default();
+        if mode == Mode::Archive {
+            return Err(bad_name(
+                &self.name,
+                "names beginning with .wh. are whiteouts, which only layers may hold",
+            ));
+        }
+        if parent.components().any(|name| name.starts_with(WHITEOUT_PREFIX)) {
+            return Err(bad_name(&self.name, "it lies below a whiteout"));
+        }
+        if !matches!(kind, Kind::File { .. } | Kind::Hardlink { .. }) {
+            return Err(bad_name(&self.name, "a whiteout is a regular file"));
+        }
+        if path.name() == OPAQUE_MARKER {
+            return Ok((whiteout_entry(parent, Kind::Directory { opaque: true }), true));
+        }
+        match &path.name()[WHITEOUT_PREFIX.len()..] {
+            b"" | b"." | b".." => Err(bad_name(&self.name, "it is no whiteout of a file")),
+            // aufs kept its own files under such names.
+            name if name.starts_with(WHITEOUT_PREFIX) => {
+                Err(bad_name(&self.name, "unknown kind of whiteout"))
+            }
+            name => Ok((whiteout_entry(parent.join(name), Kind::Whiteout), false)),
+        }
+    }
+}
+
+fn whiteout_entry(path: LayerPath, kind: Kind) -> Entry {
+    Entry {
+        path,
+        kind,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp::default(),
+        xattrs: Vec::new(),
+    }
+}
+
+fn padding(size: u64) -> u64 {
+    (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
+}
+
+fn size_of(size: i64) -> Result<u64, TarError> {
+    // A margin, so that offsets cannot overflow.
+    u64::try_from(size)
+        .ok()
+        .filter(|size| *size < 1 << 60)
+        .ok_or(TarError::Number { field: "size" })
+}
+
+fn id(value: i64, field: &'static str) -> Result<u32, TarError> {
+    // chown takes the highest one as "leave it".
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or(TarError::Number { field })
+}
+
+fn is_sparse(key: &[u8]) -> bool {
+    key.starts_with(b"GNU.sparse.") || key == b"SCHILY.realsize" || key == b"SCHILY.filetype"
+}
+
+fn changes_members(key: &[u8]) -> bool {
+    let plain: [&[u8]; 7] = [
+        b"path",
+        b"linkpath",
+        b"size",
+        b"uid",
+        b"gid",
+        b"mtime",
+        b"hdrcharset",
+    ];
+    plain.contains(&key) || key.starts_with(b"SCHILY.xattr.") || is_sparse(key)
+}
+
+/// Whether overlayfs would take the attribute as its own.
+pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
+    name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(&name[..name.len().min(200)]).into_owned()
+}
+
+fn bad_name(name: &[u8], reason: &'static str) -> TarError {
+    TarError::Name {
+        name: shown(name),
+        reason,
+    }
+}
+
+fn unsupported(name: &[u8], what: &str) -> TarError {
+    TarError::Unsupported {
+        name: shown(name),
+        what: what.to_owned(),
+    }
+}
