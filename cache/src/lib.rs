@@ -15,6 +15,7 @@ pub mod lock;
 pub mod record;
 pub mod store;
 pub mod tree;
+pub mod view;
 
 pub use blob::{BlobProvider, BlobWriter, VerifiedReader};
 pub use digest::{ContentDigest, DiffId, Digest, Key, KeyBuilder, LayerId};
@@ -25,3 +26,4 @@ pub use image::{Descriptor, StoredImage};
 pub use lock::KeyLock;
 pub use record::Record;
 pub use store::{Store, TempDir};
+pub use view::View;
