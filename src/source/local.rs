@@ -1,59 +1,450 @@
 //! A directory of this machine as a tree: the build context and named contexts.
+//!
+//! The directory is opened once; everything else is reached from that descriptor without following
+//! a link. What the ignore patterns leave out does not exist here, and is not looked at.
 
+mod scan;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::num::NonZero;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
+use anyhow::Context as _;
+use rbuild_cache::layer::{Entry, Kind, LayerPath};
 use rbuild_cache::tree::{Tree, TreeError};
-use rbuild_cache::{
-    ContentDigest,
-    layer::{Entry, LayerPath},
-};
-use rbuild_parser::ignore::Matcher;
+use rbuild_cache::{ContentDigest, FileMemory, FileStat};
+use rbuild_parser::ignore::{self, Matcher};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-/// A directory, opened once, without what its ignore patterns leave out. Owners are shown as 0:0 (spec P12).
-#[derive(Debug)]
-pub struct LocalContext {}
+use scan::{Listing, Node, Verdict};
+
+/// Bytes of an ignore file that are read at most.
+const IGNORE_FILE_LIMIT: u64 = 16 << 20;
+
+/// A directory without what its ignore patterns leave out. Owners are shown as 0:0 (spec P12).
+///
+/// What was once seen of a directory is kept: a build sees one state of it, not several.
+pub struct LocalContext {
+    root: OwnedFd,
+    shown: PathBuf,
+    ignore: Option<Matcher>,
+    memory: Option<FileMemory>,
+    listings: RwLock<HashMap<LayerPath, Arc<Listing>>>,
+    links: Mutex<HashMap<(u64, u64), u64>>,
+    warnings: Mutex<BTreeSet<String>>,
+}
+
+impl std::fmt::Debug for LocalContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalContext")
+            .field("path", &self.shown)
+            .finish_non_exhaustive()
+    }
+}
 
 impl LocalContext {
-    /// Opens the directory.
-    pub fn open(_path: &Path, _ignore: Option<Matcher>) -> Result<Self, TreeError> {
-        Ok(Self {})
+    /// Opens the directory. `memory` must be that of `path`, taken from the store before.
+    pub fn open(path: &Path, ignore: Option<Matcher>, memory: Option<FileMemory>) -> anyhow::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())
+            .with_context(|| format!("opening the context {}", path.display()))?;
+        Ok(Self {
+            root,
+            shown: path.to_owned(),
+            ignore: ignore.filter(|matcher| !matcher.is_empty()),
+            memory,
+            listings: RwLock::default(),
+            links: Mutex::default(),
+            warnings: Mutex::default(),
+        })
     }
 
-    /// What was left out although it was asked for: sockets. One line each, sorted; given once.
+    /// Writes the digests that were found to the store. Without it they are computed again next time.
+    pub fn save(&self) -> Result<(), rbuild_cache::StoreError> {
+        self.memory.as_ref().map_or(Ok(()), FileMemory::save)
+    }
+
+    /// What was left out although it was asked for: sockets. One line each, sorted; each is given once.
     pub fn take_warnings(&self) -> Vec<String> {
-        Vec::new()
+        std::mem::take(&mut *lock(&self.warnings)).into_iter().collect()
+    }
+
+    fn judge(&self, path: &LayerPath) -> Verdict {
+        match &self.ignore {
+            Some(matcher) if matcher.excludes(path.as_bytes()) => {
+                if matcher.has_negations() && matcher.may_include_below(path.as_bytes()) {
+                    Verdict::Held
+                } else {
+                    Verdict::Excluded
+                }
+            }
+            _ => Verdict::Included,
+        }
+    }
+
+    fn known(&self, path: &LayerPath) -> Option<Arc<Listing>> {
+        self.listings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+            .cloned()
+    }
+
+    fn keep(&self, path: LayerPath, listing: Listing) -> Arc<Listing> {
+        let mut listings = self.listings.write().unwrap_or_else(PoisonError::into_inner);
+        listings.entry(path).or_insert_with(|| Arc::new(listing)).clone()
+    }
+
+    /// The directory at `path`, without directories that would only exist to hold something and hold nothing.
+    fn listing(&self, path: &LayerPath) -> Result<Arc<Listing>, TreeError> {
+        if let Some(listing) = self.known(path) {
+            return Ok(listing);
+        }
+        let mut listing = self.scan(path)?;
+        self.drop_empty(&mut listing)?;
+        Ok(self.keep(path.clone(), listing))
+    }
+
+    fn scan(&self, path: &LayerPath) -> Result<Listing, TreeError> {
+        scan::list(self.root.as_fd(), path, &|child| self.judge(child)).map_err(|source| at(path, source))
+    }
+
+    fn drop_empty(&self, listing: &mut Listing) -> Result<(), TreeError> {
+        let mut failure = None;
+        listing.nodes.retain(|node| {
+            if !node.held || failure.is_some() {
+                return true;
+            }
+            match self.listing(&node.entry.path) {
+                Ok(below) => !below.nodes.is_empty(),
+                Err(error) => {
+                    failure = Some(error);
+                    true
+                }
+            }
+        });
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn node(&self, path: &LayerPath) -> Result<Option<Node>, TreeError> {
+        let Some(parent) = path.parent() else {
+            let root = scan::look_at(self.root.as_fd(), path.clone());
+            return root.map_err(|source| at(path, source));
+        };
+        if let Some(listing) = self.known(&parent) {
+            let nodes = &listing.nodes;
+            let found = nodes.binary_search_by(|node| node.entry.path.as_bytes().cmp(path.as_bytes()));
+            return Ok(found.ok().map(|index| nodes[index].clone()));
+        }
+        let verdict = self.judge(path);
+        if verdict == Verdict::Excluded {
+            return Ok(None);
+        }
+        let look = || {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let directory = scan::open_beneath(self.root.as_fd(), &parent, flags)?;
+            scan::look(directory.as_fd(), &CString::new(path.name())?, path.clone())
+        };
+        let node = match look() {
+            Ok(node) => node,
+            Err(error) if scan::is_absent(&error) => None,
+            Err(error) => return Err(at(path, error)),
+        };
+        match node {
+            Some(node) if verdict == Verdict::Held => {
+                let holds = node.entry.is_dir() && !self.listing(path)?.nodes.is_empty();
+                Ok(holds.then_some(node))
+            }
+            node => Ok(node),
+        }
+    }
+
+    fn open_file(&self, path: &LayerPath) -> Result<(File, FileStat), TreeError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let open = || {
+            let file = scan::open_beneath(self.root.as_fd(), path, flags)?;
+            match scan::look_at(file.as_fd(), LayerPath::root())? {
+                Some(Node {
+                    entry:
+                        Entry {
+                            kind: Kind::File { .. },
+                            ..
+                        },
+                    stat,
+                    ..
+                }) => Ok((File::from(file), stat)),
+                _ => Err(io::Error::other("it is no regular file any more")),
+            }
+        };
+        open().map_err(|source| at(path, source))
+    }
+
+    fn warn_of(&self, sockets: &[LayerPath]) {
+        if !sockets.is_empty() {
+            let lines = sockets
+                .iter()
+                .map(|path| format!("{path} is a socket and was left out"));
+            lock(&self.warnings).extend(lines);
+        }
+    }
+}
+
+impl Tree for LocalContext {
+    fn lookup(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
+        Ok(self.node(path)?.map(|node| node.entry))
+    }
+
+    fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
+        Ok(self
+            .listing(path)?
+            .nodes
+            .iter()
+            .map(|node| node.entry.clone())
+            .collect())
+    }
+
+    fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
+        Ok(Box::new(self.open_file(path)?.0))
+    }
+
+    fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
+        let path = &entry.path;
+        let seen = self.node(path)?.map(|node| node.stat);
+        if let (Some(memory), Some(seen)) = (&self.memory, &seen)
+            && let Some(digest) = memory.get(path.as_bytes(), seen)
+        {
+            return Ok(digest);
+        }
+        let (mut file, opened) = self.open_file(path)?;
+        let (digest, size) = hash(&mut file).map_err(|source| at(path, source))?;
+        if entry.kind != (Kind::File { size }) {
+            return Err(at(
+                path,
+                io::Error::other("the file changed while it was being read"),
+            ));
+        }
+        if let Some(memory) = &self.memory
+            && seen.as_ref() == Some(&opened)
+        {
+            memory.put(path.as_bytes(), &opened, digest);
+        }
+        Ok(digest)
+    }
+
+    fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError> {
+        let Some(node) = self.node(&entry.path)?.filter(|node| node.linked) else {
+            return Ok(None);
+        };
+        let mut links = lock(&self.links);
+        let next = links.len() as u64;
+        Ok(Some(*links.entry((node.stat.dev, node.stat.ino)).or_insert(next)))
+    }
+
+    fn prefetch(
+        &self,
+        path: &LayerPath,
+        enter: &(dyn Fn(&LayerPath) -> bool + Sync),
+    ) -> Result<(), TreeError> {
+        let threads = std::thread::available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(8);
+        let walk = Walk {
+            context: self,
+            enter,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        walk.lock().waiting.push(path.clone());
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|| walk.work());
+            }
+            walk.work();
+        });
+        let queue = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failure) = queue.failure {
+            return Err(failure);
+        }
+        // Deepest first: whether a directory holds anything is known when its parent asks.
+        let mut found = queue.found;
+        found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        for (path, mut listing) in found {
+            self.drop_empty(&mut listing)?;
+            self.keep(path, listing);
+        }
+        Ok(())
+    }
+}
+
+/// A walk by several threads. Each takes a directory from the queue, lists it, and puts back what it found.
+struct Walk<'a> {
+    context: &'a LocalContext,
+    enter: &'a (dyn Fn(&LayerPath) -> bool + Sync),
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<LayerPath>,
+    /// Threads that are listing a directory now.
+    busy: usize,
+    found: Vec<(LayerPath, Listing)>,
+    failure: Option<TreeError>,
+}
+
+impl Walk<'_> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    fn work(&self) {
+        let mut queue = self.lock();
+        loop {
+            let Some(path) = queue.waiting.pop() else {
+                if queue.busy == 0 {
+                    return;
+                }
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            queue.busy += 1;
+            drop(queue);
+            let done = self.list(&path);
+            queue = self.lock();
+            queue.busy -= 1;
+            match done {
+                Ok((below, listing)) if queue.failure.is_none() => {
+                    queue.waiting.extend(below);
+                    queue.found.extend(listing.map(|listing| (path, listing)));
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    queue.waiting.clear();
+                    queue.failure.get_or_insert(failure);
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// The directories to go on with, and the listing if it is new.
+    fn list(&self, path: &LayerPath) -> Result<(Vec<LayerPath>, Option<Listing>), TreeError> {
+        let below = |listing: &Listing| {
+            self.context.warn_of(&listing.sockets);
+            let directories = listing.nodes.iter().filter(|node| node.entry.is_dir());
+            directories
+                .map(|node| node.entry.path.clone())
+                .filter(|path| (self.enter)(path))
+                .collect()
+        };
+        match self.context.known(path) {
+            Some(known) => Ok((below(&known), None)),
+            None => {
+                let listing = self.context.scan(path)?;
+                Ok((below(&listing), Some(listing)))
+            }
+        }
     }
 }
 
 /// The ignore file that holds for a context: `<dockerfile>.dockerignore` beside the Dockerfile if there is one, even an
 /// empty one, else `.dockerignore` at the root of the context (spec 6.1). Its path and its patterns.
 pub fn load_ignore(
-    _context: &Path,
-    _dockerfile: Option<&Path>,
+    context: &Path,
+    dockerfile: Option<&Path>,
 ) -> anyhow::Result<Option<(PathBuf, Vec<String>)>> {
-    Ok(None)
+    if let Some(dockerfile) = dockerfile {
+        let mut path = dockerfile.as_os_str().to_owned();
+        path.push(".dockerignore");
+        let path = PathBuf::from(path);
+        // The user named the Dockerfile, so this one may be a link to anywhere.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if let Some(found) = read_ignore(&path, || rustix::fs::open(&path, flags, Mode::empty()))? {
+            return Ok(Some(found));
+        }
+    }
+    let path = context.join(".dockerignore");
+    read_ignore(&path, || {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(context, flags | OFlags::DIRECTORY, Mode::empty())?;
+        // A link may lead to another file of the context, not out of it.
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(
+            &root,
+            ".dockerignore",
+            flags | OFlags::NONBLOCK,
+            Mode::empty(),
+            resolve,
+        ) {
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+                let flags = flags | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+                rustix::fs::openat(&root, ".dockerignore", flags, Mode::empty())
+            }
+            result => result,
+        }
+    })
 }
 
-impl Tree for LocalContext {
-    fn lookup(&self, _path: &LayerPath) -> Result<Option<Entry>, TreeError> {
-        Ok(None)
+fn read_ignore(
+    path: &Path,
+    open: impl FnOnce() -> rustix::io::Result<OwnedFd>,
+) -> anyhow::Result<Option<(PathBuf, Vec<String>)>> {
+    let file = match open() {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+    };
+    let read = || -> anyhow::Result<Vec<String>> {
+        anyhow::ensure!(file.metadata()?.is_file(), "it is no regular file");
+        let mut bytes = Vec::new();
+        (&file).take(IGNORE_FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+        anyhow::ensure!(
+            bytes.len() as u64 <= IGNORE_FILE_LIMIT,
+            "it is larger than {IGNORE_FILE_LIMIT} bytes"
+        );
+        let text = String::from_utf8(bytes).context("it is not UTF-8")?;
+        Ok(ignore::parse_ignore_file(&text)?)
+    };
+    let patterns = read().with_context(|| format!("reading {}", path.display()))?;
+    Ok(Some((path.to_owned(), patterns)))
+}
+
+/// blake3 and size of what `reader` gives.
+fn hash(reader: &mut impl Read) -> io::Result<(ContentDigest, u64)> {
+    thread_local! {
+        static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
     }
-    fn read_dir(&self, _path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
-        Ok(Vec::new())
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(256 << 10, 0);
+        let mut hasher = blake3::Hasher::new();
+        let mut size = 0;
+        loop {
+            match reader.read(buffer) {
+                Ok(0) => return Ok((ContentDigest(*hasher.finalize().as_bytes()), size)),
+                Ok(count) => {
+                    hasher.update(&buffer[..count]);
+                    size += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    })
+}
+
+fn at(path: &LayerPath, source: io::Error) -> TreeError {
+    TreeError::Io {
+        path: path.clone(),
+        source,
     }
-    fn open(&self, path: &LayerPath) -> Result<Box<dyn std::io::Read + Send>, TreeError> {
-        Err(TreeError::Store {
-            path: path.clone(),
-            reason: "not there".into(),
-        })
-    }
-    fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
-        Err(TreeError::Store {
-            path: entry.path.clone(),
-            reason: "not there".into(),
-        })
-    }
-    fn link_group(&self, _entry: &Entry) -> Result<Option<u64>, TreeError> {
-        Ok(None)
-    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

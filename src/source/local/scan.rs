@@ -1,0 +1,243 @@
+//! System calls of a local context: opening below a descriptor and listing one directory.
+//!
+//! Nothing here follows a symbolic link and nothing leaves the root, whatever another process does
+//! to the tree meanwhile (design D8). Special files are looked at, never opened.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rbuild_cache::FileStat;
+use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+
+/// A name in a directory as it was found.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    /// As the tree shows it.
+    pub entry: Entry,
+    /// What identifies its content.
+    pub stat: FileStat,
+    /// Whether other names lead to the same inode.
+    pub linked: bool,
+    /// It is excluded and exists only if something below it is included again.
+    pub held: bool,
+}
+
+/// What an ignore file says of one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Included,
+    /// Excluded, but something below it may be included.
+    Held,
+    Excluded,
+}
+
+/// One directory, sorted by name.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub nodes: Vec<Node>,
+    /// Names that were left out because they are sockets.
+    pub sockets: Vec<LayerPath>,
+}
+
+/// Opens `path` below `root`; a symbolic link anywhere in it is an error (`ELOOP`).
+pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &LayerPath, flags: OFlags) -> io::Result<OwnedFd> {
+    static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let name = if path.is_root() {
+        &b"."[..]
+    } else {
+        path.as_bytes()
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    while !NO_OPENAT2.load(Ordering::Relaxed) {
+        match rustix::fs::openat2(root, name, flags, Mode::empty(), resolve) {
+            // A rename somewhere in the system came between.
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // An old kernel, or a seccomp profile that does not know the call.
+            Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
+            result => return Ok(result?),
+        }
+    }
+    let Some(parent) = path.parent() else {
+        return Ok(rustix::fs::openat(root, ".", flags, Mode::empty())?);
+    };
+    let mut directory = rustix::fs::openat(root, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    for component in parent.components() {
+        let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        directory = rustix::fs::openat(&directory, component, through, Mode::empty())?;
+    }
+    Ok(rustix::fs::openat(&directory, path.name(), flags, Mode::empty())?)
+}
+
+/// Whether an error of [`open_beneath`] says that there is nothing at the path.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    let absent = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP];
+    Errno::from_io_error(error).is_some_and(|errno| absent.contains(&errno))
+}
+
+/// The node called `name` in `directory`; `None` if it is not there or is a socket.
+pub(super) fn look(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath) -> io::Result<Option<Node>> {
+    match stat(directory, name) {
+        Ok(found) => node(directory, name, path, &found),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lists the directory `path` below `root`. `judge` is asked before anything is done with a name.
+pub(super) fn list(
+    root: BorrowedFd<'_>,
+    path: &LayerPath,
+    judge: &dyn Fn(&LayerPath) -> Verdict,
+) -> io::Result<Listing> {
+    let directory = open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let mut listing = Listing::default();
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let mut names = RawDir::new(&directory, buffer.spare_capacity_mut());
+    while let Some(name) = names.next() {
+        let name = name?;
+        if matches!(name.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let child = path.join(name.file_name().to_bytes());
+        let verdict = judge(&child);
+        // What is excluded is not even looked at.
+        let may_be_directory = matches!(name.file_type(), FileType::Directory | FileType::Unknown);
+        if verdict == Verdict::Excluded || (verdict == Verdict::Held && !may_be_directory) {
+            continue;
+        }
+        let found = match stat(directory.as_fd(), name.file_name()) {
+            Ok(found) => found,
+            // Removed since the directory was read.
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        match node(directory.as_fd(), name.file_name(), child.clone(), &found)? {
+            Some(node) if verdict == Verdict::Held && !node.entry.is_dir() => {}
+            Some(node) => listing.nodes.push(Node {
+                held: verdict == Verdict::Held,
+                ..node
+            }),
+            None if verdict == Verdict::Included => listing.sockets.push(child),
+            None => {}
+        }
+    }
+    // All paths have the same parent: their order is that of their names.
+    listing
+        .nodes
+        .sort_unstable_by(|a, b| a.entry.path.as_bytes().cmp(b.entry.path.as_bytes()));
+    Ok(listing)
+}
+
+/// The node of an open descriptor, which is the directory at `path`.
+pub(super) fn look_at(directory: BorrowedFd<'_>, path: LayerPath) -> io::Result<Option<Node>> {
+    let found = rustix::fs::statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    node(directory, c".", path, &found)
+}
+
+fn stat(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    Ok(rustix::fs::statx(
+        directory,
+        name,
+        flags,
+        StatxFlags::BASIC_STATS,
+    )?)
+}
+
+fn node(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath, found: &Statx) -> io::Result<Option<Node>> {
+    let kind = match FileType::from_raw_mode(found.stx_mode.into()) {
+        FileType::Directory => Kind::Directory { opaque: false },
+        FileType::RegularFile => Kind::File { size: found.stx_size },
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+            Kind::Symlink {
+                target: target.into_bytes(),
+            }
+        }
+        FileType::Fifo => Kind::Fifo,
+        FileType::CharacterDevice => Kind::CharDevice {
+            major: found.stx_rdev_major,
+            minor: found.stx_rdev_minor,
+        },
+        FileType::BlockDevice => Kind::BlockDevice {
+            major: found.stx_rdev_major,
+            minor: found.stx_rdev_minor,
+        },
+        _ => return Ok(None),
+    };
+    let xattrs = match kind {
+        Kind::Directory { .. } | Kind::File { .. } => xattrs(directory, name),
+        _ => Vec::new(),
+    };
+    let mtime = timestamp(&found.stx_mtime);
+    let stat = FileStat {
+        dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+        ino: found.stx_ino,
+        size: found.stx_size,
+        mtime,
+        ctime: timestamp(&found.stx_ctime),
+    };
+    let linked = found.stx_nlink > 1 && !matches!(kind, Kind::Directory { .. });
+    let mode = u32::from(found.stx_mode) & 0o7777;
+    let entry = Entry {
+        path,
+        kind,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime,
+        xattrs,
+    };
+    Ok(Some(Node {
+        entry,
+        stat,
+        linked,
+        held: false,
+    }))
+}
+
+fn timestamp(time: &StatxTimestamp) -> Timestamp {
+    Timestamp {
+        seconds: time.tv_sec,
+        nanoseconds: time.tv_nsec,
+    }
+}
+
+/// Attributes that mean something outside this machine: capabilities and those of users. Kept where the file system
+/// gives them (spec P15); labels of security modules and attributes of overlayfs belong to the machine.
+fn xattrs(directory: BorrowedFd<'_>, name: &CStr) -> Vec<(Vec<u8>, Vec<u8>)> {
+    // There is no call that takes a descriptor and a name before Linux 6.13: the name is looked up below the
+    // descriptor's link in /proc, its last component is not followed.
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    let mut space = [0; 1024];
+    let names = match rustix::fs::llistxattr(path.as_slice(), &mut space[..]) {
+        Ok(length) => space[..length].to_vec(),
+        Err(Errno::RANGE) => {
+            let mut names = Vec::with_capacity(64 << 10);
+            match rustix::fs::llistxattr(path.as_slice(), rustix::buffer::spare_capacity(&mut names)) {
+                Ok(_) => names,
+                Err(_) => return Vec::new(),
+            }
+        }
+        Err(_) => return Vec::new(),
+    };
+    let kept = |name: &&[u8]| {
+        *name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+    };
+    let mut found = Vec::new();
+    for name in names.split(|b| *b == 0).filter(kept) {
+        let mut value = Vec::with_capacity(64 << 10);
+        if rustix::fs::lgetxattr(path.as_slice(), name, rustix::buffer::spare_capacity(&mut value)).is_ok() {
+            value.shrink_to_fit();
+            found.push((name.to_vec(), value));
+        }
+    }
+    found.sort();
+    found
+}
