@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rbuild_cache::Key;
+
 use crate::graph::Location;
 
 /// A build that failed. Printed as one line; the renderer adds the source excerpt for [`BuildError::location`].
@@ -13,6 +15,8 @@ pub struct BuildError {
     pub location: Option<Location>,
     /// What to do about it, one line.
     pub hint: Option<String>,
+    /// The vertex that failed, by digest and shown name: its last log lines belong to the message.
+    pub vertex: Option<(Key, String)>,
 }
 
 impl BuildError {
@@ -22,6 +26,7 @@ impl BuildError {
             cause: cause.into(),
             location: None,
             hint: None,
+            vertex: None,
         }
     }
 
@@ -34,6 +39,13 @@ impl BuildError {
     #[must_use]
     pub fn at(mut self, location: Option<Location>) -> Self {
         self.location = self.location.or(location);
+        self
+    }
+
+    /// Says which vertex failed.
+    #[must_use]
+    pub fn of_vertex(mut self, digest: Key, name: &str) -> Self {
+        self.vertex = Some((digest, name.to_owned()));
         self
     }
 

@@ -1,5 +1,6 @@
 //! What did the user type? One file per command: its arguments and what it does with them.
 
+pub mod build;
 pub mod context;
 pub mod human;
 pub mod images;
@@ -15,10 +16,11 @@ pub mod save;
 pub mod tag;
 pub mod template;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 pub use context::Context;
 
@@ -55,6 +57,8 @@ struct Global {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Build an image from a Dockerfile; the word may be left out
+    Build(build::BuildArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Create an image from the tar of a root file system
@@ -108,10 +112,14 @@ enum ImageCommand {
     Save(save::SaveArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
+    /// Build an image from a Dockerfile
+    Build(build::BuildArgs),
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum BuilderCommand {
+    /// Build an image from a Dockerfile
+    Build(build::BuildArgs),
     /// Remove build cache
     Prune(prune::PruneArgs),
 }
@@ -119,7 +127,7 @@ enum BuilderCommand {
 /// The program: parses the arguments, does what they say, and tells how it went. 0 is success, 1 a failure,
 /// 2 arguments that cannot be understood.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(with_verb(std::env::args_os().collect()));
     let context = Context {
         root: cli.global.root,
         insecure: cli.global.insecure_registry,
@@ -134,9 +142,32 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// A call without a verb is a build: `rbuild -t name .` is `rbuild build -t name .`. The verb is the first word
+/// that is no global flag and no value of one.
+fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
+    let command = Cli::command();
+    let mut place = 1;
+    while let Some(word) = args.get(place).and_then(|word| word.to_str()) {
+        match word {
+            "--root" | "--insecure-registry" => place += 2,
+            _ if word.starts_with("--root=") || word.starts_with("--insecure-registry=") => place += 1,
+            "-h" | "--help" | "-V" | "--version" => return args,
+            _ if command.find_subcommand(word).is_some() => return args,
+            _ => break,
+        }
+    }
+    if place < args.len() {
+        args.insert(place, "build".into());
+    }
+    args
+}
+
 fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     use {BuilderCommand as Builder, ImageCommand as Image};
     match command {
+        Command::Build(args)
+        | Command::Image(Image::Build(args))
+        | Command::Builder(Builder::Build(args)) => build::run(args, context),
         Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
         Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),
         Command::Inspect(args) | Command::Image(Image::Inspect(args)) => inspect::run(args, context),
@@ -148,5 +179,27 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Rmi(args) | Command::Image(Image::Rm(args)) => rmi::run(args, context),
         Command::Save(args) | Command::Image(Image::Save(args)) => save::run(args, context),
         Command::Tag(args) | Command::Image(Image::Tag(args)) => tag::run(args, context),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_without_a_verb_is_a_build() {
+        for (given, meant) in [
+            ("rbuild -t a .", "rbuild build -t a ."),
+            ("rbuild .", "rbuild build ."),
+            ("rbuild --root /r -t a .", "rbuild --root /r build -t a ."),
+            ("rbuild --root=/r images", "rbuild --root=/r images"),
+            ("rbuild images", "rbuild images"),
+            ("rbuild --version", "rbuild --version"),
+            ("rbuild", "rbuild"),
+        ] {
+            let args = given.split(' ').map(OsString::from).collect();
+            let meant: Vec<OsString> = meant.split(' ').map(OsString::from).collect();
+            assert_eq!(with_verb(args), meant);
+        }
     }
 }

@@ -1,3 +1,109 @@
-//! Runs the graph.
+//! What should happen, in which order? Finds out which vertices of a definition the cache already
+//! has ([`plan`]), runs the others in parallel ([`run`]) and gives a layer for each.
+//!
+//! A vertex runs only after its inputs; equal steps of other processes on the same store run once
+//! (the lock of the step's key); the first failure cancels the rest. Only this room calls the executor.
 
+pub mod exec;
+pub mod keys;
 pub mod ops;
+pub mod plan;
+pub mod run;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rbuild_cache::layer::{Layer, Timestamp};
+use rbuild_cache::{LayerId, Store, View};
+
+use crate::error::BuildError;
+use crate::graph::{Definition, Op, VertexId};
+use crate::progress::Sink;
+use crate::source::local::LocalContext;
+
+pub use plan::Plan;
+
+/// What a build gives its solver beside the graph.
+pub struct Inputs<'a> {
+    /// The graph.
+    pub definition: &'a Definition,
+    /// The vertex that is wanted.
+    pub result: VertexId,
+    /// Where layers and records are.
+    pub store: &'a Store,
+    /// Local directories by name (`context`).
+    pub locals: &'a BTreeMap<String, LocalContext>,
+    /// Where events go.
+    pub sink: &'a dyn Sink,
+    /// `SOURCE_DATE_EPOCH`: the time of directories that steps create; `None` for the time of the build.
+    pub epoch: Option<i64>,
+}
+
+impl fmt::Debug for Inputs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inputs")
+            .field("result", &self.result)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The layer that a vertex made, now or earlier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepResult {
+    /// Its layer.
+    pub layer: LayerId,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl Inputs<'_> {
+    /// The layers of a vertex' root file system, lowest first. `result` tells the layer of each vertex on the
+    /// way; `None` from it means that the order of work was wrong.
+    fn stack<'r>(
+        &self,
+        id: VertexId,
+        result: impl Fn(VertexId) -> Option<&'r StepResult>,
+    ) -> Result<Vec<LayerId>, BuildError> {
+        let mut layers = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let vertex = self.definition.vertex(id);
+            match &vertex.op {
+                Op::Image(op) => layers.extend(
+                    op.layers
+                        .iter()
+                        .rev()
+                        .map(|layer| LayerId::of_diff_id(&layer.diff_id)),
+                ),
+                Op::Local(_) => {}
+                _ => {
+                    let result = result(id).ok_or_else(|| {
+                        BuildError::message(format!("{}: it was wanted before it was done", vertex.name))
+                    })?;
+                    layers.push(result.layer.clone());
+                }
+            }
+            next = vertex.base;
+        }
+        layers.reverse();
+        Ok(layers)
+    }
+
+    /// The layers as one tree.
+    fn view(&self, layers: &[LayerId]) -> Result<View, BuildError> {
+        let layers = layers
+            .iter()
+            .map(|id| self.store.layer(id))
+            .collect::<Result<Vec<Layer>, _>>();
+        Ok(View::new(layers.map_err(BuildError::new)?))
+    }
+}
+
+/// Whether the layer has only the form of a tree, whose files may belong to ids that only the executor's namespace has.
+pub fn is_tree_only(store: &Store, id: &LayerId) -> Result<bool, BuildError> {
+    let record = store
+        .layer(id)
+        .and_then(|layer| layer.record())
+        .map_err(BuildError::new)?;
+    Ok(record.tar.is_none() && record.compressed.is_empty())
+}

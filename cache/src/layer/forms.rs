@@ -29,6 +29,11 @@ impl Layer {
         Err(self.unfinished())
     }
 
+    /// Whether the tree form is there.
+    pub fn has_tree(&self) -> bool {
+        self.store.root().join("layers").join(self.id.as_str()).join("fs").is_dir()
+    }
+
     /// Its entries. Fetches the layer when nothing but its name is here.
     pub fn index(&self) -> Result<Arc<LayerIndex>, StoreError> {
         Err(self.unfinished())

@@ -21,3 +21,10 @@ pub trait EntrySink {
     /// Adds an entry; `data` is there for a regular file and gives exactly its size in bytes.
     fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> anyhow::Result<()>;
 }
+
+impl EntrySink for rbuild_cache::layer::LayerBuilder {
+    fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> anyhow::Result<()> {
+        Self::append(self, entry, data)?;
+        Ok(())
+    }
+}

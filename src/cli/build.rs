@@ -1,0 +1,481 @@
+//! `rbuild [build]`: the one flow from argv to an image.
+
+pub mod options;
+pub mod report;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use rbuild_cache::{KeyBuilder, Store, TempDir};
+use rbuild_executor::{Cancel, Executor, signals};
+
+use super::Context;
+use crate::error::BuildError;
+use crate::exporter::{self, BuiltImage, ExportContext, Exported};
+use crate::frontend::{self, BuildTime, FinishedLayer, Lowered};
+use crate::graph::{Location, VertexId};
+use crate::progress::{Event, Renderer, Sink, Tail, VertexOutcome, renderer};
+use crate::registry::Registry;
+use crate::solver::{self, Inputs, Plan, run::Solved};
+use crate::source::image::ImageSource;
+use crate::source::local::{LocalContext, load_ignore};
+
+pub use options::BuildArgs;
+use options::BuildOptions;
+
+/// How often clocks in the progress output tick.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long after the first signal rbuild waits for its steps and itself to end: the grace of a step
+/// (`Cancel`) and a second to clean up.
+const STOP_WITHIN: Duration = Duration::from_secs(11);
+
+/// Builds. Errors are printed here, because they belong to a Dockerfile that is at hand here.
+pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let options = BuildOptions::new(args)?;
+    if let Some(file) = &options.iidfile {
+        // A build that fails must not leave an older id behind.
+        remove_if_there(file)?;
+    }
+    let progress = Tail::new(renderer(options.progress));
+    let mut source = String::new();
+    let built = Build {
+        options: &options,
+        context,
+        progress: &progress,
+    }
+    .run(&mut source);
+    progress.finish();
+    match built {
+        Ok(exported) => {
+            if let Some(file) = &options.iidfile {
+                write_atomically(file, exported.image_id.to_string().as_bytes())?;
+            }
+            if options.quiet && options.shows_id() {
+                super::context::print(format!("{}\n", exported.image_id))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            report::print(&error, &source, &progress);
+            Ok(match INTERRUPTED.load(Ordering::Relaxed) {
+                0 => ExitCode::FAILURE,
+                signal => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
+            })
+        }
+    }
+}
+
+/// The number of the signal that ended the build, 0 for none.
+static INTERRUPTED: AtomicI32 = AtomicI32::new(0);
+
+struct Build<'a> {
+    options: &'a BuildOptions,
+    context: &'a Context,
+    progress: &'a Tail,
+}
+
+impl Build<'_> {
+    /// parse, lower, solve, commit, export. `source` receives the Dockerfile's text, for excerpts.
+    fn run(&self, source: &mut String) -> Result<Exported, BuildError> {
+        let dockerfile = self.parse(source)?;
+        let store = self.context.store()?;
+        let registry = self.context.registry();
+        let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull);
+        store.set_provider(Arc::new(images.clone()));
+        let lowered = self.lower(dockerfile, &images)?;
+        let locals = self.locals(&lowered, &store)?;
+        let (solved, _sandbox) = self.solve(&lowered, &store, &registry, &locals)?;
+        let image = commit(&lowered, solved.as_ref(), &store)?;
+        self.export(&image, &store, &registry, lowered.source_date_epoch)
+    }
+
+    fn parse(&self, source: &mut String) -> Result<rbuild_parser::Dockerfile, BuildError> {
+        let bytes = self.options.dockerfile.read()?;
+        *source = String::from_utf8_lossy(&bytes).into_owned();
+        rbuild_parser::parse(&bytes).map_err(|errors| {
+            let Some(first) = errors.into_iter().next() else {
+                return BuildError::message("the Dockerfile cannot be parsed");
+            };
+            let (start, end) = (first.span.start_line, first.span.end_line);
+            let location = (start > 0).then(|| Location {
+                file: self.options.dockerfile.shown(),
+                start,
+                end,
+            });
+            let text = match start {
+                0 => first.message.clone(),
+                line => format!("dockerfile parse error on line {line}: {}", first.message),
+            };
+            BuildError::message(text).at(location).hint(first.help)
+        })
+    }
+
+    fn lower(
+        &self,
+        dockerfile: rbuild_parser::Dockerfile,
+        images: &ImageSource,
+    ) -> Result<Lowered, BuildError> {
+        let lowered = frontend::lower(
+            &self.options.request(dockerfile),
+            &Announced {
+                images,
+                sink: self.progress,
+            },
+        )?;
+        for warning in &lowered.warnings {
+            let message = match warning.rule {
+                "" => warning.message.clone(),
+                rule => format!("{rule}: {}", warning.message),
+            };
+            self.progress.emit(Event::Warning {
+                message,
+                location: warning.location.clone(),
+            });
+        }
+        Ok(lowered)
+    }
+
+    /// Opens the directories that steps read.
+    fn locals(&self, lowered: &Lowered, store: &Store) -> Result<BTreeMap<String, LocalContext>, BuildError> {
+        let mut locals: BTreeMap<String, LocalContext> = BTreeMap::new();
+        if lowered.reads_local("context") {
+            let path = &self.options.context;
+            let ignore = match load_ignore(path, self.options.dockerfile.path())? {
+                None => None,
+                Some((file, patterns)) => {
+                    let matcher = rbuild_parser::ignore::Matcher::new(&patterns);
+                    Some(matcher.with_context(|| format!("reading {}", file.display()))?)
+                }
+            };
+            let memory = store.file_memory(path).map_err(BuildError::new)?;
+            locals.insert(
+                "context".to_owned(),
+                LocalContext::open(path, ignore, Some(memory))?,
+            );
+        }
+        Ok(locals)
+    }
+
+    /// Plans with what is at hand, enters the sandbox if a step has to run, and runs. The scratch directory of the
+    /// sandbox has to live as long as layers are read.
+    fn solve(
+        &self,
+        lowered: &Lowered,
+        store: &Store,
+        registry: &Registry,
+        locals: &BTreeMap<String, LocalContext>,
+    ) -> Result<(Option<Solved>, Option<TempDir>), BuildError> {
+        let Some(result) = lowered.result else {
+            return Ok((None, None));
+        };
+        let inputs = Inputs {
+            definition: &lowered.definition,
+            result,
+            store,
+            locals,
+            sink: self.progress,
+            epoch: lowered.source_date_epoch,
+        };
+        let plan = Plan::new(&inputs)?;
+        for local in locals.values() {
+            local.save().map_err(BuildError::new)?;
+            for message in local.take_warnings() {
+                self.progress.emit(Event::Warning {
+                    message,
+                    location: None,
+                });
+            }
+        }
+        let entered = if plan.needs_namespace(&inputs)? || unpackable(lowered, &plan, store)? {
+            registry.quiesce();
+            Some(self.enter(store)?)
+        } else {
+            None
+        };
+        let cancel = Cancel::new().map_err(BuildError::new)?;
+        let signals = signals::install().map_err(BuildError::new)?;
+        let (executor, scratch) = entered.unzip();
+        let ended = Arc::new(Ended::default());
+        watch_signals(signals, cancel.clone());
+        let solved = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.wait(TICK) {
+                    self.progress.tick();
+                }
+            });
+            let solved = solver::run::run(&inputs, &plan, executor.as_ref(), &cancel);
+            ended.set();
+            solved
+        })?;
+        Ok((Some(solved), scratch))
+    }
+
+    fn enter(&self, store: &Store) -> Result<(Executor, TempDir), BuildError> {
+        let scratch = store.temp_dir().map_err(BuildError::new)?;
+        let executor = Executor::enter(self.options.isolation, scratch.path()).map_err(BuildError::new)?;
+        self.progress.emit(Event::Note(executor.describe()));
+        store.sweep_temporary().map_err(BuildError::new)?;
+        Ok((executor, scratch))
+    }
+
+    fn export(
+        &self,
+        image: &BuiltImage,
+        store: &Store,
+        registry: &Registry,
+        epoch: Option<i64>,
+    ) -> Result<Exported, BuildError> {
+        let context = ExportContext {
+            store,
+            registry,
+            epoch,
+        };
+        let mut exported = None;
+        for output in &self.options.outputs {
+            let name = format!("exporting to {}", output.type_name());
+            let vertex = KeyBuilder::new("export")
+                .field("output", format!("{output:?}").as_bytes())
+                .finish();
+            self.progress.emit(Event::Started {
+                vertex,
+                name,
+                location: None,
+                at: Instant::now(),
+            });
+            let result = exporter::export(&context, image, &self.options.tags, output);
+            let outcome = match &result {
+                Ok(_) => VertexOutcome::Done,
+                Err(error) => VertexOutcome::Failed(format!("{error:#}")),
+            };
+            self.progress.emit(Event::Finished {
+                vertex,
+                outcome,
+                at: Instant::now(),
+            });
+            let result = result.with_context(|| format!("exporting to {}", output.type_name()))?;
+            exported.get_or_insert(result);
+        }
+        exported.ok_or_else(|| BuildError::message("there is no output"))
+    }
+}
+
+/// The image of a finished build: its config needs the diff ids of its layers, and a layer that a process
+/// made gets its tar now.
+fn commit(lowered: &Lowered, solved: Option<&Solved>, store: &Store) -> Result<BuiltImage, BuildError> {
+    let layers = solved.map(|solved| solved.layers().to_vec()).unwrap_or_default();
+    let built: Vec<VertexId> = lowered.image.layers().to_vec();
+    let finished = std::thread::scope(|scope| {
+        let threads: Vec<_> = built
+            .iter()
+            .map(|id| {
+                let result = solved.and_then(|solved| solved.result(*id));
+                scope.spawn(move || {
+                    let result =
+                        result.ok_or_else(|| BuildError::message("a layer of the image was not built"))?;
+                    let diff_id = store
+                        .layer(&result.layer)
+                        .and_then(|layer| layer.diff_id())
+                        .map_err(BuildError::new)?;
+                    Ok(FinishedLayer {
+                        diff_id,
+                        created: result.created,
+                    })
+                })
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(BuildError::message("internal error")))
+        });
+        joined.collect::<Result<Vec<FinishedLayer>, BuildError>>()
+    })?;
+    let config = lowered.image.finish(&finished, lowered.source_date_epoch, now());
+    Ok(BuiltImage {
+        config,
+        layers,
+        platform: lowered.image.platform().clone(),
+    })
+}
+
+/// Whether a layer of the result has no form that is readable outside the namespace: an earlier
+/// build was ended between making it and making the image.
+fn unpackable(lowered: &Lowered, plan: &Plan, store: &Store) -> Result<bool, BuildError> {
+    for id in lowered.image.layers() {
+        if let Some(result) = plan.cached(*id)
+            && solver::is_tree_only(store, &result.layer)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Says which base is being resolved.
+struct Announced<'a> {
+    images: &'a ImageSource,
+    sink: &'a dyn Sink,
+}
+
+impl frontend::MetaResolver for Announced<'_> {
+    fn resolve_image(
+        &self,
+        reference: &str,
+        platform: &crate::graph::Platform,
+    ) -> anyhow::Result<frontend::ImageMeta> {
+        let name = format!("[internal] load metadata for {reference}");
+        let vertex = KeyBuilder::new("metadata")
+            .field("name", name.as_bytes())
+            .field("platform", platform.to_string().as_bytes())
+            .finish();
+        self.sink.emit(Event::Started {
+            vertex,
+            name,
+            location: None,
+            at: Instant::now(),
+        });
+        let result = self.images.resolve_image(reference, platform);
+        let outcome = match &result {
+            Ok(_) => VertexOutcome::Done,
+            Err(error) => VertexOutcome::Failed(format!("{error:#}")),
+        };
+        self.sink.emit(Event::Finished {
+            vertex,
+            outcome,
+            at: Instant::now(),
+        });
+        result
+    }
+}
+
+/// The first signal asks the steps to stop; the second one, or time, ends rbuild at once: whatever is
+/// half done is in temporary files that the next build removes.
+fn watch_signals(signals: signals::Signals, cancel: Cancel) {
+    std::thread::spawn(move || {
+        let Ok(signal) = signals.wait() else { return };
+        INTERRUPTED.store(signal, Ordering::Relaxed);
+        cancel.cancel();
+        std::thread::spawn(move || {
+            std::thread::sleep(STOP_WITHIN);
+            std::process::exit(128 + signal);
+        });
+        if let Ok(signal) = signals.wait() {
+            cancel.cancel();
+            std::thread::sleep(Duration::from_millis(500));
+            std::process::exit(128 + signal);
+        }
+    });
+}
+
+/// Set once, waited for with a timeout.
+#[derive(Debug, Default)]
+struct Ended {
+    set: std::sync::Mutex<bool>,
+    changed: std::sync::Condvar,
+}
+
+impl Ended {
+    fn set(&self) {
+        *self.set.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether it was set before `timeout` passed.
+    fn wait(&self, timeout: Duration) -> bool {
+        let set = self.set.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (set, _) = self
+            .changed
+            .wait_timeout_while(set, timeout, |set| !*set)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *set
+    }
+}
+
+fn now() -> BuildTime {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    BuildTime {
+        seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        nanoseconds: now.subsec_nanos(),
+    }
+}
+
+fn remove_if_there(file: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Readers see the whole of it or nothing.
+fn write_atomically(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let writing = || format!("writing {}", file.display());
+    let mut temporary = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(directory)
+        .with_context(writing)?;
+    temporary.write_all(bytes).with_context(writing)?;
+    temporary
+        .persist(file)
+        .map_err(|error| error.error)
+        .with_context(writing)?;
+    Ok(())
+}
+
+/// Where the Dockerfile is.
+#[derive(Debug, Clone)]
+pub enum DockerfileSource {
+    /// A file.
+    File {
+        /// As it is opened.
+        path: PathBuf,
+        /// As messages name it.
+        shown: Arc<str>,
+    },
+    /// `-f -`.
+    Stdin,
+}
+
+impl DockerfileSource {
+    fn read(&self) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::File { path, .. } => std::fs::read(path)
+                .with_context(|| format!("failed to read dockerfile: open {}", path.display())),
+            Self::Stdin => {
+                let mut bytes = Vec::new();
+                std::io::stdin()
+                    .read_to_end(&mut bytes)
+                    .context("reading the Dockerfile from standard input")?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Stdin => None,
+        }
+    }
+
+    fn shown(&self) -> Arc<str> {
+        match self {
+            Self::File { shown, .. } => shown.clone(),
+            Self::Stdin => Arc::from("Dockerfile"),
+        }
+    }
+}

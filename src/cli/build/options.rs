@@ -1,0 +1,381 @@
+//! The flags of a build: what was typed ([`BuildArgs`]) and what it means ([`BuildOptions`]).
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use rbuild_executor::Isolation;
+
+use super::DockerfileSource;
+use crate::exporter::{Output, OutputKind};
+use crate::frontend::BuildRequest;
+use crate::graph::{NetworkMode, Platform};
+use crate::progress::Mode;
+use crate::registry::Reference;
+use crate::source::image::PullPolicy;
+
+/// Build an image from a Dockerfile
+#[derive(Debug, clap::Args)]
+pub struct BuildArgs {
+    /// Name of the image, several times for several names
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    tags: Vec<String>,
+    /// Dockerfile, relative to the current directory; `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "PATH")]
+    file: Option<String>,
+    /// Value of an ARG; without `=` it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    build_args: Vec<String>,
+    /// Stage to build, by name or number [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Do not use the cache; results are still kept in it
+    #[arg(long)]
+    no_cache: bool,
+    /// Do not use the cache for these stages
+    #[arg(
+        long,
+        value_name = "STAGE",
+        value_delimiter = ',',
+        conflicts_with = "no_cache"
+    )]
+    no_cache_filter: Vec<String>,
+    /// Ask the registry for every base image, also for those in the store
+    #[arg(long)]
+    pull: bool,
+    /// Platform of the image, for example linux/arm64 [default: that of this machine]
+    #[arg(
+        long,
+        value_name = "OS/ARCH",
+        env = "DOCKER_DEFAULT_PLATFORM",
+        hide_env = true
+    )]
+    platform: Vec<String>,
+    /// Label of the image
+    #[arg(long = "label", value_name = "NAME[=VALUE]")]
+    labels: Vec<String>,
+    /// Where the result goes, for example type=oci,dest=image.tar [default: the local store]
+    #[arg(short, long = "output", value_name = "OUTPUT")]
+    outputs: Vec<String>,
+    /// Push the image, as -o type=registry does
+    #[arg(long)]
+    push: bool,
+    /// Keep the image in the local store, also with other outputs
+    #[arg(long)]
+    load: bool,
+    /// File to write the image id to
+    #[arg(long, value_name = "FILE")]
+    iidfile: Option<PathBuf>,
+    /// Print nothing but the image id
+    #[arg(short, long)]
+    quiet: bool,
+    /// How progress is shown: auto, tty, plain or quiet
+    #[arg(long, value_name = "MODE", env = "BUILDKIT_PROGRESS", hide_env = true)]
+    progress: Option<Mode>,
+    /// Network of RUN steps that name none: default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default", value_parser = network)]
+    network: NetworkMode,
+    /// Line of /etc/hosts in RUN steps
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    add_hosts: Vec<String>,
+    /// How RUN steps are kept apart from the machine: auto, userns or root
+    #[arg(long, value_name = "TIER", default_value = "auto")]
+    isolation: Isolation,
+    /// The build context: a directory
+    #[arg(value_name = "PATH")]
+    context: String,
+}
+
+/// What the flags mean.
+#[derive(Debug)]
+pub struct BuildOptions {
+    /// `--tag`.
+    pub tags: Vec<Reference>,
+    /// Where the Dockerfile is.
+    pub dockerfile: DockerfileSource,
+    /// The context's directory.
+    pub context: PathBuf,
+    /// When registries are asked.
+    pub pull: PullPolicy,
+    /// Where the result goes; at least one.
+    pub outputs: Vec<Output>,
+    /// `--iidfile`.
+    pub iidfile: Option<PathBuf>,
+    /// `--quiet`.
+    pub quiet: bool,
+    /// `--progress`.
+    pub progress: Mode,
+    /// `--isolation`.
+    pub isolation: Isolation,
+    build_args: Vec<(String, Option<String>)>,
+    target: Option<String>,
+    platform: Option<Platform>,
+    labels: Vec<(String, String)>,
+    no_cache: bool,
+    no_cache_filter: Vec<String>,
+    network: NetworkMode,
+    add_hosts: Vec<(String, String)>,
+    source_date_epoch: Option<i64>,
+}
+
+impl BuildOptions {
+    /// Checks what was typed.
+    pub fn new(args: BuildArgs) -> anyhow::Result<Self> {
+        let tags = args.tags.iter().map(|tag| {
+            let reference = Reference::parse(tag).with_context(|| format!("invalid tag {tag:?}"))?;
+            if reference.digest().is_some() {
+                bail!("invalid tag {tag:?}: a tag cannot be a digest");
+            }
+            Ok(reference)
+        });
+        let tags: Vec<Reference> = tags.collect::<anyhow::Result<_>>()?;
+        let context = context(&args.context)?;
+        let dockerfile = dockerfile(args.file.as_deref(), &context)?;
+        let quiet_mode = if args.quiet {
+            Mode::Quiet
+        } else {
+            args.progress.unwrap_or_default()
+        };
+        Ok(Self {
+            dockerfile,
+            context,
+            pull: if args.pull {
+                PullPolicy::Always
+            } else {
+                PullPolicy::Missing
+            },
+            outputs: outputs(&args.outputs, args.push, args.load, &tags)?,
+            tags,
+            iidfile: args.iidfile,
+            quiet: args.quiet,
+            progress: quiet_mode,
+            isolation: args.isolation,
+            build_args: args
+                .build_args
+                .iter()
+                .map(|text| with_environment(text))
+                .collect(),
+            target: args.target,
+            platform: platform(&args.platform)?,
+            labels: args
+                .labels
+                .iter()
+                .map(|text| {
+                    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+                    (key.to_owned(), value.to_owned())
+                })
+                .collect(),
+            no_cache: args.no_cache,
+            no_cache_filter: args.no_cache_filter,
+            network: args.network,
+            add_hosts: args
+                .add_hosts
+                .iter()
+                .map(|text| host(text))
+                .collect::<anyhow::Result<_>>()?,
+            source_date_epoch: source_date_epoch()?,
+        })
+    }
+
+    /// What the frontend is asked for.
+    pub fn request(&self, dockerfile: rbuild_parser::Dockerfile) -> BuildRequest {
+        BuildRequest {
+            dockerfile,
+            file: self.dockerfile.shown(),
+            build_args: self.build_args.clone(),
+            target: self.target.clone(),
+            platform: self.platform.clone(),
+            labels: self.labels.clone(),
+            no_cache: self.no_cache,
+            no_cache_filter: self.no_cache_filter.clone(),
+            network: self.network,
+            add_hosts: self.add_hosts.clone(),
+            hostname: None,
+            source_date_epoch: self.source_date_epoch,
+        }
+    }
+
+    /// Whether standard output is free for the image id.
+    pub fn shows_id(&self) -> bool {
+        !self.outputs.iter().any(Output::writes_to_stdout)
+    }
+}
+
+fn context(text: &str) -> anyhow::Result<PathBuf> {
+    let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
+    if text == "-" || remote {
+        bail!("unable to prepare context: {text:?} is not supported yet: give a directory");
+    }
+    let path = PathBuf::from(text);
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(path),
+        Ok(_) => bail!("unable to prepare context: path {text:?} is not a directory"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("unable to prepare context: path {text:?} not found")
+        }
+        Err(error) => Err(error).with_context(|| format!("unable to prepare context: path {text:?}")),
+    }
+}
+
+/// `-f` is relative to the current directory; without it `Dockerfile`, then `dockerfile`, in the context.
+fn dockerfile(file: Option<&str>, context: &std::path::Path) -> anyhow::Result<DockerfileSource> {
+    let path = match file {
+        Some("-") => return Ok(DockerfileSource::Stdin),
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            bail!("a Dockerfile from {url:?} is not supported yet: download it and give its path")
+        }
+        Some(file) => PathBuf::from(file),
+        None => {
+            let usual = context.join("Dockerfile");
+            let lower = context.join("dockerfile");
+            if !usual.exists() && lower.exists() {
+                lower
+            } else {
+                usual
+            }
+        }
+    };
+    let shown = path
+        .file_name()
+        .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
+    let shown = Arc::from(&*shown);
+    Ok(DockerfileSource::File { path, shown })
+}
+
+fn outputs(texts: &[String], push: bool, load: bool, tags: &[Reference]) -> anyhow::Result<Vec<Output>> {
+    let mut outputs = texts
+        .iter()
+        .map(|text| Output::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    if push {
+        match outputs.iter_mut().find_map(|output| match &mut output.kind {
+            OutputKind::Image { push, .. } => Some(push),
+            _ => None,
+        }) {
+            Some(push) => *push = true,
+            None => outputs.push(Output::push()),
+        }
+    }
+    if outputs.is_empty()
+        || (load
+            && !outputs
+                .iter()
+                .any(|output| matches!(output.kind, OutputKind::Image { store: true, .. })))
+    {
+        outputs.push(Output::store());
+    }
+    for output in &outputs {
+        if matches!(output.kind, OutputKind::Image { push: true, .. })
+            && output.names.is_empty()
+            && tags.is_empty()
+        {
+            bail!("tag is needed when pushing to registry: give --tag NAME");
+        }
+        if output.rewrite_timestamp {
+            bail!("--output rewrite-timestamp=true is not supported yet");
+        }
+    }
+    Output::check(&outputs, std::io::stdout().is_terminal())?;
+    Ok(outputs)
+}
+
+fn platform(texts: &[String]) -> anyhow::Result<Option<Platform>> {
+    let mut platforms = texts
+        .iter()
+        .flat_map(|text| text.split(','))
+        .filter(|text| !text.is_empty());
+    let Some(first) = platforms.next() else {
+        return Ok(None);
+    };
+    if platforms.next().is_some() {
+        bail!("several platforms in one build are not supported yet: build them one by one");
+    }
+    Ok(Some(first.parse()?))
+}
+
+fn with_environment(text: &str) -> (String, Option<String>) {
+    match text.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (text.to_owned(), std::env::var(text).ok()),
+    }
+}
+
+/// `host:ip` or `host=ip`, the address in brackets or not.
+fn host(text: &str) -> anyhow::Result<(String, String)> {
+    let parts = text.split_once('=').or_else(|| text.split_once(':'));
+    let Some((name, address)) = parts.filter(|(name, _)| !name.is_empty()) else {
+        bail!("bad format for add-host: {text:?}: use HOST:IP");
+    };
+    let address = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    if address.parse::<std::net::IpAddr>().is_err() {
+        bail!("invalid IP address in add-host: {address:?}");
+    }
+    Ok((name.to_owned(), address.to_owned()))
+}
+
+fn network(text: &str) -> Result<NetworkMode, String> {
+    match text {
+        "default" => Ok(NetworkMode::Default),
+        "none" => Ok(NetworkMode::None),
+        "host" => Ok(NetworkMode::Host),
+        other => Err(format!(
+            "network mode {other:?} is not supported by rbuild: use default, none or host"
+        )),
+    }
+}
+
+fn source_date_epoch() -> anyhow::Result<Option<i64>> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) if !text.is_empty() => {
+            let seconds = text
+                .parse()
+                .with_context(|| format!("invalid SOURCE_DATE_EPOCH: {text:?}"))?;
+            Ok(Some(seconds))
+        }
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_checked() {
+        for (text, expected) in [
+            ("db:10.0.0.1", Some(("db", "10.0.0.1"))),
+            ("db=10.0.0.1", Some(("db", "10.0.0.1"))),
+            ("db:::1", Some(("db", "::1"))),
+            ("db:[::1]", Some(("db", "::1"))),
+            ("db", None),
+            (":1.2.3.4", None),
+            ("db:not-an-address", None),
+        ] {
+            let found = host(text).ok();
+            assert_eq!(
+                found
+                    .as_ref()
+                    .map(|(name, address)| (name.as_str(), address.as_str())),
+                expected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_platform_at_a_time() {
+        assert_eq!(
+            platform(&["linux/arm64".to_owned()])
+                .unwrap()
+                .unwrap()
+                .to_string(),
+            "linux/arm64"
+        );
+        assert!(platform(&["linux/amd64,linux/arm64".to_owned()]).is_err());
+        assert!(platform(&[]).unwrap().is_none());
+    }
+}

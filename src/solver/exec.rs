@@ -1,0 +1,161 @@
+//! One RUN: a snapshot over the base's trees, a process in it, its log as events.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rbuild_cache::layer::Layer;
+use rbuild_cache::{Key, LayerId, Store};
+use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Network, Rootfs, Script};
+use rustix::event::{PollFd, PollFlags};
+
+use super::Inputs;
+use crate::error::BuildError;
+use crate::graph::{ExecOp, NetworkMode, Platform};
+use crate::progress::{Event, Sink, Stream};
+
+/// Bytes read of a process' output at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Runs `op` on the stack of layers `base` and gives the layer of what it changed.
+pub fn run(
+    inputs: &Inputs<'_>,
+    executor: &Executor,
+    cancel: &Cancel,
+    vertex: &Key,
+    op: &ExecOp,
+    base: &[LayerId],
+) -> Result<LayerId, BuildError> {
+    let lowers = trees(inputs.store, base)?;
+    let snapshot = inputs.store.begin_snapshot().map_err(BuildError::new)?;
+    let rootfs = Rootfs {
+        lowers,
+        upper: snapshot.upper().to_owned(),
+        work: snapshot.work().to_owned(),
+    };
+    let spec = spec(op, rootfs);
+    let (stdout, stdout_write) = pipe()?;
+    let (stderr, stderr_write) = pipe()?;
+    let exit = std::thread::scope(|scope| {
+        scope.spawn(|| forward(inputs.sink, vertex, &stdout, &stderr));
+        executor.run(&spec, stdout_write, stderr_write, cancel)
+    });
+    match exit.map_err(|error| failed_to_start(op, error))? {
+        exit if exit.success() => snapshot.commit().map_err(BuildError::new),
+        exit => Err(failed(op, exit)),
+    }
+}
+
+/// The trees of the base's layers, topmost first, made now where they are not there yet.
+fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<std::path::PathBuf>, BuildError> {
+    let layers = base
+        .iter()
+        .rev()
+        .map(|id| store.layer(id))
+        .collect::<Result<Vec<Layer>, _>>()
+        .map_err(BuildError::new)?;
+    // The layers of a base are fetched and unpacked side by side.
+    let trees: Vec<_> = std::thread::scope(|scope| {
+        let absent: Vec<_> = layers
+            .iter()
+            .map(|layer| (!layer.has_tree()).then(|| scope.spawn(|| layer.tree())))
+            .collect();
+        let pairs = layers.iter().zip(absent);
+        pairs
+            .map(|(layer, thread)| {
+                thread
+                    .and_then(|thread| thread.join().ok())
+                    .unwrap_or_else(|| layer.tree())
+            })
+            .collect()
+    });
+    trees
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(BuildError::new)
+}
+
+fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
+    let mut spec = ExecSpec::new(rootfs, op.args.clone());
+    spec.env = op.env.iter().chain(&op.proxy_env).cloned().collect();
+    spec.cwd.clone_from(&op.cwd);
+    spec.user.clone_from(&op.user);
+    spec.hostname.clone_from(&op.hostname);
+    spec.network = match op.network {
+        NetworkMode::None => Network::None,
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
+    };
+    spec.insecure = op.insecure;
+    spec.extra_hosts.clone_from(&op.extra_hosts);
+    spec.script = op.script.as_ref().map(|script| Script {
+        path: script.name.clone(),
+        data: script.data.clone().into_bytes(),
+    });
+    spec
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), BuildError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| {
+        BuildError::new(anyhow::Error::new(error).context("making a pipe for the output of RUN"))
+    })
+}
+
+/// Hands on what the process writes until both pipes are closed by everybody.
+fn forward(sink: &dyn Sink, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd) {
+    let mut open = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+    let mut buffer = vec![0; CHUNK];
+    while !open.is_empty() {
+        let mut polled: Vec<PollFd<'_>> = open
+            .iter()
+            .map(|(_, fd)| PollFd::new(*fd, PollFlags::IN))
+            .collect();
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+        }
+        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut index = 0;
+        open.retain(|(stream, fd)| {
+            index += 1;
+            if !ready[index - 1] {
+                return true;
+            }
+            match rustix::io::read(fd, &mut buffer) {
+                Ok(0) => false,
+                Ok(count) => {
+                    let data = buffer[..count].to_vec();
+                    sink.emit(Event::Log {
+                        vertex: *vertex,
+                        stream: *stream,
+                        data,
+                        at: Instant::now(),
+                    });
+                    true
+                }
+                Err(rustix::io::Errno::INTR) => true,
+                Err(_) => false,
+            }
+        });
+    }
+}
+
+/// BuildKit's words (spec R8).
+fn failed(op: &ExecOp, exit: Exit) -> BuildError {
+    let command = op.args.join(" ");
+    BuildError::message(format!(
+        "process \"{command}\" did not complete successfully: exit code: {}",
+        exit.code()
+    ))
+}
+
+fn failed_to_start(op: &ExecOp, error: rbuild_executor::Error) -> BuildError {
+    let host = Platform::host();
+    let foreign = (!host.accepts(&op.platform)).then(|| {
+        format!(
+            "the step needs {} and this machine is {host}: register an emulator (package qemu-user-static)",
+            op.platform
+        )
+    });
+    let text = format!("process \"{}\" could not be run", op.args.join(" "));
+    BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign)
+}

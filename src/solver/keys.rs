@@ -1,0 +1,180 @@
+//! What goes into the keys of steps (design D4, spec 12): all that changes the result, and no more.
+
+use rbuild_cache::{Key, KeyBuilder, LayerId};
+
+use crate::graph::{CopyOp, ExecOp, ImageOp, MkdirOp, Op, Vertex};
+
+/// The key of what a vertex does, without its inputs. Steps with equal operation keys differ only
+/// in what they are applied to, or were given by different lines of a Dockerfile.
+pub fn operation(vertex: &Vertex, epoch: Option<i64>) -> Key {
+    match &vertex.op {
+        Op::Image(op) => image(op),
+        Op::Local(op) => KeyBuilder::new("local/1")
+            .field("name", op.name.as_bytes())
+            .finish(),
+        Op::Exec(op) => exec(op, vertex),
+        Op::Copy(op) => copy(op, epoch),
+        Op::Mkdir(op) => mkdir(op, epoch),
+    }
+}
+
+/// The key of a step before any of its inputs is looked at: operation, the definition keys of its
+/// inputs, and what it reads of a local directory (`selection`).
+pub fn definition(operation: &Key, base: Option<&Key>, source: Option<&Key>, selection: Option<&Key>) -> Key {
+    let mut key = KeyBuilder::new("definition/1");
+    key.field("operation", &operation.0);
+    for (name, input) in [("base", base), ("source", source), ("selection", selection)] {
+        if let Some(input) = input {
+            key.field(name, &input.0);
+        }
+    }
+    key.finish()
+}
+
+/// The key of a copy or mkdir by what it really reads: the selected files and the resolved destination.
+pub fn content(operation: &Key, selection: Option<&Key>, facts: &Key) -> Key {
+    let mut key = KeyBuilder::new("content/1");
+    key.field("operation", &operation.0).field("facts", &facts.0);
+    if let Some(selection) = selection {
+        key.field("selection", &selection.0);
+    }
+    key.finish()
+}
+
+/// How a record names the layers that a RUN saw, for a later comparison by content.
+pub fn layer_list(layers: &[LayerId]) -> String {
+    layers.iter().map(LayerId::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// The reverse of [`layer_list`]; `None` for anything that it did not write.
+pub fn parse_layer_list(text: &str) -> Option<Vec<LayerId>> {
+    text.split(',')
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().ok())
+        .collect()
+}
+
+/// Layers by diff id: the same files under another compression or name are the same input.
+fn image(op: &ImageOp) -> Key {
+    let mut key = KeyBuilder::new("image/1");
+    key.field("platform", op.platform.to_string().as_bytes());
+    key.list(
+        "layers",
+        op.layers.iter().map(|layer| *layer.diff_id.0.as_bytes()),
+    );
+    key.finish()
+}
+
+fn exec(op: &ExecOp, vertex: &Vertex) -> Key {
+    let mut key = KeyBuilder::new("exec/1");
+    key.list("args", &op.args)
+        .list("env", &op.env)
+        .field("cwd", op.cwd.as_bytes())
+        .field("user", op.user.as_bytes())
+        .field("network", format!("{:?}", op.network).as_bytes())
+        .field("insecure", &[u8::from(op.insecure)])
+        .field("hostname", op.hostname.as_bytes())
+        // Addresses stay out: the same build on another network is the same step.
+        .list("hosts", op.extra_hosts.iter().map(|(name, _)| name))
+        .field("platform", vertex.platform.to_string().as_bytes());
+    if let Some(script) = &op.script {
+        key.field("script path", script.name.as_bytes())
+            .field("script", script.data.as_bytes());
+    }
+    key.finish()
+}
+
+fn copy(op: &CopyOp, epoch: Option<i64>) -> Key {
+    let mut canonical = op.clone();
+    if !canonical.dest.starts_with('/') {
+        canonical.dest = format!("{}/{}", canonical.cwd, canonical.dest);
+    }
+    canonical.cwd.clear();
+    let mut key = KeyBuilder::new("copy/1");
+    // serde_json writes struct fields in their order: the text is canonical.
+    key.field(
+        "op",
+        serde_json::to_string(&canonical).unwrap_or_default().as_bytes(),
+    );
+    epoch_field(&mut key, epoch);
+    key.finish()
+}
+
+fn mkdir(op: &MkdirOp, epoch: Option<i64>) -> Key {
+    let mut key = KeyBuilder::new("mkdir/1");
+    key.field("path", op.path.as_bytes())
+        .field("user", op.user.as_bytes());
+    epoch_field(&mut key, epoch);
+    key.finish()
+}
+
+/// Directories that a step creates bear the time of `SOURCE_DATE_EPOCH` when it is set.
+fn epoch_field(key: &mut KeyBuilder, epoch: Option<i64>) {
+    if let Some(epoch) = epoch {
+        key.field("source date epoch", &epoch.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{NetworkMode, Platform};
+
+    fn vertex(op: ExecOp) -> Vertex {
+        let platform = Platform::host();
+        Vertex {
+            op: Op::Exec(Box::new(op)),
+            base: None,
+            source: None,
+            name: String::new(),
+            location: None,
+            no_cache: false,
+            platform,
+        }
+    }
+
+    fn run(change: impl FnOnce(&mut ExecOp)) -> Key {
+        let mut op = ExecOp {
+            args: vec!["/bin/sh".to_owned(), "-c".to_owned(), "true".to_owned()],
+            env: vec!["A=1".to_owned()],
+            proxy_env: Vec::new(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            network: NetworkMode::Default,
+            insecure: false,
+            hostname: "h".to_owned(),
+            extra_hosts: vec![("db".to_owned(), "10.0.0.1".to_owned())],
+            script: None,
+            platform: Platform::host(),
+        };
+        change(&mut op);
+        operation(&vertex(op), None)
+    }
+
+    #[test]
+    fn a_run_depends_on_what_reaches_the_process() {
+        let same = run(|_| {});
+        assert_eq!(same, run(|op| op.proxy_env.push("HTTP_PROXY=x".to_owned())));
+        assert_eq!(same, run(|op| op.extra_hosts[0].1 = "10.0.0.2".to_owned()));
+        for other in [
+            run(|op| op.args[2].push(' ')),
+            run(|op| op.env[0].push('1')),
+            run(|op| op.cwd.push('x')),
+            run(|op| op.user.push('x')),
+            run(|op| op.network = NetworkMode::None),
+            run(|op| op.insecure = true),
+            run(|op| op.hostname.push('x')),
+            run(|op| op.extra_hosts[0].0.push('x')),
+        ] {
+            assert_ne!(same, other);
+        }
+    }
+
+    #[test]
+    fn layer_lists_round_trip() {
+        let layers = vec![LayerId::from_random([1; 16]), LayerId::from_random([2; 16])];
+        assert_eq!(parse_layer_list(&layer_list(&layers)), Some(layers));
+        assert_eq!(parse_layer_list(""), Some(Vec::new()));
+        assert_eq!(parse_layer_list("../x"), None);
+    }
+}

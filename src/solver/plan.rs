@@ -1,0 +1,167 @@
+//! Which vertices have to run: keys for all, then a walk from the result towards the sources that
+//! stops where the cache has an answer. A stage of which only cached files are used is not looked at.
+
+use rbuild_cache::Key;
+use rbuild_cache::layer::Timestamp;
+
+use super::ops::select::{self, Selection};
+use super::{Inputs, StepResult, keys};
+use crate::error::BuildError;
+use crate::graph::{Op, VertexId};
+
+/// Keys and cached results of all vertices, by index.
+#[derive(Debug)]
+pub struct Plan {
+    /// What each vertex does.
+    pub(super) operations: Vec<Key>,
+    /// Definition keys.
+    pub(super) definitions: Vec<Key>,
+    /// What copies read of local directories.
+    pub(super) selections: Vec<Option<Selection>>,
+    /// Results that the cache has.
+    pub(super) cached: Vec<Option<StepResult>>,
+    /// Vertices that have to run, inputs first.
+    pub(super) missing: Vec<VertexId>,
+    /// Vertices that something needs.
+    pub(super) needed: Vec<bool>,
+    /// Vertices that the result hangs on, needed or hidden behind a cached one.
+    reachable: Vec<bool>,
+}
+
+impl Plan {
+    /// Looks at local directories as far as steps read them, and at the records of the cache. Starts
+    /// threads and joins them.
+    pub fn new(inputs: &Inputs<'_>) -> Result<Self, BuildError> {
+        let count = inputs.definition.ids().count();
+        let mut plan = Self {
+            operations: Vec::with_capacity(count),
+            definitions: Vec::with_capacity(count),
+            selections: Vec::with_capacity(count),
+            cached: vec![None; count],
+            missing: Vec::new(),
+            needed: vec![false; count],
+            reachable: inputs.definition.reachable(&[inputs.result]),
+        };
+        for id in inputs.definition.ids() {
+            plan.add_keys(inputs, id)?;
+        }
+        plan.look_up(inputs)?;
+        Ok(plan)
+    }
+
+    /// Whether all is cached.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Whether a process has to run, or a tree of files be read that only the executor's namespace may read.
+    pub fn needs_namespace(&self, inputs: &Inputs<'_>) -> Result<bool, BuildError> {
+        let definition = inputs.definition;
+        for &id in &self.missing {
+            if matches!(definition.vertex(id).op, Op::Exec(_)) {
+                return Ok(true);
+            }
+        }
+        // Copies read their base and source, however far down the chain a cached RUN is.
+        for id in definition.ids().filter(|id| self.needed[id.0]) {
+            if let Some(result) = &self.cached[id.0]
+                && !self.missing.is_empty()
+                && super::is_tree_only(inputs.store, &result.layer)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The result that the cache has for `id`.
+    pub fn cached(&self, id: VertexId) -> Option<&StepResult> {
+        self.cached[id.0].as_ref()
+    }
+
+    /// Whether the result hangs on `id`.
+    pub(super) fn is_reachable(&self, id: VertexId) -> bool {
+        self.reachable[id.0]
+    }
+
+    fn add_keys(&mut self, inputs: &Inputs<'_>, id: VertexId) -> Result<(), BuildError> {
+        let vertex = inputs.definition.vertex(id);
+        let mut selection = None;
+        if let (Op::Copy(op), Some(source), true) = (&vertex.op, vertex.source, self.reachable[id.0])
+            && let Op::Local(local) = &inputs.definition.vertex(source).op
+        {
+            let tree = inputs.locals.get(&local.name).ok_or_else(|| {
+                BuildError::message(format!("there is no build context named {:?}", local.name))
+            })?;
+            let selected = select::selection(op, Some(tree));
+            selection = Some(selected.map_err(|error| BuildError::from(error).at(vertex.location.clone()))?);
+        }
+        let operation = keys::operation(vertex, inputs.epoch);
+        // A linked layer never looks at what lies under it.
+        let linked = matches!(&vertex.op, Op::Copy(op) if op.link);
+        let base = vertex
+            .base
+            .filter(|_| !linked)
+            .map(|base| self.definitions[base.0]);
+        let source = vertex.source.map(|source| self.definitions[source.0]);
+        let key = keys::definition(
+            &operation,
+            base.as_ref(),
+            source.as_ref(),
+            selection.as_ref().map(Selection::key).as_ref(),
+        );
+        self.operations.push(operation);
+        self.definitions.push(key);
+        self.selections.push(selection);
+        Ok(())
+    }
+
+    fn look_up(&mut self, inputs: &Inputs<'_>) -> Result<(), BuildError> {
+        self.needed[inputs.result.0] = true;
+        for id in inputs.definition.ids().rev() {
+            if !self.needed[id.0] {
+                continue;
+            }
+            let vertex = inputs.definition.vertex(id);
+            if let Some(base) = vertex.base {
+                self.needed[base.0] = true;
+            }
+            if matches!(vertex.op, Op::Image(_) | Op::Local(_)) {
+                continue;
+            }
+            if !vertex.no_cache {
+                self.cached[id.0] = recorded(inputs, &self.definitions[id.0])?;
+            }
+            if self.cached[id.0].is_none() {
+                self.missing.push(id);
+                if let Some(source) = vertex.source {
+                    self.needed[source.0] = true;
+                }
+            }
+        }
+        self.missing.reverse();
+        Ok(())
+    }
+}
+
+/// The result that the cache has for a key, if its layer is still there.
+pub(super) fn recorded(inputs: &Inputs<'_>, key: &Key) -> Result<Option<StepResult>, BuildError> {
+    let Some(record) = inputs.store.record(key).map_err(BuildError::new)? else {
+        return Ok(None);
+    };
+    if !inputs.store.layer_exists(&record.layer) {
+        return Ok(None);
+    }
+    Ok(Some(StepResult {
+        layer: record.layer,
+        created: seconds(record.created),
+    }))
+}
+
+/// A time of a record.
+pub(super) fn seconds(seconds: u64) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+        nanoseconds: 0,
+    }
+}

@@ -1,0 +1,467 @@
+//! Runs what the plan found missing, every vertex on a thread of its own once its inputs are there.
+
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rbuild_cache::layer::Timestamp;
+use rbuild_cache::tree::Tree;
+use rbuild_cache::{Key, LayerId, Record};
+use rbuild_executor::{Cancel, Executor};
+
+use super::ops::select::{self, Selection};
+use super::ops::{copy, mkdir};
+use super::plan::{self, recorded};
+use super::{Inputs, Plan, StepResult, exec, keys};
+use crate::error::BuildError;
+use crate::graph::{CopyOp, ExecOp, MkdirOp, Op, Vertex, VertexId};
+use crate::progress::{Event, VertexOutcome};
+
+/// Vertices that run at the same time, at most. Steps mostly wait, so it is not the number of processors.
+const PARALLEL: usize = 32;
+
+/// How often a step looks whether another process has finished the same step.
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// Records of the same operation whose inputs are compared by content before a RUN is run.
+const CANDIDATES: usize = 8;
+
+/// The layers of a finished build.
+#[derive(Debug)]
+pub struct Solved {
+    results: Vec<Option<StepResult>>,
+    layers: Vec<LayerId>,
+}
+
+impl Solved {
+    /// The layers of the result's root file system, lowest first, those of its base image included.
+    pub fn layers(&self) -> &[LayerId] {
+        &self.layers
+    }
+
+    /// What a vertex made; `None` for sources and for what was not needed.
+    pub fn result(&self, id: VertexId) -> Option<&StepResult> {
+        self.results[id.0].as_ref()
+    }
+}
+
+/// Runs all that `plan` misses. `executor` may be `None` when the plan has no process to run.
+pub fn run(
+    inputs: &Inputs<'_>,
+    plan: &Plan,
+    executor: Option<&Executor>,
+    cancel: &Cancel,
+) -> Result<Solved, BuildError> {
+    let count = plan.cached.len();
+    let run = Run {
+        inputs,
+        plan,
+        executor,
+        cancel,
+        results: (0..count).map(|_| OnceLock::new()).collect(),
+        queue: Mutex::new(Queue {
+            waiting: plan.missing.clone(),
+            running: 0,
+            failure: None,
+        }),
+        changed: Condvar::new(),
+    };
+    run.report_known();
+    run.all()?;
+    let layers = inputs.stack(inputs.result, |id| run.results[id.0].get())?;
+    let results = run.results.into_iter().map(OnceLock::into_inner).collect();
+    Ok(Solved { results, layers })
+}
+
+struct Run<'a> {
+    inputs: &'a Inputs<'a>,
+    plan: &'a Plan,
+    executor: Option<&'a Executor>,
+    cancel: &'a Cancel,
+    results: Vec<OnceLock<StepResult>>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    /// Not yet started, inputs first.
+    waiting: Vec<VertexId>,
+    running: usize,
+    failure: Option<BuildError>,
+}
+
+/// How a step came to its result.
+enum Found {
+    Cached(StepResult),
+    Made(StepResult),
+}
+
+impl<'a> Run<'a> {
+    /// Takes over what the cache has and says so.
+    fn report_known(&self) {
+        for id in self.inputs.definition.ids() {
+            if let Some(result) = &self.plan.cached[id.0] {
+                let _ = self.results[id.0].set(result.clone());
+            }
+            let vertex = self.inputs.definition.vertex(id);
+            let local = matches!(vertex.op, Op::Local(_));
+            if !local && !self.plan.missing.contains(&id) && self.plan.is_reachable(id) {
+                self.started(id, vertex);
+                let source = matches!(vertex.op, Op::Image(_));
+                let outcome = if source {
+                    VertexOutcome::Done
+                } else {
+                    VertexOutcome::Cached
+                };
+                self.finished(id, outcome);
+            }
+        }
+    }
+
+    fn all(&self) -> Result<(), BuildError> {
+        std::thread::scope(|scope| {
+            let mut queue = self.lock();
+            loop {
+                if queue.failure.is_none() && self.cancel.is_cancelled() {
+                    queue.failure = Some(interrupted());
+                }
+                if queue.failure.is_some() {
+                    queue.waiting.clear();
+                } else {
+                    while queue.running < PARALLEL
+                        && let Some(ready) = queue.waiting.iter().position(|id| self.is_ready(*id))
+                    {
+                        let id = queue.waiting.remove(ready);
+                        queue.running += 1;
+                        scope.spawn(move || self.step(id));
+                    }
+                }
+                if queue.running == 0 {
+                    break;
+                }
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            match queue.failure.take() {
+                Some(failure) => Err(failure),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_ready(&self, id: VertexId) -> bool {
+        let done = |input: VertexId| {
+            let source = matches!(
+                self.inputs.definition.vertex(input).op,
+                Op::Image(_) | Op::Local(_)
+            );
+            source || self.results[input.0].get().is_some()
+        };
+        self.inputs.definition.inputs(id).all(done)
+    }
+
+    fn step(&self, id: VertexId) {
+        let vertex = self.inputs.definition.vertex(id);
+        self.started(id, vertex);
+        // A panic here must end the build and not leave it waiting.
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.solve(id, vertex)))
+            .unwrap_or_else(|_| Err(BuildError::message(format!("{}: internal error", vertex.name))))
+            .map_err(|error| error.at(vertex.location.clone()));
+        let mut queue = self.lock();
+        let outcome = match found {
+            Ok(Found::Cached(result)) => {
+                let _ = self.results[id.0].set(result);
+                VertexOutcome::Cached
+            }
+            Ok(Found::Made(result)) => {
+                let _ = self.results[id.0].set(result);
+                VertexOutcome::Done
+            }
+            Err(_) if queue.failure.is_some() || self.cancel.is_cancelled() => VertexOutcome::Canceled,
+            Err(error) => {
+                let message = error.to_string();
+                queue.failure = Some(error.of_vertex(self.inputs.definition.digest(id), &vertex.name));
+                // Twice: what else runs is of no use any more and gets no time to end.
+                self.cancel.cancel();
+                self.cancel.cancel();
+                VertexOutcome::Failed(message)
+            }
+        };
+        self.finished(id, outcome);
+        queue.running -= 1;
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    fn solve(&self, id: VertexId, vertex: &'a Vertex) -> Result<Found, BuildError> {
+        let key = &self.plan.definitions[id.0];
+        // With --no-cache every build does its own work.
+        let _lock = if vertex.no_cache {
+            None
+        } else {
+            let lock = self.wait_for_lock(key)?;
+            if let Some(result) = recorded(self.inputs, key)? {
+                return Ok(Found::Cached(result));
+            }
+            Some(lock)
+        };
+        let base = match vertex.base {
+            Some(base) => self.inputs.stack(base, |id| self.results[id.0].get())?,
+            None => Vec::new(),
+        };
+        let work = Work {
+            run: self,
+            id,
+            vertex,
+            key,
+            base,
+            began: Instant::now(),
+        };
+        match &vertex.op {
+            Op::Exec(op) => work.exec(op),
+            Op::Copy(op) => work.copy(op),
+            Op::Mkdir(op) => work.mkdir(op),
+            Op::Image(_) | Op::Local(_) => Err(BuildError::message(format!(
+                "{}: a source is not run",
+                vertex.name
+            ))),
+        }
+    }
+
+    fn wait_for_lock(&self, key: &Key) -> Result<rbuild_cache::KeyLock, BuildError> {
+        loop {
+            if let Some(lock) = self.inputs.store.try_lock_key(key).map_err(BuildError::new)? {
+                return Ok(lock);
+            }
+            if self.cancel.is_cancelled() {
+                return Err(interrupted());
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+
+    fn started(&self, id: VertexId, vertex: &Vertex) {
+        self.inputs.sink.emit(Event::Started {
+            vertex: self.inputs.definition.digest(id),
+            name: vertex.name.clone(),
+            location: vertex.location.clone(),
+            at: Instant::now(),
+        });
+    }
+
+    fn finished(&self, id: VertexId, outcome: VertexOutcome) {
+        self.inputs.sink.emit(Event::Finished {
+            vertex: self.inputs.definition.digest(id),
+            outcome,
+            at: Instant::now(),
+        });
+    }
+}
+
+fn interrupted() -> BuildError {
+    BuildError::message("the build was interrupted")
+}
+
+/// One vertex being solved.
+struct Work<'r, 'a> {
+    run: &'r Run<'a>,
+    id: VertexId,
+    vertex: &'a Vertex,
+    key: &'r Key,
+    base: Vec<LayerId>,
+    began: Instant,
+}
+
+impl Work<'_, '_> {
+    fn exec(&self, op: &ExecOp) -> Result<Found, BuildError> {
+        if !self.vertex.no_cache
+            && let Some(result) = self.same_input()?
+        {
+            return Ok(Found::Cached(result));
+        }
+        let executor = self
+            .run
+            .executor
+            .ok_or_else(|| BuildError::message("no sandbox was entered for RUN"))?;
+        let inputs = self.run.inputs;
+        let vertex = inputs.definition.digest(self.id);
+        let layer = exec::run(inputs, executor, self.run.cancel, &vertex, op, &self.base)?;
+        let seen = vec![("base".to_owned(), keys::layer_list(&self.base))];
+        self.record(layer, &[], seen).map(Found::Made)
+    }
+
+    /// A result of the same operation on a base with the same content, found by another definition
+    /// key: the early cut-off of design D4. Content is compared only when there is such a record.
+    fn same_input(&self) -> Result<Option<StepResult>, BuildError> {
+        let store = self.run.inputs.store;
+        let operation = &self.run.plan.operations[self.id.0];
+        let known = store.keys_of_op(operation).map_err(BuildError::new)?;
+        let mut content = None;
+        for key in known.iter().filter(|key| *key != self.key).take(CANDIDATES) {
+            let Some(record) = store.record(key).map_err(BuildError::new)? else {
+                continue;
+            };
+            let seen = record
+                .inputs
+                .iter()
+                .find(|(name, _)| name == "base")
+                .and_then(|(_, list)| keys::parse_layer_list(list));
+            let Some(seen) = seen.filter(|seen| seen.len() == self.base.len()) else {
+                continue;
+            };
+            if !store.layer_exists(&record.layer) {
+                continue;
+            }
+            let Some(theirs) = self.contents(&seen)? else {
+                continue;
+            };
+            if content.is_none() {
+                content = self.contents(&self.base)?;
+            }
+            if content.as_ref() == Some(&theirs) {
+                let result = StepResult {
+                    layer: record.layer.clone(),
+                    created: plan::seconds(record.created),
+                };
+                store.put_record(self.key, &record).map_err(BuildError::new)?;
+                return Ok(Some(result));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Content digests of layers; `None` when one of them is gone.
+    fn contents(&self, layers: &[LayerId]) -> Result<Option<Vec<rbuild_cache::ContentDigest>>, BuildError> {
+        let store = self.run.inputs.store;
+        if !layers.iter().all(|id| store.layer_exists(id)) {
+            return Ok(None);
+        }
+        let content = |id| store.layer(id).and_then(|layer| layer.content());
+        layers
+            .iter()
+            .map(content)
+            .collect::<Result<_, _>>()
+            .map(Some)
+            .map_err(BuildError::new)
+    }
+
+    fn copy(&self, op: &CopyOp) -> Result<Found, BuildError> {
+        let inputs = self.run.inputs;
+        let stage;
+        let source = match self
+            .vertex
+            .source
+            .map(|id| (id, &inputs.definition.vertex(id).op))
+        {
+            None => None,
+            Some((_, Op::Local(local))) => inputs.locals.get(&local.name).map(|tree| tree as &dyn Tree),
+            Some((id, _)) => {
+                let layers = inputs.stack(id, |id| self.run.results[id.0].get())?;
+                stage = inputs.view(&layers)?;
+                Some(&stage as &dyn Tree)
+            }
+        };
+        let fresh;
+        let selection: &Selection = match &self.run.plan.selections[self.id.0] {
+            Some(selection) => selection,
+            None => {
+                fresh = select::selection(op, source)?;
+                &fresh
+            }
+        };
+        let base = inputs.view(if op.link { &[] } else { &self.base })?;
+        let plan = copy::plan(op, selection, source, &base)?;
+        let content = keys::content(
+            &self.run.plan.operations[self.id.0],
+            Some(&selection.key()),
+            &plan.facts_key(),
+        );
+        if let Some(result) = self.by_content(&content)? {
+            return Ok(Found::Cached(result));
+        }
+        let mut builder = inputs.store.layer_builder().map_err(BuildError::new)?;
+        plan.write(source, &mut builder, self.time())?;
+        let layer = builder.commit().map_err(BuildError::new)?;
+        self.record(layer, &[content], Vec::new()).map(Found::Made)
+    }
+
+    fn mkdir(&self, op: &MkdirOp) -> Result<Found, BuildError> {
+        let inputs = self.run.inputs;
+        let base = inputs.view(&self.base)?;
+        let plan = mkdir::plan(op, &base)?;
+        let content = keys::content(&self.run.plan.operations[self.id.0], None, &plan.facts_key());
+        if let Some(result) = self.by_content(&content)? {
+            return Ok(Found::Cached(result));
+        }
+        let mut builder = inputs.store.layer_builder().map_err(BuildError::new)?;
+        plan.write(None, &mut builder, self.time())?;
+        let layer = builder.commit().map_err(BuildError::new)?;
+        self.record(layer, &[content], Vec::new()).map(Found::Made)
+    }
+
+    /// A result by content key; it is then known by the definition key too.
+    fn by_content(&self, content: &Key) -> Result<Option<StepResult>, BuildError> {
+        if self.vertex.no_cache {
+            return Ok(None);
+        }
+        let store = self.run.inputs.store;
+        let Some(result) = recorded(self.run.inputs, content)? else {
+            return Ok(None);
+        };
+        if let Some(record) = store.record(content).map_err(BuildError::new)? {
+            store.put_record(self.key, &record).map_err(BuildError::new)?;
+        }
+        Ok(Some(result))
+    }
+
+    /// Remembers a result under the definition key and under `more` keys.
+    fn record(
+        &self,
+        layer: LayerId,
+        more: &[Key],
+        seen: Vec<(String, String)>,
+    ) -> Result<StepResult, BuildError> {
+        let created = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let record = Record {
+            op: self.run.plan.operations[self.id.0],
+            layer: layer.clone(),
+            inputs: seen,
+            created,
+            duration_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        for key in more.iter().chain([self.key]) {
+            self.run
+                .inputs
+                .store
+                .put_record(key, &record)
+                .map_err(BuildError::new)?;
+        }
+        Ok(StepResult {
+            layer,
+            created: plan::seconds(created),
+        })
+    }
+
+    /// The time that created directories bear.
+    fn time(&self) -> Timestamp {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = Timestamp {
+            seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: now.subsec_nanos(),
+        };
+        match self.run.inputs.epoch {
+            Some(epoch) => now.min(Timestamp {
+                seconds: epoch,
+                nanoseconds: 0,
+            }),
+            None => now,
+        }
+    }
+}
