@@ -136,6 +136,16 @@ macro_rules! hex_text {
                 f.write_str(&self.hex())
             }
         }
+        impl FromStr for $type {
+            type Err = DigestError;
+            fn from_str(text: &str) -> Result<Self, DigestError> {
+                let fail = || DigestError {
+                    text: text.chars().take(100).collect(),
+                    reason: "it is not 64 lower-case hex digits",
+                };
+                parse_hex(text).map(Self).ok_or_else(fail)
+            }
+        }
         impl Serialize for $type {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -144,9 +154,7 @@ macro_rules! hex_text {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                parse_hex(&text)
-                    .map(Self)
-                    .ok_or_else(|| serde::de::Error::custom("not 64 lower-case hex digits"))
+                text.parse().map_err(serde::de::Error::custom)
             }
         }
     };

@@ -6,6 +6,7 @@
 
 pub mod blob;
 pub mod digest;
+mod directory;
 pub mod error;
 pub mod file_memory;
 pub mod gc;

@@ -1,29 +1,115 @@
-//! Locks between processes (and threads) that share a store.
+//! Locks between processes (and threads) that share a store: who works on a key, so that
+//! a step wanted twice at once runs once. The kernel lets go of them when a process dies.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use crate::digest::Key;
 use crate::error::StoreError;
-use crate::store::Store;
+use crate::store::{Inner, Store};
 
 /// Held by the one process (and thread) that works on a key. Dropping it lets the next one in.
-#[derive(Debug)]
 pub struct KeyLock {
     _file: File,
+    name: String,
+    store: Arc<Inner>,
+}
+
+impl std::fmt::Debug for KeyLock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("KeyLock").field(&self.name).finish()
+    }
+}
+
+impl Drop for KeyLock {
+    fn drop(&mut self) {
+        // While the lock is held: those who wait for this file find out that its name is gone.
+        let _ = self.store.locks.unlink(&self.name);
+    }
 }
 
 impl Store {
-    /// Waits until nobody else holds the lock of `key`, and takes it.
+    /// Waits until nobody else holds the lock of `key`, and takes it. A thread must not ask for a lock that it holds.
     pub fn lock_key(&self, key: &Key) -> Result<KeyLock, StoreError> {
-        let _ = key;
-        Err(StoreError::Busy {
-            others: String::new(),
-        })
+        loop {
+            if let Some(lock) = self.take(key, File::lock)? {
+                return Ok(lock);
+            }
+        }
     }
 
     /// As [`Store::lock_key`], but `None` at once when somebody holds it.
     pub fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
-        let _ = key;
-        Ok(None)
+        self.take(key, |file| match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => Err(std::io::ErrorKind::WouldBlock.into()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(()),
+        })
+    }
+
+    /// Takes the lock; `None` when somebody else has it, or had it and removed the file meanwhile.
+    fn take(
+        &self,
+        key: &Key,
+        lock: impl Fn(&File) -> std::io::Result<()>,
+    ) -> Result<Option<KeyLock>, StoreError> {
+        let locks = &self.0.locks;
+        let name = key.hex();
+        let fail = |error| StoreError::io("locking", locks.path_of(&name), error);
+        let file = locks.file(&name, OFlags::RDWR | OFlags::CREATE).map_err(fail)?;
+        match lock(&file) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(None),
+            Err(error) => return Err(fail(error)),
+        }
+        let inode = file.metadata().map_err(fail)?.ino();
+        if locks.stat(&name)?.is_none_or(|stat| stat.st_ino != inode) {
+            return Ok(None);
+        }
+        Ok(Some(KeyLock {
+            _file: file,
+            name,
+            store: Arc::clone(&self.0),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_and_nothing_left_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = Key([7; 32]);
+        let inside = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let store = Store::open(&directory.path().join("store")).unwrap();
+                    for _ in 0..200 {
+                        let lock = store.lock_key(&key).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        assert!(store.try_lock_key(&key).unwrap().is_none());
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        assert_eq!(store.0.locks.names().unwrap().len(), 0);
+        assert!(store.try_lock_key(&key).unwrap().is_some());
+        let (one, other) = (
+            store.lock_key(&key).unwrap(),
+            store.lock_key(&Key([8; 32])).unwrap(),
+        );
+        drop((one, other));
     }
 }

@@ -1,38 +1,104 @@
 //! The store directory: who may use it, where things lie in it, and how temporary things vanish.
+//!
+//! ```text
+//! oci-layout, index.json, blobs/sha256/   an OCI image layout; index.json holds the tags
+//! layers/<id>/                            the forms of a layer
+//! keys/v1/<key>, ops/v1/<op>              cache records, and which keys one operation has
+//! files/v1/<hash>                         digests of local files
+//! locks/<key>, index.lock, gc.lock        locks between processes
+//! tmp/<random>/                           what is being written
+//! ```
+//!
+//! Everything is written below `tmp/` and renamed, so a reader never sees half of anything, and a
+//! killed process leaves only directories in `tmp/` whose lock nobody holds.
+//!
+//! **Power loss.** Only `index.json` is synced: its loss would lose all tags. A blob or record that loses
+//! bytes is found out by its digest or checksum when it is read, and counts as missing from then on. That keeps
+//! the sync, which takes longer than a whole step, off the path of every step.
+//!
+//! **Descriptors.** The subdirectories are held open from the start. Files are moved between them by descriptor, or
+//! between two paths, and never from one to the other: after the process has moved to another mount
+//! namespace, the two lie on different mounts.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::{fs, io};
+
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 
 use crate::blob::BlobProvider;
+use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(pub(crate) Arc<Inner>);
 
-struct Inner {
-    root: PathBuf,
+/// The open directories of a store.
+pub(crate) struct Inner {
+    pub(crate) root: Directory,
+    pub(crate) blobs: Directory,
+    pub(crate) layers: Directory,
+    pub(crate) keys: Directory,
+    pub(crate) ops: Directory,
+    pub(crate) files: Directory,
+    pub(crate) locks: Directory,
+    pub(crate) tmp: Arc<Directory>,
+    /// Held shared as long as the store is open, exclusively by [`Store::prune`].
+    pub(crate) gc_lock: fs::File,
+    scratch: Mutex<Option<Arc<TempDir>>>,
+    scratch_names: AtomicU64,
     provider: RwLock<Option<Arc<dyn BlobProvider>>>,
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Store").field(&self.0.root).finish()
+        f.debug_tuple("Store").field(&self.root()).finish()
     }
 }
 
 impl Store {
-    /// Opens the store at `root`, which is created when there is none.
+    /// Opens the store at `root`, which is created when there is none. Waits while another process prunes it.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        Ok(Self(Arc::new(Inner {
-            root: root.to_owned(),
+        let root = open_root(root)?;
+        check_access(&root)?;
+        let versioned = |name: &str| root.ensure_child(name)?.ensure_child("v1");
+        let gc_lock = root
+            .file("gc.lock", OFlags::RDWR | OFlags::CREATE)
+            .map_err(|error| StoreError::io("opening", root.path_of("gc.lock"), error))?;
+        lock(&gc_lock, FlockOperation::LockShared)
+            .map_err(|e| StoreError::io("locking", root.path_of("gc.lock"), e))?;
+        let store = Self(Arc::new(Inner {
+            blobs: root.ensure_child("blobs")?.ensure_child("sha256")?,
+            layers: root.ensure_child("layers")?,
+            keys: versioned("keys")?,
+            ops: versioned("ops")?,
+            files: versioned("files")?,
+            locks: root.ensure_child("locks")?,
+            tmp: Arc::new(root.ensure_child("tmp")?),
+            root,
+            gc_lock,
+            scratch: Mutex::new(None),
+            scratch_names: AtomicU64::new(0),
             provider: RwLock::new(None),
-        })))
+        }));
+        if store.0.root.stat("oci-layout")?.is_none() {
+            store.replace_file(
+                &store.0.root,
+                "oci-layout",
+                br#"{"imageLayoutVersion":"1.0.0"}"#,
+                false,
+            )?;
+        }
+        Ok(store)
     }
 
     /// The directory, absolute and without symbolic links.
     pub fn root(&self) -> &Path {
-        &self.0.root
+        self.0.root.path()
     }
 
     /// Where missing blobs are fetched from.
@@ -51,14 +117,115 @@ impl Store {
 
     /// A new directory below `tmp/` that nobody sweeps while it is held.
     pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
-        Err(StoreError::Busy {
-            others: String::new(),
-        })
+        TempDir::new(Arc::clone(&self.0.tmp))
     }
 
-    /// Removes what killed processes left in `tmp/`. Call it inside the user namespace.
+    /// Removes what killed processes left in `tmp/`. Call it inside the user namespace. What cannot be
+    /// removed stays for the next time: garbage is no reason to fail a build.
     pub fn sweep_temporary(&self) -> Result<(), StoreError> {
+        let tmp = &self.0.tmp;
+        for name in tmp.text_names()? {
+            let Ok(directory) = tmp.child(&name) else {
+                let _ = tmp.unlink(&name);
+                continue;
+            };
+            if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && let Ok(name) = c_name(directory.path())
+            {
+                // The lock is held until everything is gone: whoever has just made the directory sees that afterwards.
+                let _ = remove_tree(rustix::fd::AsFd::as_fd(&**tmp), &name);
+            }
+        }
         Ok(())
+    }
+
+    /// Replaces the file `name` in `directory` by one with these bytes, in one step.
+    pub(crate) fn replace_file(
+        &self,
+        directory: &Directory,
+        name: &str,
+        bytes: &[u8],
+        sync: bool,
+    ) -> Result<(), StoreError> {
+        let (scratch, temporary) = self.scratch_name()?;
+        write_new(scratch.directory(), &temporary, bytes, sync)?;
+        scratch
+            .directory()
+            .rename(&temporary, directory, name)
+            .inspect_err(|_| {
+                let _ = scratch.directory().unlink(&temporary);
+            })?;
+        if sync { directory.sync() } else { Ok(()) }
+    }
+
+    /// A file name that nobody else uses, in a temporary directory of this process.
+    pub(crate) fn scratch_name(&self) -> Result<(Arc<TempDir>, String), StoreError> {
+        let mut scratch = self.0.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = match &*scratch {
+            Some(scratch) => Arc::clone(scratch),
+            None => Arc::clone(scratch.insert(Arc::new(self.temp_dir()?))),
+        };
+        Ok((
+            scratch,
+            self.0.scratch_names.fetch_add(1, Ordering::Relaxed).to_string(),
+        ))
+    }
+}
+
+/// Opens `path`, creating it readable by its owner only.
+fn open_root(path: &Path) -> Result<Directory, StoreError> {
+    let refused = |reason: &str| StoreError::Refused {
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let canonical = match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            created.and_then(|()| fs::canonicalize(path))
+        }
+        other => other,
+    };
+    let opened = canonical.and_then(|path| Directory::open(&path));
+    opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            refused("it, or something above it, is not a directory; move that away or choose another place with --root")
+        }
+        _ => StoreError::io("opening the store", path, error),
+    })
+}
+
+/// Whoever can write to the store decides what later builds contain, so nobody else may.
+fn check_access(root: &Directory) -> Result<(), StoreError> {
+    let stat = rustix::fs::fstat(root).map_err(|errno| StoreError::io("looking at", root.path(), errno))?;
+    let refused = |reason| {
+        Err(StoreError::Refused {
+            path: root.path().to_owned(),
+            reason,
+        })
+    };
+    let me = rustix::process::geteuid().as_raw();
+    if stat.st_uid != me {
+        let owner = stat.st_uid;
+        return refused(format!(
+            "it belongs to user {owner} and this process runs as user {me}; choose another place with --root"
+        ));
+    }
+    if stat.st_mode & 0o022 != 0 {
+        let path = root.path().display();
+        return refused(format!(
+            "other users can write to it; if nobody did, run: chmod go-w {path}"
+        ));
+    }
+    Ok(())
+}
+
+/// `flock` that goes on after a signal.
+pub(crate) fn lock(file: &fs::File, operation: FlockOperation) -> io::Result<()> {
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
     }
 }
 
@@ -66,18 +233,80 @@ impl Store {
 /// system of the store, so that things in it can be renamed into place.
 #[derive(Debug)]
 pub struct TempDir {
-    path: PathBuf,
+    /// Locked: that is what tells the directory of a living process from garbage.
+    directory: Directory,
+    parent: Arc<Directory>,
+    persisted: bool,
 }
 
 impl TempDir {
+    fn new(parent: Arc<Directory>) -> Result<Self, StoreError> {
+        loop {
+            let name = format!("{:016x}", u64::from_le_bytes(random(&parent)?));
+            match rustix::fs::mkdirat(&*parent, name.as_str(), rustix::fs::Mode::from_raw_mode(0o700)) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(StoreError::io("creating", parent.path_of(&name), errno)),
+            }
+            // A sweep that came between takes the lock or has removed the directory: then once more.
+            let directory = match parent.child(&name) {
+                Ok(directory) => directory,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(StoreError::io("opening", parent.path_of(&name), error)),
+            };
+            let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
+            match locked {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK | Errno::INTR) => continue,
+                Err(errno) => return Err(StoreError::io("locking", directory.path(), errno)),
+            }
+            if rustix::fs::fstat(&directory).is_ok_and(|stat| stat.st_nlink > 0) {
+                return Ok(Self {
+                    directory,
+                    parent,
+                    persisted: false,
+                });
+            }
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
     }
 
     /// Renames the directory itself to `to`, which must be inside the store and not exist (or be an empty directory).
-    pub fn persist(self, to: &Path) -> Result<(), StoreError> {
-        let _ = to;
+    pub fn persist(mut self, to: &Path) -> Result<(), StoreError> {
+        fs::rename(self.path(), to).map_err(|error| StoreError::io("renaming into place", to, error))?;
+        self.persisted = true;
         Ok(())
     }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if !self.persisted
+            && let Ok(name) = c_name(self.directory.path())
+        {
+            // What remains is swept later: the lock goes with the descriptor.
+            let _ = remove_tree(rustix::fd::AsFd::as_fd(&*self.parent), &name);
+        }
+    }
+}
+
+fn random<const N: usize>(parent: &Directory) -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(StoreError::io("naming a file in", parent.path(), errno)),
+        }
+    }
+    Ok(bytes)
 }
