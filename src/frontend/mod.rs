@@ -3,17 +3,35 @@
 //! Nothing is run and nothing is read here: base images are asked for through [`MetaResolver`], everything else is in
 //! the request. The same request with the same answers gives the same definition.
 
+mod args;
+mod base_image;
 pub mod changes;
+mod dispatch;
+mod env;
 pub mod image;
+mod onbuild;
+mod stage;
+mod text;
+mod warnings;
 
 use std::sync::Arc;
 
 use rbuild_parser::Dockerfile;
+use rbuild_parser::check::CheckOptions;
 
+use self::args::Arguments;
+use self::base_image::BaseImages;
+use self::dispatch::Lowering;
+use self::stage::StageTable;
+use self::warnings::Warnings;
 use crate::error::BuildError;
-use crate::graph::{Definition, ImageOp, Location, NetworkMode, Platform, VertexId};
+use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, VertexId};
+use crate::registry::Reference;
 
 pub use image::{BuildTime, FinishedLayer, ImageDraft};
+
+/// Name of the build context among local directories.
+pub const CONTEXT: &str = "context";
 
 /// Finds base images.
 pub trait MetaResolver: Sync {
@@ -95,18 +113,122 @@ pub struct Lowered {
 impl Lowered {
     /// Whether a step reads files of the local directory `name` (`context`).
     pub fn reads_local(&self, name: &str) -> bool {
-        use crate::graph::Op;
         self.definition
             .ids()
             .any(|id| matches!(&self.definition.vertex(id).op, Op::Local(local) if local.name == name))
     }
 }
 
+impl BuildRequest {
+    /// Builds the last stage of `dockerfile` for this machine, with nothing else said.
+    pub fn of(dockerfile: Dockerfile, file: Arc<str>) -> Self {
+        Self {
+            dockerfile,
+            file,
+            build_args: Vec::new(),
+            target: None,
+            platform: None,
+            labels: Vec::new(),
+            no_cache: false,
+            no_cache_filter: Vec::new(),
+            network: NetworkMode::Default,
+            add_hosts: Vec::new(),
+            hostname: None,
+            source_date_epoch: None,
+        }
+    }
+
+    /// What `# check=` or the build argument that overrides it says (spec L18, A11).
+    fn check_options(&self) -> Result<CheckOptions, BuildError> {
+        let given = self.build_args.iter().rev().find(|(key, _)| key == "BUILDKIT_DOCKERFILE_CHECK");
+        let text = given.and_then(|(_, value)| value.as_ref()).or(self.dockerfile.directives.check.as_ref());
+        let options = text.map(|text| CheckOptions::parse(text)).transpose();
+        options.map(Option::unwrap_or_default).map_err(|error| {
+            BuildError::new(anyhow::Error::new(error).context("failed to parse check options"))
+        })
+    }
+
+    /// Refuses frontends that this program is not (spec L17).
+    fn check_syntax(&self) -> Result<(), BuildError> {
+        let given = self.build_args.iter().rev().find(|(key, _)| key == "BUILDKIT_SYNTAX");
+        let syntax = given.and_then(|(_, value)| value.as_ref()).or(self.dockerfile.directives.syntax.as_ref());
+        let Some(syntax) = syntax else { return Ok(()) };
+        let name = syntax.split_whitespace().next().unwrap_or_default();
+        let repository = Reference::parse(name).map(|reference| reference.repository().to_owned());
+        let known = |repository: &str| {
+            let last_two: Vec<&str> = repository.rsplit('/').take(2).collect();
+            matches!(last_two.as_slice(), ["dockerfile" | "dockerfile-upstream", "docker"])
+        };
+        if name == "dockerfile.v0" || repository.is_ok_and(|repository| known(&repository)) {
+            return Ok(());
+        }
+        Err(BuildError::message(format!("the Dockerfile asks for the frontend {name:?}, which cannot be run"))
+            .hint(Some("remove the syntax line, or use docker/dockerfile:1".to_owned())))
+    }
+}
+
 /// Lowers `request.dockerfile` for one platform.
 pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowered, BuildError> {
-    let _ = resolver;
-    Err(BuildError::message(format!(
-        "lowering {} is not possible yet",
-        request.file
-    )))
+    let mut warnings = Warnings::new(Arc::clone(&request.file), request.check_options()?);
+    request.check_syntax()?;
+    for diagnostic in &request.dockerfile.warnings {
+        warnings.push(Warning {
+            rule: diagnostic.code,
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
+            location: Some(warnings.location(diagnostic.span)),
+        });
+    }
+    let target_platform = request.platform.clone().unwrap_or_else(Platform::host);
+    let arguments = Arguments::evaluate(request, &target_platform, &mut warnings)?;
+    let mut table = StageTable::plan(request, &arguments, &mut warnings)?;
+    let target = table.target(request.target.as_deref())?;
+    table.check_filters(&request.no_cache_filter, &mut warnings);
+
+    // A trigger of a base image may name stages and images that were not needed before.
+    let mut images = BaseImages::default();
+    let mut fired = vec![false; table.stages.len()];
+    let needed = loop {
+        let needed = table.reachable(target);
+        images.resolve(&table, &needed, &target_platform, resolver)?;
+        let escape = request.dockerfile.directives.escape;
+        if !onbuild::fire(&mut table, &needed, &mut fired, &images, &target_platform, escape)? {
+            break needed;
+        }
+    };
+
+    let mut definition = Definition::default();
+    let mut lowering = Lowering {
+        request,
+        arguments: &arguments,
+        table: &table,
+        images: &images,
+        target_platform: &target_platform,
+        definition: &mut definition,
+        warnings: &mut warnings,
+    };
+    let mut states = lowering.stages(&needed)?;
+    let Some(state) = states.get_mut(target).and_then(Option::take) else {
+        return Err(BuildError::message("the target stage was not lowered"));
+    };
+    arguments.warn_unused(request, &table.argument_names(), &mut warnings);
+
+    let mut image = state.image;
+    image.config_mut().labels.extend(request.labels.iter().cloned());
+    match &request.platform {
+        Some(platform) => image.set_platform(platform),
+        None => image.normalise_platform(),
+    }
+    Ok(Lowered {
+        platform: image.platform(),
+        definition,
+        result: state.root,
+        image,
+        target: table.display_name(target),
+        source_date_epoch: arguments.epoch,
+        warnings: warnings.finish()?,
+    })
 }
+
+#[cfg(test)]
+mod tests;

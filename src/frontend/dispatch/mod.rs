@@ -1,0 +1,387 @@
+//! Lowers the instructions of one stage after the other: each changes the stage's state, and may add a vertex.
+
+mod arg;
+mod command;
+mod copy;
+mod env;
+mod expose;
+mod healthcheck;
+mod metadata;
+mod run;
+mod workdir;
+
+use rbuild_parser::expand::Expander;
+use rbuild_parser::suggest::nearest;
+use rbuild_parser::{Instruction, Spanned};
+
+use super::args::Arguments;
+use super::base_image::{BaseImage, BaseImages};
+use super::env::Env;
+use super::image::ImageDraft;
+use super::stage::{Base, Command, CopyFrom, StageTable};
+use super::text::shown_with;
+use super::warnings::Warnings;
+use super::{BuildRequest, Warning};
+use crate::error::BuildError;
+use crate::graph::{Definition, ImageOp, Location, Op, Platform, Vertex, VertexId};
+
+/// What all stages share.
+#[derive(Debug)]
+pub(super) struct Lowering<'a> {
+    pub(super) request: &'a BuildRequest,
+    pub(super) arguments: &'a Arguments,
+    pub(super) table: &'a StageTable,
+    pub(super) images: &'a BaseImages,
+    pub(super) target_platform: &'a Platform,
+    pub(super) definition: &'a mut Definition,
+    pub(super) warnings: &'a mut Warnings,
+}
+
+/// What the instructions of a stage have made so far; a stage that is built from it begins with a copy.
+#[derive(Debug, Clone)]
+pub(super) struct StageState {
+    /// The root file system; `None` while it is empty.
+    pub(super) root: Option<VertexId>,
+    pub(super) image: ImageDraft,
+    pub(super) platform: Platform,
+    env: Env,
+    /// ARGs declared so far, with repetitions.
+    declared: Vec<(String, Option<String>)>,
+    workdir_set: bool,
+    cmd: Option<Location>,
+    entrypoint: Option<Location>,
+    healthcheck: Option<Location>,
+}
+
+impl StageState {
+    /// The state of a stage before its first instruction, `root` being its layers.
+    pub(super) fn new(image: ImageDraft, platform: Platform, root: Option<VertexId>) -> Self {
+        let mut state = Self {
+            root,
+            env: Env::from_entries(&image.config().env),
+            image,
+            platform,
+            declared: Vec::new(),
+            workdir_set: false,
+            cmd: None,
+            entrypoint: None,
+            healthcheck: None,
+        };
+        let config = state.image.config_mut();
+        if !config.working_dir.is_empty() {
+            config.working_dir = workdir::resolved("/", &config.working_dir);
+        }
+        state
+    }
+
+    /// What a stage built from this one begins with.
+    fn child(&self) -> Self {
+        let mut state = self.clone();
+        state.image.config_mut().on_build.clear();
+        (state.cmd, state.entrypoint, state.healthcheck) = (None, None, None);
+        state
+    }
+
+    fn working_dir(&self) -> &str {
+        match self.image.config().working_dir.as_str() {
+            "" => "/",
+            dir => dir,
+        }
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowers the needed stages in order and gives the state of each at its end.
+    pub(super) fn stages(&mut self, needed: &[bool]) -> Result<Vec<Option<StageState>>, BuildError> {
+        let mut states: Vec<Option<StageState>> = Vec::with_capacity(needed.len());
+        for (index, needed) in needed.iter().enumerate() {
+            let state = if *needed { Some(self.stage(index, &states)?) } else { None };
+            states.push(state);
+        }
+        Ok(states)
+    }
+
+    fn stage(&mut self, index: usize, states: &[Option<StageState>]) -> Result<StageState, BuildError> {
+        let table = self.table;
+        let stage = &table.stages[index];
+        let mut steps = Steps::new(table, index);
+        let state = match &stage.base {
+            Base::Scratch => {
+                let platform = self.target_platform.clone();
+                StageState::new(ImageDraft::scratch(&platform), platform, None)
+            }
+            Base::Stage(base) => match states.get(*base) {
+                Some(Some(state)) => state.child(),
+                _ => return Err(BuildError::message(format!("stage {:?} was not lowered", stage.image))),
+            },
+            Base::Image(reference) => {
+                let platform = stage.platform.as_ref().unwrap_or(self.target_platform).clone();
+                let image = self.image(reference, &platform)?;
+                let offered = image.file.platform();
+                if !image.file.os.is_empty() && !platform.accepts(&offered) {
+                    let message = format!(
+                        "Base image {reference} was pulled with platform \"{offered}\", expected \"{platform}\" for current build"
+                    );
+                    self.warnings.rule("InvalidBaseImagePlatform", &stage.location, message);
+                }
+                let draft = ImageDraft::from_base(image.file.clone(), &image.meta.op);
+                let name = steps.next(false, &format!("FROM {}", pinned(&image.meta.op)));
+                let root = self.image_vertex(&image.meta.op, name, &stage.location, &platform);
+                StageState::new(draft, platform, root)
+            }
+        };
+        let no_cache = self.request.no_cache || self.is_filtered(index);
+        let mut lowering = StageLowering { shared: self, index, state, steps, no_cache, states };
+        for command in &stage.commands {
+            lowering
+                .dispatch(command)
+                .map_err(|error| error.at(Some(command.location.clone())))?;
+        }
+        Ok(lowering.state)
+    }
+
+    fn image(&self, reference: &str, platform: &Platform) -> Result<&'a BaseImage, BuildError> {
+        let images = self.images;
+        images.get(reference, platform).ok_or_else(|| {
+            BuildError::message(format!("{reference}: the image was not resolved for {platform}"))
+        })
+    }
+
+    /// The layers of an image; `None` when it has none (spec F10).
+    fn image_vertex(
+        &mut self,
+        op: &ImageOp,
+        name: String,
+        location: &Location,
+        platform: &Platform,
+    ) -> Option<VertexId> {
+        if op.layers.is_empty() {
+            return None;
+        }
+        Some(self.definition.add(Vertex {
+            op: Op::Image(op.clone()),
+            base: None,
+            source: None,
+            name,
+            location: Some(location.clone()),
+            no_cache: false,
+            platform: platform.clone(),
+        }))
+    }
+
+    fn is_filtered(&self, index: usize) -> bool {
+        let names = &self.request.no_cache_filter;
+        names.iter().any(|name| name.eq_ignore_ascii_case(&self.table.display_name(index)))
+    }
+}
+
+/// Numbers the steps of a stage as the progress output shows them.
+#[derive(Debug)]
+pub(super) struct Steps {
+    stage: String,
+    index: usize,
+    total: usize,
+}
+
+impl Steps {
+    fn new(table: &StageTable, index: usize) -> Self {
+        let stage = &table.stages[index];
+        let steps = stage.commands.iter().filter(|command| {
+            use Instruction::{Add, Copy, Run, Workdir};
+            matches!(command.instruction.value, Add(_) | Copy(_) | Run(_) | Workdir(_))
+        });
+        Self {
+            stage: if table.stages.len() > 1 { table.display_name(index) + " " } else { String::new() },
+            index: 0,
+            total: steps.count() + usize::from(matches!(stage.base, Base::Image(_))),
+        }
+    }
+
+    /// `[stage 2/5] RUN make`
+    fn next(&mut self, is_trigger: bool, text: &str) -> String {
+        self.index += 1;
+        let width = self.total.to_string().len();
+        let trigger = if is_trigger { "ONBUILD " } else { "" };
+        format!("[{}{:width$}/{}] {trigger}{text}", self.stage, self.index, self.total)
+    }
+}
+
+/// One stage while it is lowered.
+#[derive(Debug)]
+pub(super) struct StageLowering<'s, 'a> {
+    shared: &'s mut Lowering<'a>,
+    index: usize,
+    state: StageState,
+    steps: Steps,
+    no_cache: bool,
+    states: &'s [Option<StageState>],
+}
+
+impl<'s, 'a> StageLowering<'s, 'a> {
+    /// A stage outside of a Dockerfile, for changes to a config.
+    pub(super) fn detached(shared: &'s mut Lowering<'a>, state: StageState) -> Self {
+        let steps = Steps { stage: String::new(), index: 0, total: 0 };
+        Self { shared, index: 0, state, steps, no_cache: false, states: &[] }
+    }
+
+    /// Applies an instruction that only changes the config; the others are not allowed here.
+    pub(super) fn apply_metadata(
+        mut self,
+        instruction: &Spanned<Instruction>,
+        location: &Location,
+    ) -> Result<StageState, BuildError> {
+        if let Instruction::Workdir(path) = &instruction.value {
+            workdir::enter(&mut self, path, location)?;
+        } else if !self.metadata(&instruction.value, location)? {
+            let keyword = instruction.value.keyword();
+            return Err(BuildError::message(format!("{keyword} is not a valid change command")));
+        }
+        Ok(self.state)
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Result<(), BuildError> {
+        match &command.instruction.value {
+            Instruction::Add(add) => copy::add(self, command, add),
+            Instruction::Arg(arg) => arg::arg(self, arg, &command.location),
+            Instruction::Copy(copy) => copy::copy(self, command, copy),
+            Instruction::Run(run) => run::run(self, command, run),
+            Instruction::Workdir(path) => workdir::workdir(self, command, path),
+            instruction => self.metadata(instruction, &command.location).map(|_| ()),
+        }
+    }
+
+    /// Lowers an instruction that changes nothing but the config; `false` for the others.
+    fn metadata(&mut self, instruction: &Instruction, location: &Location) -> Result<bool, BuildError> {
+        match instruction {
+            Instruction::Cmd(cmd) => command::cmd(self, cmd, location),
+            Instruction::Entrypoint(entrypoint) => command::entrypoint(self, entrypoint, location),
+            Instruction::Env(pairs) => env::env(self, pairs, location)?,
+            Instruction::Expose(ports) => expose::expose(self, ports, location)?,
+            Instruction::Healthcheck(check) => healthcheck::healthcheck(self, check, location),
+            Instruction::Label(pairs) => env::label(self, pairs, location)?,
+            Instruction::Maintainer(name) => metadata::maintainer(self, name),
+            Instruction::Onbuild(trigger) => metadata::onbuild(self, trigger),
+            Instruction::Shell(shell) => command::shell(self, shell),
+            Instruction::Stopsignal(signal) => metadata::stopsignal(self, signal, location)?,
+            Instruction::User(user) => metadata::user(self, user, location)?,
+            Instruction::Volume(paths) => metadata::volume(self, paths, location)?,
+            Instruction::Add(_)
+            | Instruction::Arg(_)
+            | Instruction::Copy(_)
+            | Instruction::Run(_)
+            | Instruction::Workdir(_) => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn expander(&self) -> Expander {
+        Expander::new(self.shared.request.dockerfile.directives.escape)
+    }
+
+    /// Expands one word with the variables as they are now.
+    fn expand(&mut self, word: &str, location: &Location) -> Result<String, BuildError> {
+        let expansion = self
+            .expander()
+            .word(word, &|name| self.state.env.get(name).map(str::to_owned))
+            .map_err(BuildError::new)?;
+        self.warn_undefined(&expansion.undefined, location);
+        Ok(expansion.text)
+    }
+
+    /// Warns of variables that are neither set nor declared (spec X15).
+    fn warn_undefined(&mut self, names: &[String], location: &Location) {
+        for name in names {
+            if self.state.declared.iter().any(|(declared, _)| declared == name) {
+                continue;
+            }
+            let help = nearest(name, self.state.env.keys()).map(|near| format!("did you mean ${near}?"));
+            self.shared.warnings.push(Warning {
+                rule: "UndefinedVar",
+                message: format!("Usage of undefined variable '${name}'"),
+                help,
+                location: Some(location.clone()),
+            });
+        }
+    }
+
+    /// Warns when an instruction of which only the last counts is there again; the place is that of the earlier one.
+    fn warn_repeated(&mut self, keyword: &str, earlier: Option<Location>) {
+        if let Some(earlier) = earlier {
+            let message = format!(
+                "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
+            );
+            self.shared.warnings.rule("MultipleInstructionsDisallowed", &earlier, message);
+        }
+    }
+
+    /// Adds an entry for an instruction without a layer.
+    fn record(&mut self, created_by: String) {
+        self.state.image.record(created_by, None);
+    }
+
+    /// Adds the vertex of a layer on the stage's root, and its entry in the history.
+    fn add_layer(&mut self, op: Op, source: Option<VertexId>, name: String, location: &Location, created_by: String) {
+        let id = self.shared.definition.add(Vertex {
+            op,
+            base: self.state.root,
+            source,
+            name,
+            location: Some(location.clone()),
+            no_cache: self.no_cache,
+            platform: self.state.platform.clone(),
+        });
+        self.state.root = Some(id);
+        self.state.image.record(created_by, Some(id));
+    }
+
+    /// The name of the next step: the instruction's text with variables shown by their values.
+    fn step_name(&mut self, command: &Command, suffix: &str) -> String {
+        let text = shown_with(&self.state.env, &command.instruction.text);
+        let text = match text.split_once(|c: char| c.is_ascii_whitespace()) {
+            Some((keyword, rest)) => format!("{} {}", keyword.to_ascii_uppercase(), rest.trim_start()),
+            None => text.to_ascii_uppercase(),
+        };
+        self.steps.next(command.is_trigger, &format!("{text}{suffix}"))
+    }
+
+    /// What a COPY reads: `None` for nothing at all.
+    fn copy_source(&mut self, command: &Command) -> Result<Option<VertexId>, BuildError> {
+        match &command.from {
+            None => Ok(Some(self.shared.definition.add(Vertex {
+                op: Op::Local(crate::graph::LocalOp { name: super::CONTEXT.to_owned() }),
+                base: None,
+                source: None,
+                name: "[internal] load build context".to_owned(),
+                location: None,
+                no_cache: false,
+                platform: Platform::host(),
+            }))),
+            Some(CopyFrom::Scratch) => Ok(None),
+            Some(CopyFrom::Stage(stage)) => match self.states.get(*stage) {
+                Some(Some(state)) => Ok(state.root),
+                _ => {
+                    let (other, this) =
+                        (self.shared.table.display_name(*stage), self.shared.table.display_name(self.index));
+                    Err(BuildError::message(format!(
+                        "cannot copy from stage {other:?}, it needs to be defined before current stage {this:?}"
+                    )))
+                }
+            },
+            Some(CopyFrom::Image(reference)) => {
+                let platform = self.shared.target_platform.clone();
+                let op = self.shared.image(reference, &platform)?.meta.op.clone();
+                let name = format!("FROM {}", pinned(&op));
+                Ok(self.shared.image_vertex(&op, name, &command.location, &platform))
+            }
+        }
+    }
+}
+
+/// The reference with the digest that it was resolved to.
+fn pinned(op: &ImageOp) -> String {
+    if op.reference.contains('@') {
+        op.reference.clone()
+    } else {
+        format!("{}@{}", op.reference, op.manifest)
+    }
+}

@@ -1,0 +1,127 @@
+//! RUN (spec 3.3, L58, L59).
+
+use rbuild_parser::mount::Mount;
+use rbuild_parser::{Command as CommandLine, Heredoc, Run};
+
+use super::StageLowering;
+use crate::error::BuildError;
+use crate::frontend::stage::Command;
+use crate::frontend::text::summary;
+use crate::graph::{ExecOp, InlineFile, NetworkMode, Op};
+
+/// Where a script with its own interpreter is shown to the process.
+const SCRIPTS: &str = "/dev/pipes";
+
+/// Runs a process whose changes are one layer.
+pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Result<(), BuildError> {
+    refuse_unsupported(stage, command, run)?;
+    let shell = stage.state.image.config().shell_or_default();
+    let (args, script) = command_line(run, shell)?;
+    if args.is_empty() {
+        return Err(BuildError::message("RUN has nothing to run").hint(Some("give a command".to_owned())));
+    }
+    let network = match run.network.as_deref() {
+        Some("none") => NetworkMode::None,
+        Some("host") => NetworkMode::Host,
+        _ => stage.shared.request.network,
+    };
+    let suffix = lone_heredoc(run).map(|heredoc| format!(" ({})", summary(&heredoc.body)));
+    let name = stage.step_name(command, &suffix.unwrap_or_default());
+    let created_by = format!("RUN {}{} # buildkit", arguments(stage), args.join(" "));
+    let op = ExecOp {
+        args,
+        env: stage.state.env.to_entries(),
+        proxy_env: stage.shared.arguments.proxy_env(),
+        cwd: stage.state.working_dir().to_owned(),
+        user: stage.state.image.config().user.clone(),
+        network,
+        insecure: run.security.as_deref() == Some("insecure"),
+        hostname: stage.shared.arguments.hostname(stage.shared.request),
+        extra_hosts: stage.shared.request.add_hosts.clone(),
+        script,
+        platform: stage.state.platform.clone(),
+    };
+    stage.add_layer(Op::Exec(Box::new(op)), None, name, &command.location, created_by);
+    Ok(())
+}
+
+/// The argument vector, and the script that it names.
+fn command_line(run: &Run, shell: Vec<String>) -> Result<(Vec<String>, Option<InlineFile>), BuildError> {
+    let text = match &run.command {
+        CommandLine::Exec(args) => return Ok((args.clone(), None)),
+        CommandLine::Shell(text) => text,
+    };
+    let text = match lone_heredoc(run) {
+        // The kernel starts the interpreter, so the image needs no shell.
+        Some(heredoc) if heredoc.body.starts_with("#!") => {
+            let script = InlineFile { name: script_path(heredoc)?, data: heredoc.body.clone() };
+            return Ok((vec![script.name.clone()], Some(script)));
+        }
+        Some(heredoc) => heredoc.body.clone(),
+        // The shell reads the heredocs itself.
+        None => run.heredocs.iter().fold(text.clone(), |text, heredoc| {
+            text + "\n" + &heredoc.body + &heredoc.name
+        }),
+    };
+    let mut args = shell;
+    args.push(text);
+    Ok((args, None))
+}
+
+/// The heredoc that is the whole command.
+fn lone_heredoc(run: &Run) -> Option<&Heredoc> {
+    match (&run.command, run.heredocs.as_slice()) {
+        (CommandLine::Shell(text), [heredoc]) if text.trim().is_empty() => Some(heredoc),
+        _ => None,
+    }
+}
+
+fn script_path(heredoc: &Heredoc) -> Result<String, BuildError> {
+    if heredoc.name.contains('/') || matches!(heredoc.name.as_str(), "" | "." | "..") {
+        return Err(BuildError::message(format!("{:?} is no name for a script", heredoc.name)));
+    }
+    Ok(format!("{SCRIPTS}/{}", heredoc.name))
+}
+
+/// `|2 A=1 B=2 `: every ARG declared so far, once, with the value that the process sees (spec 5.2).
+fn arguments(stage: &StageLowering) -> String {
+    let mut values: Vec<(&str, &str)> = Vec::new();
+    for (key, declared) in &stage.state.declared {
+        let value = stage.state.env.get(key).or(declared.as_deref()).unwrap_or_default();
+        match values.iter_mut().find(|(name, _)| name == key) {
+            Some((_, known)) => *known = value,
+            None => values.push((key, value)),
+        }
+    }
+    if values.is_empty() {
+        return String::new();
+    }
+    let texts: String = values.iter().map(|(key, value)| format!("{key}={value} ")).collect();
+    format!("|{} {texts}", values.len())
+}
+
+/// Mounts and devices are checked as if they could be used, so that a wrong one is told first.
+fn refuse_unsupported(stage: &mut StageLowering, command: &Command, run: &Run) -> Result<(), BuildError> {
+    for csv in &run.mounts {
+        let mut undefined = Vec::new();
+        let expander = stage.expander();
+        let mount = Mount::parse(csv, &mut |word| {
+            let expansion = expander.word(word, &|name| stage.state.env.get(name).map(str::to_owned))?;
+            undefined.extend(expansion.undefined);
+            Ok(expansion.text)
+        });
+        stage.warn_undefined(&undefined, &command.location);
+        mount.map_err(|error| {
+            let hint = error.suggestion.as_ref().map(|near| format!("did you mean {near}?"));
+            BuildError::new(error).hint(hint)
+        })?;
+    }
+    if let Some(csv) = run.mounts.first() {
+        return Err(BuildError::message(format!("RUN --mount={csv} is not supported yet"))
+            .hint(Some("copy the files with COPY or fetch them in the RUN itself".to_owned())));
+    }
+    if let Some(device) = run.devices.first() {
+        return Err(BuildError::message(format!("RUN --device={device} is not supported yet")));
+    }
+    Ok(())
+}

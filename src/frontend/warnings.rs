@@ -1,0 +1,65 @@
+//! Collects what is doubtful, and knows how lines of the Dockerfile become places.
+
+use std::sync::Arc;
+
+use rbuild_parser::Span;
+use rbuild_parser::check::CheckOptions;
+
+use super::Warning;
+use crate::error::BuildError;
+use crate::graph::Location;
+
+/// The warnings of one lowering.
+#[derive(Debug)]
+pub(super) struct Warnings {
+    file: Arc<str>,
+    options: CheckOptions,
+    list: Vec<Warning>,
+}
+
+impl Warnings {
+    pub(super) fn new(file: Arc<str>, options: CheckOptions) -> Self {
+        Self { file, options, list: Vec::new() }
+    }
+
+    /// The lines of `span` as a place in the file.
+    pub(super) fn location(&self, span: Span) -> Location {
+        Location {
+            file: Arc::clone(&self.file),
+            start: span.start_line,
+            end: span.end_line,
+        }
+    }
+
+    /// Adds a warning unless its rule is skipped or it was given before (an instruction that is lowered once per use).
+    pub(super) fn push(&mut self, warning: Warning) {
+        let skipped = !warning.rule.is_empty() && self.options.skip.contains(warning.rule);
+        if !skipped && !self.list.contains(&warning) {
+            self.list.push(warning);
+        }
+    }
+
+    /// Adds the warning of a rule.
+    pub(super) fn rule(&mut self, rule: &'static str, location: &Location, message: String) {
+        self.push(Warning {
+            rule,
+            message,
+            help: None,
+            location: Some(location.clone()),
+        });
+    }
+
+    /// All of them, or the failure that `# check=error=true` makes of them.
+    pub(super) fn finish(self) -> Result<Vec<Warning>, BuildError> {
+        let mut rules: Vec<&str> = self.list.iter().map(|warning| warning.rule).filter(|rule| !rule.is_empty()).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        if self.options.error && !rules.is_empty() {
+            let first = self.list.iter().find(|warning| !warning.rule.is_empty());
+            return Err(BuildError::message(format!("lint violation found for rules: {}", rules.join(", ")))
+                .at(first.and_then(|warning| warning.location.clone()))
+                .hint(first.map(|warning| warning.message.clone())));
+        }
+        Ok(self.list)
+    }
+}
