@@ -75,7 +75,12 @@ impl Arguments {
             }
         }
         let epoch = epoch(given.get(SOURCE_DATE_EPOCH).or(global.get(SOURCE_DATE_EPOCH)))?;
-        Ok(Self { given, global, declared, epoch })
+        Ok(Self {
+            given,
+            global,
+            declared,
+            epoch,
+        })
     }
 
     /// The value of `--build-arg key=`.
@@ -102,7 +107,12 @@ impl Arguments {
     pub(super) fn proxy_env(&self) -> Vec<String> {
         let mut entries = Vec::new();
         for name in PROXIES {
-            let given = self.given.0.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            let given = self
+                .given
+                .0
+                .iter()
+                .rev()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name));
             if let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) {
                 entries.push(format!("{name}={value}"));
                 entries.push(format!("{}={value}", name.to_ascii_lowercase()));
@@ -114,11 +124,19 @@ impl Arguments {
     /// Host name of RUN.
     pub(super) fn hostname(&self, request: &BuildRequest) -> String {
         let given = request.hostname.as_deref().or(self.given(SANDBOX_HOSTNAME));
-        given.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_HOSTNAME).to_owned()
+        given
+            .filter(|name| !name.is_empty())
+            .unwrap_or(DEFAULT_HOSTNAME)
+            .to_owned()
     }
 
     /// Warns of build arguments that no ARG of the Dockerfile names (spec A6).
-    pub(super) fn warn_unused(&self, request: &BuildRequest, named: &BTreeSet<String>, warnings: &mut Warnings) {
+    pub(super) fn warn_unused(
+        &self,
+        request: &BuildRequest,
+        named: &BTreeSet<String>,
+        warnings: &mut Warnings,
+    ) {
         for (key, _) in &request.build_args {
             let known = self.declared.contains(key)
                 || named.contains(key)
@@ -133,7 +151,9 @@ impl Arguments {
                 };
                 warnings.push(Warning {
                     rule: "",
-                    message: format!("build argument {key} was not used: the Dockerfile has no ARG of that name"),
+                    message: format!(
+                        "build argument {key} was not used: the Dockerfile has no ARG of that name"
+                    ),
                     help: Some(help),
                     location: None,
                 });
@@ -158,7 +178,11 @@ fn predefined(request: &BuildRequest, target: &Platform) -> Env {
         env.set(&format!("{prefix}VARIANT"), &platform.variant);
     }
     let last = || request.dockerfile.stages.last()?.from.value.name.clone();
-    let stage = request.target.clone().or_else(last).filter(|name| !name.is_empty());
+    let stage = request
+        .target
+        .clone()
+        .or_else(last)
+        .filter(|name| !name.is_empty());
     env.set("TARGETSTAGE", stage.as_deref().unwrap_or("default"));
     env
 }
@@ -167,8 +191,12 @@ fn epoch(text: Option<&str>) -> Result<Option<i64>, BuildError> {
     match text.map(str::trim) {
         None | Some("") => Ok(None),
         Some(text) => text.parse().map(Some).map_err(|_| {
-            BuildError::message(format!("invalid SOURCE_DATE_EPOCH {text:?}: it is no number of seconds"))
-                .hint(Some("give the seconds since 1970-01-01, for example $(git log -1 --pretty=%ct)".to_owned()))
+            BuildError::message(format!(
+                "invalid SOURCE_DATE_EPOCH {text:?}: it is no number of seconds"
+            ))
+            .hint(Some(
+                "give the seconds since 1970-01-01, for example $(git log -1 --pretty=%ct)".to_owned(),
+            ))
         }),
     }
 }

@@ -33,14 +33,20 @@ impl BaseImages {
     ) -> Result<(), BuildError> {
         let mut wanted: Vec<(String, Platform, Location)> = Vec::new();
         let mut want = |reference: &str, platform: &Platform, location: &Location| {
-            let asked = wanted.iter().any(|(known, on, _)| known == reference && on == platform);
+            let asked = wanted
+                .iter()
+                .any(|(known, on, _)| known == reference && on == platform);
             if !asked && self.get(reference, platform).is_none() {
                 wanted.push((reference.to_owned(), platform.clone(), location.clone()));
             }
         };
         for (stage, _) in table.stages.iter().zip(needed).filter(|(_, needed)| **needed) {
             if let Base::Image(reference) = &stage.base {
-                want(reference, stage.platform.as_ref().unwrap_or(target_platform), &stage.location);
+                want(
+                    reference,
+                    stage.platform.as_ref().unwrap_or(target_platform),
+                    &stage.location,
+                );
             }
             for command in &stage.commands {
                 if let Some(CopyFrom::Image(reference)) = &command.from {
@@ -57,12 +63,15 @@ impl BaseImages {
                 threads
                     .into_iter()
                     .map(|thread| {
-                        thread.join().unwrap_or_else(|_| Err(BuildError::message("the search for a base image broke off")))
+                        thread.join().unwrap_or_else(|_| {
+                            Err(BuildError::message("the search for a base image broke off"))
+                        })
                     })
                     .collect()
             });
             for ((reference, platform, location), answer) in some.iter().zip(answers) {
-                let image = answer.map_err(|error| error.at(Some(location.clone())).hint(table.suggest(reference)))?;
+                let image = answer
+                    .map_err(|error| error.at(Some(location.clone())).hint(table.suggest(reference)))?;
                 self.0.insert((reference.clone(), platform.clone()), image);
             }
         }
@@ -84,7 +93,9 @@ fn find(resolver: &dyn MetaResolver, reference: &str, platform: &Platform) -> Re
         }
     })?;
     let file = ImageFile::parse(&meta.config).map_err(|error| {
-        BuildError::new(anyhow::Error::new(error).context(format!("{reference}: failed to parse image config")))
+        BuildError::new(
+            anyhow::Error::new(error).context(format!("{reference}: failed to parse image config")),
+        )
     })?;
     Ok(BaseImage { meta, file })
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use rbuild_parser::check::CheckOptions;
 use rbuild_parser::{Directives, Dockerfile, Instruction, parse_trigger};
 
+use super::BuildRequest;
 use super::args::Arguments;
 use super::base_image::BaseImages;
 use super::dispatch::{Lowering, StageLowering, StageState};
 use super::image::{ImageDraft, ImageFile};
 use super::stage::StageTable;
 use super::warnings::Warnings;
-use super::BuildRequest;
 use crate::error::BuildError;
 use crate::graph::Definition;
 
@@ -21,15 +21,22 @@ const KEYWORD_ONBUILD: &str = "ONBUILD";
 /// allowed: CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD SHELL STOPSIGNAL USER VOLUME WORKDIR. The history
 /// stays as it is.
 pub fn apply(config: &[u8], instruction: &str) -> Result<Vec<u8>, BuildError> {
-    let file = ImageFile::parse(config)
-        .map_err(|error| BuildError::new(anyhow::Error::new(error).context("failed to parse image config")))?;
+    let file = ImageFile::parse(config).map_err(|error| {
+        BuildError::new(anyhow::Error::new(error).context("failed to parse image config"))
+    })?;
     change(file, instruction)
         .map(|file| file.to_json())
-        .map_err(|error| BuildError { cause: error.cause.context(format!("change {instruction:?}")), ..error })
+        .map_err(|error| BuildError {
+            cause: error.cause.context(format!("change {instruction:?}")),
+            ..error
+        })
 }
 
 fn change(mut file: ImageFile, text: &str) -> Result<ImageFile, BuildError> {
-    let (keyword, rest) = text.trim().split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((text, ""));
+    let (keyword, rest) = text
+        .trim()
+        .split_once(|c: char| c.is_ascii_whitespace())
+        .unwrap_or((text, ""));
     // The grammar of triggers has all instructions that are allowed here but this one.
     if keyword.eq_ignore_ascii_case(KEYWORD_ONBUILD) {
         parse(rest)?;
@@ -37,9 +44,14 @@ fn change(mut file: ImageFile, text: &str) -> Result<ImageFile, BuildError> {
         return Ok(file);
     }
     let instruction = parse(text)?;
-    if matches!(instruction.value, Instruction::Maintainer(_) | Instruction::Arg(_)) {
+    if matches!(
+        instruction.value,
+        Instruction::Maintainer(_) | Instruction::Arg(_)
+    ) {
         let keyword = instruction.value.keyword();
-        return Err(BuildError::message(format!("{keyword} is not a valid change command")));
+        return Err(BuildError::message(format!(
+            "{keyword} is not a valid change command"
+        )));
     }
     let request = BuildRequest::of(empty_dockerfile(), Arc::from("--change"));
     let platform = file.platform();
@@ -61,12 +73,17 @@ fn change(mut file: ImageFile, text: &str) -> Result<ImageFile, BuildError> {
 }
 
 fn parse(text: &str) -> Result<rbuild_parser::Spanned<Instruction>, BuildError> {
-    parse_trigger(text, '\\').map_err(|diagnostic| BuildError::message(diagnostic.message).hint(diagnostic.help))
+    parse_trigger(text, '\\')
+        .map_err(|diagnostic| BuildError::message(diagnostic.message).hint(diagnostic.help))
 }
 
 fn empty_dockerfile() -> Dockerfile {
     Dockerfile {
-        directives: Directives { escape: '\\', syntax: None, check: None },
+        directives: Directives {
+            escape: '\\',
+            syntax: None,
+            check: None,
+        },
         global_args: Vec::new(),
         stages: Vec::new(),
         warnings: Vec::new(),

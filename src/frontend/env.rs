@@ -27,7 +27,10 @@ impl Env {
 
     /// The value of a variable; names compare with case (spec X19).
     pub(super) fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The names.
@@ -37,6 +40,9 @@ impl Env {
 
     /// `K=V` for a process.
     pub(super) fn to_entries(&self) -> Vec<String> {
-        self.0.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        self.0
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
     }
 }

@@ -234,7 +234,8 @@ impl ImageFile {
     fn normalise_platform(&mut self) {
         if !self.os.is_empty() && !self.architecture.is_empty() {
             let platform = self.platform();
-            (self.os, self.architecture, self.variant) = (platform.os, platform.architecture, platform.variant);
+            (self.os, self.architecture, self.variant) =
+                (platform.os, platform.architecture, platform.variant);
         }
     }
 }
@@ -243,7 +244,7 @@ impl ImageFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Step {
     created_by: String,
-    layer: Option<VertexId>,
+    has_layer: bool,
 }
 
 /// An image before its layers are known.
@@ -251,6 +252,8 @@ struct Step {
 pub struct ImageDraft {
     file: ImageFile,
     steps: Vec<Step>,
+    /// One for each step that has a layer.
+    layers: Vec<VertexId>,
 }
 
 impl ImageDraft {
@@ -260,7 +263,7 @@ impl ImageDraft {
         file.set_platform(platform);
         file.config.set_env("PATH", DEFAULT_PATH);
         "/".clone_into(&mut file.config.working_dir);
-        Self { file, steps: Vec::new() }
+        Self::from_file(file)
     }
 
     /// What `FROM` an image begins with (spec F11): all of its config but the time and the triggers, which have
@@ -276,12 +279,16 @@ impl ImageDraft {
             file.config.set_env("PATH", DEFAULT_PATH);
         }
         file.config.on_build.clear();
-        Self { file, steps: Vec::new() }
+        Self::from_file(file)
     }
 
     /// A draft that goes on with a finished config, for changes to it.
     pub(super) fn from_file(file: ImageFile) -> Self {
-        Self { file, steps: Vec::new() }
+        Self {
+            file,
+            steps: Vec::new(),
+            layers: Vec::new(),
+        }
     }
 
     pub(super) fn into_file(self) -> ImageFile {
@@ -311,17 +318,23 @@ impl ImageDraft {
 
     /// Adds an entry to the history; `layer` is the vertex that made its layer.
     pub(super) fn record(&mut self, created_by: String, layer: Option<VertexId>) {
-        self.steps.push(Step { created_by, layer });
+        self.steps.push(Step {
+            created_by,
+            has_layer: layer.is_some(),
+        });
+        self.layers.extend(layer);
     }
 
     /// The vertices whose layers lie on the base image, lowest first: what [`ImageDraft::finish`] wants to be told about.
-    pub fn layers(&self) -> Vec<VertexId> {
-        self.steps.iter().filter_map(|step| step.layer).collect()
+    pub fn layers(&self) -> &[VertexId] {
+        &self.layers
     }
 
     /// Texts of the entries that this build adds to the history, and whether each has a layer.
     pub fn history(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.steps.iter().map(|step| (step.created_by.as_str(), step.layer.is_some()))
+        self.steps
+            .iter()
+            .map(|step| (step.created_by.as_str(), step.has_layer))
     }
 
     /// Platform of the image.
@@ -340,10 +353,15 @@ impl ImageDraft {
     ) -> Vec<u8> {
         let mut file = self.file.clone();
         let time = |time: BuildTime| match source_date_epoch {
-            Some(seconds) => rfc3339(BuildTime { seconds, nanoseconds: 0 }),
+            Some(seconds) => rfc3339(BuildTime {
+                seconds,
+                nanoseconds: 0,
+            }),
             None => rfc3339(time),
         };
-        file.rootfs.diff_ids.extend(layers.iter().map(|layer| layer.diff_id.0));
+        file.rootfs
+            .diff_ids
+            .extend(layers.iter().map(|layer| layer.diff_id.0));
 
         // An entry without a layer has the time of the layer before it; those before the first layer have its time.
         // A build that adds no layer has the base's time: nothing of it depends on when it ran.
@@ -356,7 +374,7 @@ impl ImageDraft {
         };
         let mut rest = layers.iter();
         for step in &self.steps {
-            let layer = step.layer.and_then(|_| rest.next());
+            let layer = if step.has_layer { rest.next() } else { None };
             if let Some(layer) = layer {
                 current = time(layer.created);
             }
@@ -380,7 +398,10 @@ impl ImageDraft {
 
 /// The time of the last entry that has one.
 fn last_created(history: &[Value]) -> Option<&str> {
-    history.iter().rev().find_map(|entry| entry.get("created")?.as_str())
+    history
+        .iter()
+        .rev()
+        .find_map(|entry| entry.get("created")?.as_str())
 }
 
 /// Makes as many entries have a layer as there are layers: other builders leave entries out or mark them wrongly, and
@@ -388,7 +409,11 @@ fn last_created(history: &[Value]) -> Option<&str> {
 fn fit_history(history: &mut Vec<Value>, layers: usize, created: Option<String>) {
     let has_layer = |entry: &Value| !entry.get("empty_layer").and_then(Value::as_bool).unwrap_or(false);
     history.retain(Value::is_object);
-    let mut surplus = history.iter().filter(|entry| has_layer(entry)).count().saturating_sub(layers);
+    let mut surplus = history
+        .iter()
+        .filter(|entry| has_layer(entry))
+        .count()
+        .saturating_sub(layers);
     for entry in history.iter_mut().rev() {
         if surplus > 0 && has_layer(entry) {
             entry["empty_layer"] = true.into();
@@ -400,7 +425,10 @@ fn fit_history(history: &mut Vec<Value>, layers: usize, created: Option<String>)
         if let Some(created) = &created {
             entry.insert("created".to_owned(), created.clone().into());
         }
-        entry.insert("comment".to_owned(), "layer of the base image, without history".into());
+        entry.insert(
+            "comment".to_owned(),
+            "layer of the base image, without history".into(),
+        );
         history.push(Value::Object(entry));
     }
 }
@@ -409,7 +437,10 @@ fn fit_history(history: &mut Vec<Value>, layers: usize, created: Option<String>)
 fn earlier(text: &str, epoch: i64) -> String {
     match text.parse::<jiff::Timestamp>() {
         Ok(time) if time.as_second() < epoch => text.to_owned(),
-        _ => rfc3339(BuildTime { seconds: epoch, nanoseconds: 0 }),
+        _ => rfc3339(BuildTime {
+            seconds: epoch,
+            nanoseconds: 0,
+        }),
     }
 }
 
@@ -422,16 +453,24 @@ fn rfc3339(time: BuildTime) -> String {
 }
 
 /// `null`, which Go writes for empty slices and maps, is the default.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_false(flag: &bool) -> bool {
     !flag
 }

@@ -140,8 +140,14 @@ impl BuildRequest {
 
     /// What `# check=` or the build argument that overrides it says (spec L18, A11).
     fn check_options(&self) -> Result<CheckOptions, BuildError> {
-        let given = self.build_args.iter().rev().find(|(key, _)| key == "BUILDKIT_DOCKERFILE_CHECK");
-        let text = given.and_then(|(_, value)| value.as_ref()).or(self.dockerfile.directives.check.as_ref());
+        let given = self
+            .build_args
+            .iter()
+            .rev()
+            .find(|(key, _)| key == "BUILDKIT_DOCKERFILE_CHECK");
+        let text = given
+            .and_then(|(_, value)| value.as_ref())
+            .or(self.dockerfile.directives.check.as_ref());
         let options = text.map(|text| CheckOptions::parse(text)).transpose();
         options.map(Option::unwrap_or_default).map_err(|error| {
             BuildError::new(anyhow::Error::new(error).context("failed to parse check options"))
@@ -150,20 +156,34 @@ impl BuildRequest {
 
     /// Refuses frontends that this program is not (spec L17).
     fn check_syntax(&self) -> Result<(), BuildError> {
-        let given = self.build_args.iter().rev().find(|(key, _)| key == "BUILDKIT_SYNTAX");
-        let syntax = given.and_then(|(_, value)| value.as_ref()).or(self.dockerfile.directives.syntax.as_ref());
+        let given = self
+            .build_args
+            .iter()
+            .rev()
+            .find(|(key, _)| key == "BUILDKIT_SYNTAX");
+        let syntax =
+            given
+                .and_then(|(_, value)| value.as_ref())
+                .or(self.dockerfile.directives.syntax.as_ref());
         let Some(syntax) = syntax else { return Ok(()) };
         let name = syntax.split_whitespace().next().unwrap_or_default();
         let repository = Reference::parse(name).map(|reference| reference.repository().to_owned());
         let known = |repository: &str| {
             let last_two: Vec<&str> = repository.rsplit('/').take(2).collect();
-            matches!(last_two.as_slice(), ["dockerfile" | "dockerfile-upstream", "docker"])
+            matches!(
+                last_two.as_slice(),
+                ["dockerfile" | "dockerfile-upstream", "docker"]
+            )
         };
         if name == "dockerfile.v0" || repository.is_ok_and(|repository| known(&repository)) {
             return Ok(());
         }
-        Err(BuildError::message(format!("the Dockerfile asks for the frontend {name:?}, which cannot be run"))
-            .hint(Some("remove the syntax line, or use docker/dockerfile:1".to_owned())))
+        Err(BuildError::message(format!(
+            "the Dockerfile asks for the frontend {name:?}, which cannot be run"
+        ))
+        .hint(Some(
+            "remove the syntax line, or use docker/dockerfile:1".to_owned(),
+        )))
     }
 }
 

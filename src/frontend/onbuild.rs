@@ -29,7 +29,12 @@ pub(super) fn fire(
             Base::Image(reference) => {
                 let platform = stage.platform.as_ref().unwrap_or(target_platform);
                 let image = images.get(reference, platform);
-                (image.map(|image| image.file.config.on_build.clone()).unwrap_or_default(), '\\')
+                (
+                    image
+                        .map(|image| image.file.config.on_build.clone())
+                        .unwrap_or_default(),
+                    '\\',
+                )
             }
             Base::Stage(base) => {
                 let commands = table.stages[*base].commands.iter();

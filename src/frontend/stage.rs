@@ -106,8 +106,10 @@ impl StageTable {
         }
         match target.parse::<usize>() {
             Ok(index) if index < self.stages.len() => Ok(index),
-            _ => Err(BuildError::message(format!("target stage {target:?} could not be found"))
-                .hint(self.suggest(target))),
+            _ => Err(
+                BuildError::message(format!("target stage {target:?} could not be found"))
+                    .hint(self.suggest(target)),
+            ),
         }
     }
 
@@ -115,7 +117,9 @@ impl StageTable {
     /// are shown, is no name.
     pub(super) fn find(&self, name: &str, limit: usize) -> Option<usize> {
         let name = name.to_lowercase();
-        self.stages[..limit].iter().rposition(|stage| stage.name.as_ref() == Some(&name))
+        self.stages[..limit]
+            .iter()
+            .rposition(|stage| stage.name.as_ref() == Some(&name))
     }
 
     /// How a stage is called in messages.
@@ -157,7 +161,12 @@ impl StageTable {
             .map(|from| self.resolve_from(index, from))
             .transpose()
             .map_err(|error| error.at(Some(location.clone())))?;
-        Ok(Command { instruction, location, from, is_trigger })
+        Ok(Command {
+            instruction,
+            location,
+            from,
+            is_trigger,
+        })
     }
 
     /// The names that ARGs of stages declare, as far as they are plain: those that are expanded come out as written.
@@ -202,7 +211,11 @@ impl StageTable {
         let expander = Expander::new(self.escape);
         let mut expand = |text: &str| -> Result<Expansion, ExpandError> {
             let expansion = expander.word(text, &|name| arguments.global().get(name).map(str::to_owned))?;
-            for name in expansion.undefined.iter().filter(|name| !arguments.is_declared(name)) {
+            for name in expansion
+                .undefined
+                .iter()
+                .filter(|name| !arguments.is_declared(name))
+            {
                 let near = nearest(name, arguments.declared());
                 warnings.push(Warning {
                     rule: "UndefinedArgInFrom",
@@ -216,7 +229,10 @@ impl StageTable {
         let fail = |error: BuildError| error.at(Some(location.clone()));
         let image = expand(&from.image).map_err(|error| fail(BuildError::new(error)))?;
         if image.text.is_empty() {
-            let hint = image.undefined.first().map(|name| missing_argument(name, arguments));
+            let hint = image
+                .undefined
+                .first()
+                .map(|name| missing_argument(name, arguments));
             return Err(fail(
                 BuildError::message(format!("base name ({}) should not be blank", from.image)).hint(hint),
             ));
@@ -224,13 +240,21 @@ impl StageTable {
         let mut platform = None;
         if let Some(text) = &from.platform {
             let value = expand(text).map_err(|error| fail(BuildError::new(error)))?;
-            let hint = value.undefined.first().map(|name| missing_argument(name, arguments));
+            let hint = value
+                .undefined
+                .first()
+                .map(|name| missing_argument(name, arguments));
             if value.text.is_empty() {
                 let error = BuildError::message(format!("empty platform value from expression {text}"));
                 return Err(fail(error.hint(hint)));
             }
             let parsed = value.text.parse::<Platform>().map_err(|error| {
-                fail(BuildError::new(anyhow::Error::new(error).context(format!("failed to parse platform {text}"))).hint(hint))
+                fail(
+                    BuildError::new(
+                        anyhow::Error::new(error).context(format!("failed to parse platform {text}")),
+                    )
+                    .hint(hint),
+                )
             })?;
             platform = Some(parsed);
         }
@@ -253,7 +277,9 @@ impl StageTable {
     }
 
     fn resolve_from(&self, index: usize, from: &str) -> Result<CopyFrom, BuildError> {
-        let expanded = Expander::new(self.escape).word(from, &|_| None).map_err(BuildError::new)?;
+        let expanded = Expander::new(self.escape)
+            .word(from, &|_| None)
+            .map_err(BuildError::new)?;
         if expanded.text != from {
             return Err(BuildError::message(
                 "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
@@ -262,11 +288,18 @@ impl StageTable {
         if let Ok(number) = from.parse::<i64>() {
             return match usize::try_from(number) {
                 Ok(number) if number < self.stages.len() => Ok(CopyFrom::Stage(number)),
-                _ => Err(BuildError::message(format!("invalid stage index {number}"))
-                    .hint(Some(format!("stages are numbered from 0 to {}", self.stages.len() - 1)))),
+                _ => Err(
+                    BuildError::message(format!("invalid stage index {number}")).hint(Some(format!(
+                        "stages are numbered from 0 to {}",
+                        self.stages.len() - 1
+                    ))),
+                ),
             };
         }
-        if let Some(stage) = self.find(from, index).or_else(|| self.find(from, self.stages.len())) {
+        if let Some(stage) = self
+            .find(from, index)
+            .or_else(|| self.find(from, self.stages.len()))
+        {
             return Ok(CopyFrom::Stage(stage));
         }
         if from == "scratch" {
@@ -277,10 +310,13 @@ impl StageTable {
     }
 
     fn copied_stages(&self, index: usize) -> impl Iterator<Item = (usize, &Location)> {
-        self.stages[index].commands.iter().filter_map(|command| match command.from {
-            Some(CopyFrom::Stage(stage)) => Some((stage, &command.location)),
-            _ => None,
-        })
+        self.stages[index]
+            .commands
+            .iter()
+            .filter_map(|command| match command.from {
+                Some(CopyFrom::Stage(stage)) => Some((stage, &command.location)),
+                _ => None,
+            })
     }
 
     /// Fails when stages copy from each other in a circle, needed or not (spec G6).
@@ -299,8 +335,10 @@ impl StageTable {
                 };
                 if path.iter().any(|(stage, _)| *stage == next) {
                     let name = self.display_name(start);
-                    return Err(BuildError::message(format!("circular dependency detected on stage: {name}"))
-                        .at(Some(location.clone())));
+                    return Err(BuildError::message(format!(
+                        "circular dependency detected on stage: {name}"
+                    ))
+                    .at(Some(location.clone())));
                 }
                 if !std::mem::replace(&mut visited[next], true) {
                     path.push((next, self.copied_stages(next).collect()));
@@ -314,7 +352,9 @@ impl StageTable {
 fn missing_argument(name: &str, arguments: &Arguments) -> String {
     match nearest(name, arguments.declared()) {
         Some(near) => format!("${name} is not set, did you mean ${near}?"),
-        None => format!("${name} is not set: declare it with ARG before the first FROM, or give --build-arg {name}=..."),
+        None => format!(
+            "${name} is not set: declare it with ARG before the first FROM, or give --build-arg {name}=..."
+        ),
     }
 }
 
@@ -322,7 +362,7 @@ fn check_reference(text: &str) -> Result<(), BuildError> {
     if text.starts_with(OCI_LAYOUT) {
         return Ok(());
     }
-    Reference::parse(text)
-        .map(|_| ())
-        .map_err(|error| BuildError::new(anyhow::Error::new(error).context(format!("failed to parse stage name {text:?}"))))
+    Reference::parse(text).map(|_| ()).map_err(|error| {
+        BuildError::new(anyhow::Error::new(error).context(format!("failed to parse stage name {text:?}")))
+    })
 }

@@ -19,7 +19,11 @@ pub(super) struct Warnings {
 
 impl Warnings {
     pub(super) fn new(file: Arc<str>, options: CheckOptions) -> Self {
-        Self { file, options, list: Vec::new() }
+        Self {
+            file,
+            options,
+            list: Vec::new(),
+        }
     }
 
     /// The lines of `span` as a place in the file.
@@ -51,14 +55,21 @@ impl Warnings {
 
     /// All of them, or the failure that `# check=error=true` makes of them.
     pub(super) fn finish(self) -> Result<Vec<Warning>, BuildError> {
-        let mut rules: Vec<&str> = self.list.iter().map(|warning| warning.rule).filter(|rule| !rule.is_empty()).collect();
+        let mut rules: Vec<&str> = self
+            .list
+            .iter()
+            .map(|warning| warning.rule)
+            .filter(|rule| !rule.is_empty())
+            .collect();
         rules.sort_unstable();
         rules.dedup();
         if self.options.error && !rules.is_empty() {
             let first = self.list.iter().find(|warning| !warning.rule.is_empty());
-            return Err(BuildError::message(format!("lint violation found for rules: {}", rules.join(", ")))
-                .at(first.and_then(|warning| warning.location.clone()))
-                .hint(first.map(|warning| warning.message.clone())));
+            return Err(
+                BuildError::message(format!("lint violation found for rules: {}", rules.join(", ")))
+                    .at(first.and_then(|warning| warning.location.clone()))
+                    .hint(first.map(|warning| warning.message.clone())),
+            );
         }
         Ok(self.list)
     }

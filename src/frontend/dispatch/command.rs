@@ -38,7 +38,12 @@ pub(super) fn shell(stage: &mut StageLowering, shell: &[String]) {
 }
 
 /// A command line as it is run: the shell form with its shell (spec C1).
-fn arguments(stage: &mut StageLowering, keyword: &str, command: &Command, location: &Location) -> Vec<String> {
+fn arguments(
+    stage: &mut StageLowering,
+    keyword: &str,
+    command: &Command,
+    location: &Location,
+) -> Vec<String> {
     match command {
         Command::Exec(args) => args.clone(),
         Command::Shell(text) => {
@@ -46,7 +51,10 @@ fn arguments(stage: &mut StageLowering, keyword: &str, command: &Command, locati
                 let message = format!(
                     "JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
                 );
-                stage.shared.warnings.rule("JSONArgsRecommended", location, message);
+                stage
+                    .shared
+                    .warnings
+                    .rule("JSONArgsRecommended", location, message);
             }
             let mut args = stage.state.image.config().shell_or_default();
             args.push(text.clone());

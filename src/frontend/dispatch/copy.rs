@@ -43,8 +43,9 @@ pub(super) fn copy(stage: &mut StageLowering, command: &Command, copy: &Copy) ->
     };
     transfer.lower(stage, command, |operand| match place(operand) {
         Place::Local => Ok(()),
-        Place::Http => Err(BuildError::message("source can't be a URL for COPY")
-            .hint(Some("ADD takes URLs".to_owned()))),
+        Place::Http => {
+            Err(BuildError::message("source can't be a URL for COPY").hint(Some("ADD takes URLs".to_owned())))
+        }
         Place::Git => Err(BuildError::message("source can't be a git ref for COPY")
             .hint(Some("ADD takes git repositories".to_owned()))),
     })
@@ -61,17 +62,28 @@ pub(super) fn add(stage: &mut StageLowering, command: &Command, add: &Add) -> Re
         excludes: &add.excludes,
         parents: false,
         link: add.link,
-        unpack: if add.unpack == Some(false) { Unpack::Never } else { Unpack::Archives },
+        unpack: if add.unpack == Some(false) {
+            Unpack::Never
+        } else {
+            Unpack::Archives
+        },
     };
     transfer.lower(stage, command, |operand| match place(operand) {
-        Place::Local if add.checksum.is_some() => {
-            Err(BuildError::message("checksum can't be specified for local sources"))
-        }
+        Place::Local if add.checksum.is_some() => Err(BuildError::message(
+            "checksum can't be specified for local sources",
+        )),
         Place::Local => Ok(()),
-        Place::Http => Err(BuildError::message(format!("ADD of a URL is not supported yet: {operand}"))
-            .hint(Some("download it in a RUN, or into the context before the build".to_owned()))),
-        Place::Git => Err(BuildError::message(format!("ADD of a git repository is not supported yet: {operand}"))
-            .hint(Some("clone it in a RUN, or into the context before the build".to_owned()))),
+        Place::Http => Err(
+            BuildError::message(format!("ADD of a URL is not supported yet: {operand}")).hint(Some(
+                "download it in a RUN, or into the context before the build".to_owned(),
+            )),
+        ),
+        Place::Git => Err(BuildError::message(format!(
+            "ADD of a git repository is not supported yet: {operand}"
+        ))
+        .hint(Some(
+            "clone it in a RUN, or into the context before the build".to_owned(),
+        ))),
     })
 }
 
@@ -97,12 +109,25 @@ impl Transfer<'_> {
             }
         }
         let dest = stage.expand(self.dest, location)?;
-        let chown = self.chown.map(|chown| stage.expand(chown, location)).transpose()?;
-        let chmod = self.chmod.map(|chmod| stage.expand(chmod, location)).transpose()?;
-        let (chown, chmod) = (chown.filter(|text| !text.is_empty()), chmod.filter(|text| !text.is_empty()));
+        let chown = self
+            .chown
+            .map(|chown| stage.expand(chown, location))
+            .transpose()?;
+        let chmod = self
+            .chmod
+            .map(|chmod| stage.expand(chmod, location))
+            .transpose()?;
+        let (chown, chmod) = (
+            chown.filter(|text| !text.is_empty()),
+            chmod.filter(|text| !text.is_empty()),
+        );
         let created_by = self.created_by(&paths, &files, &dest, chown.as_deref(), chmod.as_deref());
 
-        let source = if paths.is_empty() { None } else { stage.copy_source(command)? };
+        let source = if paths.is_empty() {
+            None
+        } else {
+            stage.copy_source(command)?
+        };
         let op = CopyOp {
             sources: paths
                 .into_iter()
@@ -131,9 +156,13 @@ impl Transfer<'_> {
         heredoc: &Heredoc,
     ) -> Result<InlineFile, BuildError> {
         if heredoc.name.contains('/') || matches!(heredoc.name.as_str(), "" | "." | "..") {
-            let message = format!("{} cannot make a file named {:?} of a heredoc", self.keyword, heredoc.name);
-            return Err(BuildError::message(message)
-                .hint(Some("name the heredoc after the file, without slashes".to_owned())));
+            let message = format!(
+                "{} cannot make a file named {:?} of a heredoc",
+                self.keyword, heredoc.name
+            );
+            return Err(BuildError::message(message).hint(Some(
+                "name the heredoc after the file, without slashes".to_owned(),
+            )));
         }
         let mut data = heredoc.body.clone();
         if heredoc.expand {
@@ -144,7 +173,10 @@ impl Transfer<'_> {
             stage.warn_undefined(&expansion.undefined, &command.location);
             data = expansion.text;
         }
-        Ok(InlineFile { name: heredoc.name.clone(), data })
+        Ok(InlineFile {
+            name: heredoc.name.clone(),
+            data,
+        })
     }
 
     fn created_by(
@@ -176,14 +208,28 @@ fn place(operand: &str) -> Place {
         let (user, rest) = operand.split_once('@')?;
         let (host, path) = rest.split_once(':')?;
         let plain = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         };
         Some(plain(user) && plain(host) && !path.is_empty())
     };
-    if ["http://", "https://"].iter().any(|scheme| lower.starts_with(scheme)) {
+    if ["http://", "https://"]
+        .iter()
+        .any(|scheme| lower.starts_with(scheme))
+    {
         let path = operand.split(['#', '?']).next().unwrap_or_default();
-        if path.ends_with(".git") { Place::Git } else { Place::Http }
-    } else if ["git://", "ssh://"].iter().any(|scheme| lower.starts_with(scheme)) || scp_like() == Some(true) {
+        if path.ends_with(".git") {
+            Place::Git
+        } else {
+            Place::Http
+        }
+    } else if ["git://", "ssh://"]
+        .iter()
+        .any(|scheme| lower.starts_with(scheme))
+        || scp_like() == Some(true)
+    {
         Place::Git
     } else {
         Place::Local

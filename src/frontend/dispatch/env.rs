@@ -7,12 +7,26 @@ use crate::error::BuildError;
 use crate::graph::Location;
 
 /// Parts of names that say that a value is secret, and those that say that it is not.
-const SECRET_WORDS: [&str; 10] =
-    ["apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token"];
+const SECRET_WORDS: [&str; 10] = [
+    "apikey",
+    "auth",
+    "credential",
+    "credentials",
+    "key",
+    "password",
+    "pword",
+    "passwd",
+    "secret",
+    "token",
+];
 const PUBLIC_WORDS: [&str; 3] = ["public", "file", "version"];
 
 /// Sets variables in the stage and in the image.
-pub(super) fn env(stage: &mut StageLowering, pairs: &[KeyValue], location: &Location) -> Result<(), BuildError> {
+pub(super) fn env(
+    stage: &mut StageLowering,
+    pairs: &[KeyValue],
+    location: &Location,
+) -> Result<(), BuildError> {
     let pairs = expanded(stage, "ENV", pairs, location)?;
     for (key, value) in &pairs {
         warn_secret(stage, "ENV", key, location);
@@ -24,9 +38,18 @@ pub(super) fn env(stage: &mut StageLowering, pairs: &[KeyValue], location: &Loca
 }
 
 /// Sets labels of the image.
-pub(super) fn label(stage: &mut StageLowering, pairs: &[KeyValue], location: &Location) -> Result<(), BuildError> {
+pub(super) fn label(
+    stage: &mut StageLowering,
+    pairs: &[KeyValue],
+    location: &Location,
+) -> Result<(), BuildError> {
     let pairs = expanded(stage, "LABEL", pairs, location)?;
-    stage.state.image.config_mut().labels.extend(pairs.iter().cloned());
+    stage
+        .state
+        .image
+        .config_mut()
+        .labels
+        .extend(pairs.iter().cloned());
     stage.record(format!("LABEL{}", shown(&pairs)));
     Ok(())
 }
@@ -37,7 +60,10 @@ pub(super) fn warn_secret(stage: &mut StageLowering, keyword: &str, key: &str, l
     let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
     if has(&SECRET_WORDS) && !has(&PUBLIC_WORDS) {
         let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
-        stage.shared.warnings.rule("SecretsUsedInArgOrEnv", location, message);
+        stage
+            .shared
+            .warnings
+            .rule("SecretsUsedInArgOrEnv", location, message);
     }
 }
 
@@ -54,7 +80,10 @@ fn expanded(
             let message = format!(
                 "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
             );
-            stage.shared.warnings.rule("LegacyKeyValueFormat", location, message);
+            stage
+                .shared
+                .warnings
+                .rule("LegacyKeyValueFormat", location, message);
         }
         let key = stage.expand(&pair.key, location)?;
         if key.is_empty() {
@@ -66,5 +95,8 @@ fn expanded(
 }
 
 fn shown(pairs: &[(String, String)]) -> String {
-    pairs.iter().map(|(key, value)| format!(" {key}={value}")).collect()
+    pairs
+        .iter()
+        .map(|(key, value)| format!(" {key}={value}"))
+        .collect()
 }

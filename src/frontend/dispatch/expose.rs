@@ -9,7 +9,11 @@ use crate::frontend::text::plain_list;
 use crate::graph::Location;
 
 /// Adds ports to those of the image.
-pub(super) fn expose(stage: &mut StageLowering, operands: &[String], location: &Location) -> Result<(), BuildError> {
+pub(super) fn expose(
+    stage: &mut StageLowering,
+    operands: &[String],
+    location: &Location,
+) -> Result<(), BuildError> {
     let mut words = Vec::new();
     for operand in operands {
         let expanded = stage
@@ -27,9 +31,13 @@ pub(super) fn expose(stage: &mut StageLowering, operands: &[String], location: &
             stage.shared.warnings.rule("ExposeProtoCasing", location, message);
         }
         if spec.has_host_part {
-            let message =
-                format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{word}'");
-            stage.shared.warnings.rule("ExposeInvalidFormat", location, message);
+            let message = format!(
+                "EXPOSE instruction should not define an IP address or host-port mapping, found '{word}'"
+            );
+            stage
+                .shared
+                .warnings
+                .rule("ExposeInvalidFormat", location, message);
         }
         for port in &spec.ports {
             if !ports.contains(port) {

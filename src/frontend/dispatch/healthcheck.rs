@@ -12,8 +12,18 @@ pub(super) fn healthcheck(stage: &mut StageLowering, check: &Healthcheck, locati
     let earlier = stage.state.healthcheck.replace(location.clone());
     stage.warn_repeated("HEALTHCHECK", earlier);
     let config = match check {
-        Healthcheck::None => HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() },
-        Healthcheck::Cmd { command, interval, timeout, start_period, start_interval, retries } => HealthConfig {
+        Healthcheck::None => HealthConfig {
+            test: vec!["NONE".to_owned()],
+            ..HealthConfig::default()
+        },
+        Healthcheck::Cmd {
+            command,
+            interval,
+            timeout,
+            start_period,
+            start_interval,
+            retries,
+        } => HealthConfig {
             test: test(command),
             interval: *interval,
             timeout: *timeout,

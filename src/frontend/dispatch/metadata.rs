@@ -18,7 +18,11 @@ pub(super) fn onbuild(stage: &mut StageLowering, trigger: &str) {
     stage.state.image.config_mut().on_build.push(trigger.to_owned());
 }
 
-pub(super) fn stopsignal(stage: &mut StageLowering, signal: &str, location: &Location) -> Result<(), BuildError> {
+pub(super) fn stopsignal(
+    stage: &mut StageLowering,
+    signal: &str,
+    location: &Location,
+) -> Result<(), BuildError> {
     let signal = stage.expand(signal, location)?;
     check_signal(&signal).map_err(BuildError::new)?;
     stage.record(format!("STOPSIGNAL {signal}"));
@@ -34,7 +38,11 @@ pub(super) fn user(stage: &mut StageLowering, user: &str, location: &Location) -
     Ok(())
 }
 
-pub(super) fn volume(stage: &mut StageLowering, paths: &[String], location: &Location) -> Result<(), BuildError> {
+pub(super) fn volume(
+    stage: &mut StageLowering,
+    paths: &[String],
+    location: &Location,
+) -> Result<(), BuildError> {
     let mut volumes = Vec::with_capacity(paths.len());
     for path in paths {
         let path = stage.expand(path, location)?;

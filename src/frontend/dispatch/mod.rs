@@ -95,7 +95,11 @@ impl<'a> Lowering<'a> {
     pub(super) fn stages(&mut self, needed: &[bool]) -> Result<Vec<Option<StageState>>, BuildError> {
         let mut states: Vec<Option<StageState>> = Vec::with_capacity(needed.len());
         for (index, needed) in needed.iter().enumerate() {
-            let state = if *needed { Some(self.stage(index, &states)?) } else { None };
+            let state = if *needed {
+                Some(self.stage(index, &states)?)
+            } else {
+                None
+            };
             states.push(state);
         }
         Ok(states)
@@ -112,7 +116,12 @@ impl<'a> Lowering<'a> {
             }
             Base::Stage(base) => match states.get(*base) {
                 Some(Some(state)) => state.child(),
-                _ => return Err(BuildError::message(format!("stage {:?} was not lowered", stage.image))),
+                _ => {
+                    return Err(BuildError::message(format!(
+                        "stage {:?} was not lowered",
+                        stage.image
+                    )));
+                }
             },
             Base::Image(reference) => {
                 let platform = stage.platform.as_ref().unwrap_or(self.target_platform).clone();
@@ -122,7 +131,8 @@ impl<'a> Lowering<'a> {
                     let message = format!(
                         "Base image {reference} was pulled with platform \"{offered}\", expected \"{platform}\" for current build"
                     );
-                    self.warnings.rule("InvalidBaseImagePlatform", &stage.location, message);
+                    self.warnings
+                        .rule("InvalidBaseImagePlatform", &stage.location, message);
                 }
                 let draft = ImageDraft::from_base(image.file.clone(), &image.meta.op);
                 let name = steps.next(false, &format!("FROM {}", pinned(&image.meta.op)));
@@ -131,7 +141,14 @@ impl<'a> Lowering<'a> {
             }
         };
         let no_cache = self.request.no_cache || self.is_filtered(index);
-        let mut lowering = StageLowering { shared: self, index, state, steps, no_cache, states };
+        let mut lowering = StageLowering {
+            shared: self,
+            index,
+            state,
+            steps,
+            no_cache,
+            states,
+        };
         for command in &stage.commands {
             lowering
                 .dispatch(command)
@@ -171,7 +188,9 @@ impl<'a> Lowering<'a> {
 
     fn is_filtered(&self, index: usize) -> bool {
         let names = &self.request.no_cache_filter;
-        names.iter().any(|name| name.eq_ignore_ascii_case(&self.table.display_name(index)))
+        names
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(&self.table.display_name(index)))
     }
 }
 
@@ -191,7 +210,11 @@ impl Steps {
             matches!(command.instruction.value, Add(_) | Copy(_) | Run(_) | Workdir(_))
         });
         Self {
-            stage: if table.stages.len() > 1 { table.display_name(index) + " " } else { String::new() },
+            stage: if table.stages.len() > 1 {
+                table.display_name(index) + " "
+            } else {
+                String::new()
+            },
             index: 0,
             total: steps.count() + usize::from(matches!(stage.base, Base::Image(_))),
         }
@@ -202,7 +225,10 @@ impl Steps {
         self.index += 1;
         let width = self.total.to_string().len();
         let trigger = if is_trigger { "ONBUILD " } else { "" };
-        format!("[{}{:width$}/{}] {trigger}{text}", self.stage, self.index, self.total)
+        format!(
+            "[{}{:width$}/{}] {trigger}{text}",
+            self.stage, self.index, self.total
+        )
     }
 }
 
@@ -220,8 +246,19 @@ pub(super) struct StageLowering<'s, 'a> {
 impl<'s, 'a> StageLowering<'s, 'a> {
     /// A stage outside of a Dockerfile, for changes to a config.
     pub(super) fn detached(shared: &'s mut Lowering<'a>, state: StageState) -> Self {
-        let steps = Steps { stage: String::new(), index: 0, total: 0 };
-        Self { shared, index: 0, state, steps, no_cache: false, states: &[] }
+        let steps = Steps {
+            stage: String::new(),
+            index: 0,
+            total: 0,
+        };
+        Self {
+            shared,
+            index: 0,
+            state,
+            steps,
+            no_cache: false,
+            states: &[],
+        }
     }
 
     /// Applies an instruction that only changes the config; the others are not allowed here.
@@ -234,7 +271,9 @@ impl<'s, 'a> StageLowering<'s, 'a> {
             workdir::enter(&mut self, path, location)?;
         } else if !self.metadata(&instruction.value, location)? {
             let keyword = instruction.value.keyword();
-            return Err(BuildError::message(format!("{keyword} is not a valid change command")));
+            return Err(BuildError::message(format!(
+                "{keyword} is not a valid change command"
+            )));
         }
         Ok(self.state)
     }
@@ -310,7 +349,9 @@ impl<'s, 'a> StageLowering<'s, 'a> {
             let message = format!(
                 "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
             );
-            self.shared.warnings.rule("MultipleInstructionsDisallowed", &earlier, message);
+            self.shared
+                .warnings
+                .rule("MultipleInstructionsDisallowed", &earlier, message);
         }
     }
 
@@ -320,7 +361,14 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     }
 
     /// Adds the vertex of a layer on the stage's root, and its entry in the history.
-    fn add_layer(&mut self, op: Op, source: Option<VertexId>, name: String, location: &Location, created_by: String) {
+    fn add_layer(
+        &mut self,
+        op: Op,
+        source: Option<VertexId>,
+        name: String,
+        location: &Location,
+        created_by: String,
+    ) {
         let id = self.shared.definition.add(Vertex {
             op,
             base: self.state.root,
@@ -348,7 +396,9 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     fn copy_source(&mut self, command: &Command) -> Result<Option<VertexId>, BuildError> {
         match &command.from {
             None => Ok(Some(self.shared.definition.add(Vertex {
-                op: Op::Local(crate::graph::LocalOp { name: super::CONTEXT.to_owned() }),
+                op: Op::Local(crate::graph::LocalOp {
+                    name: super::CONTEXT.to_owned(),
+                }),
                 base: None,
                 source: None,
                 name: "[internal] load build context".to_owned(),
@@ -360,8 +410,10 @@ impl<'s, 'a> StageLowering<'s, 'a> {
             Some(CopyFrom::Stage(stage)) => match self.states.get(*stage) {
                 Some(Some(state)) => Ok(state.root),
                 _ => {
-                    let (other, this) =
-                        (self.shared.table.display_name(*stage), self.shared.table.display_name(self.index));
+                    let (other, this) = (
+                        self.shared.table.display_name(*stage),
+                        self.shared.table.display_name(self.index),
+                    );
                     Err(BuildError::message(format!(
                         "cannot copy from stage {other:?}, it needs to be defined before current stage {this:?}"
                     )))

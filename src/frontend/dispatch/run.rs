@@ -54,7 +54,10 @@ fn command_line(run: &Run, shell: Vec<String>) -> Result<(Vec<String>, Option<In
     let text = match lone_heredoc(run) {
         // The kernel starts the interpreter, so the image needs no shell.
         Some(heredoc) if heredoc.body.starts_with("#!") => {
-            let script = InlineFile { name: script_path(heredoc)?, data: heredoc.body.clone() };
+            let script = InlineFile {
+                name: script_path(heredoc)?,
+                data: heredoc.body.clone(),
+            };
             return Ok((vec![script.name.clone()], Some(script)));
         }
         Some(heredoc) => heredoc.body.clone(),
@@ -78,7 +81,10 @@ fn lone_heredoc(run: &Run) -> Option<&Heredoc> {
 
 fn script_path(heredoc: &Heredoc) -> Result<String, BuildError> {
     if heredoc.name.contains('/') || matches!(heredoc.name.as_str(), "" | "." | "..") {
-        return Err(BuildError::message(format!("{:?} is no name for a script", heredoc.name)));
+        return Err(BuildError::message(format!(
+            "{:?} is no name for a script",
+            heredoc.name
+        )));
     }
     Ok(format!("{SCRIPTS}/{}", heredoc.name))
 }
@@ -87,7 +93,12 @@ fn script_path(heredoc: &Heredoc) -> Result<String, BuildError> {
 fn arguments(stage: &StageLowering) -> String {
     let mut values: Vec<(&str, &str)> = Vec::new();
     for (key, declared) in &stage.state.declared {
-        let value = stage.state.env.get(key).or(declared.as_deref()).unwrap_or_default();
+        let value = stage
+            .state
+            .env
+            .get(key)
+            .or(declared.as_deref())
+            .unwrap_or_default();
         match values.iter_mut().find(|(name, _)| name == key) {
             Some((_, known)) => *known = value,
             None => values.push((key, value)),
@@ -96,7 +107,10 @@ fn arguments(stage: &StageLowering) -> String {
     if values.is_empty() {
         return String::new();
     }
-    let texts: String = values.iter().map(|(key, value)| format!("{key}={value} ")).collect();
+    let texts: String = values
+        .iter()
+        .map(|(key, value)| format!("{key}={value} "))
+        .collect();
     format!("|{} {texts}", values.len())
 }
 
@@ -112,16 +126,24 @@ fn refuse_unsupported(stage: &mut StageLowering, command: &Command, run: &Run) -
         });
         stage.warn_undefined(&undefined, &command.location);
         mount.map_err(|error| {
-            let hint = error.suggestion.as_ref().map(|near| format!("did you mean {near}?"));
+            let hint = error
+                .suggestion
+                .as_ref()
+                .map(|near| format!("did you mean {near}?"));
             BuildError::new(error).hint(hint)
         })?;
     }
     if let Some(csv) = run.mounts.first() {
-        return Err(BuildError::message(format!("RUN --mount={csv} is not supported yet"))
-            .hint(Some("copy the files with COPY or fetch them in the RUN itself".to_owned())));
+        return Err(
+            BuildError::message(format!("RUN --mount={csv} is not supported yet")).hint(Some(
+                "copy the files with COPY or fetch them in the RUN itself".to_owned(),
+            )),
+        );
     }
     if let Some(device) = run.devices.first() {
-        return Err(BuildError::message(format!("RUN --device={device} is not supported yet")));
+        return Err(BuildError::message(format!(
+            "RUN --device={device} is not supported yet"
+        )));
     }
     Ok(())
 }

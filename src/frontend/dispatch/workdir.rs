@@ -12,7 +12,10 @@ pub(super) fn workdir(stage: &mut StageLowering, command: &Command, path: &str) 
     if !stage.state.workdir_set && !expanded.starts_with('/') {
         let message =
             format!("Relative workdir \"{expanded}\" can have unexpected results if the base image changes");
-        stage.shared.warnings.rule("WorkdirRelativePath", &command.location, message);
+        stage
+            .shared
+            .warnings
+            .rule("WorkdirRelativePath", &command.location, message);
     }
     let dir = set(stage, &expanded);
     let created_by = format!("WORKDIR {dir}");
@@ -20,13 +23,20 @@ pub(super) fn workdir(stage: &mut StageLowering, command: &Command, path: &str) 
         stage.record(created_by);
         return Ok(());
     }
-    let op = MkdirOp { path: dir, user: stage.state.image.config().user.clone() };
+    let op = MkdirOp {
+        path: dir,
+        user: stage.state.image.config().user.clone(),
+    };
     stage.add_layer(Op::Mkdir(op), None, name, &command.location, created_by);
     Ok(())
 }
 
 /// Goes into a directory without making it.
-pub(super) fn enter(stage: &mut StageLowering, path: &str, location: &crate::graph::Location) -> Result<(), BuildError> {
+pub(super) fn enter(
+    stage: &mut StageLowering,
+    path: &str,
+    location: &crate::graph::Location,
+) -> Result<(), BuildError> {
     let expanded = stage.expand(path, location)?;
     set(stage, &expanded);
     Ok(())
