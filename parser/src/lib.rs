@@ -7,6 +7,7 @@ pub mod expand;
 pub mod glob;
 pub mod ignore;
 pub mod instruction;
+mod json;
 pub mod mount;
 mod parse;
 pub mod port;
