@@ -1,6 +1,27 @@
 //! Digests of local files, remembered by what `stat` says, so that an unchanged context costs one walk.
+//!
+//! **Invariant**: a digest is only remembered for a file that had settled before this run first looked at anything:
+//! both its times lie further back than a clock tick. Whoever changes such a file later gives it a new ctime, which
+//! nobody can set back, so that equal `stat` means equal bytes. A file changed a moment ago is read
+//! again by the next run (git calls such an entry racily clean). A write through a shared mapping that is older than
+//! that look is not seen, as in git; and a file server's clock must not lag behind ours.
+//!
+//! `files/v1/<hash of the context's path>` is read as a whole and searched in place, without building a map:
+//!
+//! ```text
+//! "rbuild files 1\n\0", count: u64       numbers are little-endian
+//! count records, sorted by path          path offset u64, path length u32, age u32,
+//!                                        dev ino size u64, mtime ctime (i64 s, u32 ns), digest [32]
+//! paths
+//! blake3 of all that                     [32]
+//! ```
 
+use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::digest::ContentDigest;
 use crate::error::StoreError;
@@ -22,32 +43,426 @@ pub struct FileStat {
     pub ctime: Timestamp,
 }
 
+const MAGIC: &[u8; 16] = b"rbuild files 1\n\0";
+const HEADER: usize = 24;
+const RECORD: usize = 96;
+const CHECKSUM: usize = 32;
+
+/// Paths that nobody asked for are forgotten when the memory was written this often without them.
+const MAX_AGE: u32 = 16;
+
+/// Two ticks of the slowest clock that Linux stamps files with (100 per second).
+const FINE_TICK: i128 = 20_000_000;
+/// Where times have no nanoseconds: two seconds, the coarsest in use (FAT).
+const COARSE_TICK: i128 = 2_000_000_000;
+
 /// The remembered digests of one context directory. Shared freely between threads.
-#[derive(Debug)]
-pub struct FileMemory {}
+pub struct FileMemory {
+    store: Store,
+    name: String,
+    /// Nanoseconds since 1970 when the memory was opened.
+    opened: i128,
+    known: Table,
+    /// Which records of `known` were asked for.
+    used: Vec<AtomicBool>,
+    fresh: Mutex<Fresh>,
+}
 
-impl FileMemory {
-    /// The digest of the file at `path` (relative, bytes) if it surely still has the bytes it had.
-    pub fn get(&self, path: &[u8], stat: &FileStat) -> Option<ContentDigest> {
-        let _ = (path, stat);
-        None
-    }
+#[derive(Default)]
+struct Fresh {
+    digests: HashMap<Vec<u8>, (FileStat, ContentDigest)>,
+    unsaved: bool,
+}
 
-    /// Remembers `digest`. `stat` must have been taken before the file was read.
-    pub fn put(&self, path: &[u8], stat: &FileStat, digest: ContentDigest) {
-        let _ = (path, stat, digest);
-    }
-
-    /// Writes what changed, if anything did.
-    pub fn save(&self) -> Result<(), StoreError> {
-        Ok(())
+impl std::fmt::Debug for FileMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileMemory")
+            .field("known", &self.known.count)
+            .finish_non_exhaustive()
     }
 }
 
 impl Store {
     /// The memory of the context directory `context_root`. Take it before the first `stat` of a file in it.
     pub fn file_memory(&self, context_root: &Path) -> Result<FileMemory, StoreError> {
-        let _ = context_root;
-        Ok(FileMemory {})
+        use std::os::unix::ffi::OsStrExt;
+        let opened = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let opened = opened.map_or(0, |since| since.as_nanos() as i128);
+        let root = context_root
+            .canonicalize()
+            .unwrap_or_else(|_| context_root.to_owned());
+        let name = ContentDigest::of(root.as_os_str().as_bytes()).hex();
+        let mut bytes = Vec::new();
+        if let Some(mut file) = self.0.files.open_file(&name)? {
+            bytes.reserve_exact(
+                file.metadata()
+                    .map_or(0, |m| usize::try_from(m.len()).unwrap_or(0)),
+            );
+            file.read_to_end(&mut bytes)
+                .map_err(|error| StoreError::io("reading", self.0.files.path_of(&name), error))?;
+        }
+        let known = Table::parse(bytes).unwrap_or_default();
+        let used = (0..known.count).map(|_| AtomicBool::new(false)).collect();
+        Ok(FileMemory {
+            store: self.clone(),
+            name,
+            opened,
+            known,
+            used,
+            fresh: Mutex::default(),
+        })
+    }
+}
+
+impl FileMemory {
+    /// The digest of the file at `path` (relative, bytes) if it surely still has the bytes it had.
+    pub fn get(&self, path: &[u8], stat: &FileStat) -> Option<ContentDigest> {
+        if let Some(position) = self.known.find(path) {
+            self.used[position].store(true, Ordering::Relaxed);
+            if let Some((known, digest)) = self.known.record(position)
+                && known == *stat
+            {
+                return Some(digest);
+            }
+        }
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh
+            .digests
+            .get(path)
+            .filter(|(known, _)| known == stat)
+            .map(|(_, digest)| *digest)
+    }
+
+    /// Remembers `digest`. `stat` must have been taken before the file was read.
+    pub fn put(&self, path: &[u8], stat: &FileStat, digest: ContentDigest) {
+        if !self.settled(stat) {
+            return;
+        }
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.digests.insert(path.to_vec(), (*stat, digest));
+        fresh.unsaved = true;
+    }
+
+    /// Writes what changed, if anything did. Of two processes that save at once, the later one is remembered.
+    pub fn save(&self) -> Result<(), StoreError> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if !fresh.unsaved {
+            return Ok(());
+        }
+        let mut rows: Vec<Row<'_>> = Vec::with_capacity(self.known.count + fresh.digests.len());
+        for position in 0..self.known.count {
+            let used = self.used[position].load(Ordering::Relaxed);
+            let age = if used {
+                0
+            } else {
+                self.known.age(position).saturating_add(1)
+            };
+            if let (Some(path), Some((stat, digest))) =
+                (self.known.path(position), self.known.record(position))
+                && age <= MAX_AGE
+                && !fresh.digests.contains_key(path)
+            {
+                rows.push(Row {
+                    path,
+                    age,
+                    stat,
+                    digest,
+                });
+            }
+        }
+        let new = fresh.digests.iter();
+        rows.extend(new.map(|(path, (stat, digest))| Row {
+            path,
+            age: 0,
+            stat: *stat,
+            digest: *digest,
+        }));
+        rows.sort_unstable_by_key(|row| row.path);
+        let bytes = encode(&rows);
+        self.store
+            .replace_file(&self.store.0.files, &self.name, &bytes, false)?;
+        fresh.unsaved = false;
+        Ok(())
+    }
+
+    fn settled(&self, stat: &FileStat) -> bool {
+        let coarse = stat.mtime.nanoseconds == 0 && stat.ctime.nanoseconds == 0;
+        let tick = if coarse { COARSE_TICK } else { FINE_TICK };
+        let nanoseconds =
+            |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+        nanoseconds(stat.mtime).max(nanoseconds(stat.ctime)) + tick < self.opened
+    }
+}
+
+struct Row<'a> {
+    path: &'a [u8],
+    age: u32,
+    stat: FileStat,
+    digest: ContentDigest,
+}
+
+fn encode(rows: &[Row<'_>]) -> Vec<u8> {
+    let paths: usize = rows.iter().map(|row| row.path.len()).sum();
+    let mut bytes = Vec::with_capacity(HEADER + rows.len() * RECORD + paths + CHECKSUM);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&(rows.len() as u64).to_le_bytes());
+    let mut offset = (HEADER + rows.len() * RECORD) as u64;
+    for row in rows {
+        bytes.extend_from_slice(&offset.to_le_bytes());
+        // Paths are those of the kernel: far below 4 GiB.
+        bytes.extend_from_slice(&(row.path.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&row.age.to_le_bytes());
+        for number in [row.stat.dev, row.stat.ino, row.stat.size] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for time in [row.stat.mtime, row.stat.ctime] {
+            bytes.extend_from_slice(&time.seconds.to_le_bytes());
+            bytes.extend_from_slice(&time.nanoseconds.to_le_bytes());
+        }
+        bytes.extend_from_slice(&row.digest.0);
+        offset += row.path.len() as u64;
+    }
+    for row in rows {
+        bytes.extend_from_slice(row.path);
+    }
+    let checksum = blake3::hash(&bytes);
+    bytes.extend_from_slice(checksum.as_bytes());
+    bytes
+}
+
+/// The file in memory. Every access is checked: what does not fit is as if it were not there.
+#[derive(Default)]
+struct Table {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Table {
+    fn parse(bytes: Vec<u8>) -> Option<Self> {
+        let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
+        if !content.starts_with(MAGIC) || blake3::hash(content).as_bytes() != checksum {
+            return None;
+        }
+        let count = usize::try_from(u64::from_le_bytes(array(content, MAGIC.len())?)).ok()?;
+        (count.checked_mul(RECORD)?.checked_add(HEADER)? <= content.len()).then_some(Self { bytes, count })
+    }
+
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.path(middle)?.cmp(path) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    fn path(&self, position: usize) -> Option<&[u8]> {
+        let start = HEADER + position * RECORD;
+        let offset = usize::try_from(u64::from_le_bytes(array(&self.bytes, start)?)).ok()?;
+        let length = u32::from_le_bytes(array(&self.bytes, start + 8)?) as usize;
+        self.bytes.get(offset..offset.checked_add(length)?)
+    }
+
+    fn age(&self, position: usize) -> u32 {
+        array(&self.bytes, HEADER + position * RECORD + 12).map_or(0, u32::from_le_bytes)
+    }
+
+    fn record(&self, position: usize) -> Option<(FileStat, ContentDigest)> {
+        let record = self.bytes.get(HEADER + position * RECORD..)?.get(..RECORD)?;
+        let number = |at| array(record, at).map(u64::from_le_bytes);
+        let time = |at| {
+            let seconds = i64::from_le_bytes(array(record, at)?);
+            Some(Timestamp {
+                seconds,
+                nanoseconds: u32::from_le_bytes(array(record, at + 8)?),
+            })
+        };
+        let stat = FileStat {
+            dev: number(16)?,
+            ino: number(24)?,
+            size: number(32)?,
+            mtime: time(40)?,
+            ctime: time(52)?,
+        };
+        Some((stat, ContentDigest(array(record, 64)?)))
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(n: u64) -> FileStat {
+        let time = Timestamp {
+            seconds: 1_600_000_000,
+            nanoseconds: 5,
+        };
+        FileStat {
+            dev: 1,
+            ino: n,
+            size: n,
+            mtime: time,
+            ctime: time,
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        (directory, store)
+    }
+
+    #[test]
+    fn remembers_what_did_not_change() {
+        let (directory, store) = store();
+        let digest = |n: u64| ContentDigest::of(&n.to_le_bytes());
+        let open = || store.file_memory(directory.path()).unwrap();
+        let path = |n: u64| format!("dir{}/{n}\u{fffd}", n % 7).into_bytes();
+        let memory = open();
+        assert_eq!(memory.get(b"x", &stat(1)), None);
+        for n in 0..500 {
+            memory.put(&path(n), &stat(n), digest(n));
+            assert_eq!(memory.get(&path(n), &stat(n)), Some(digest(n)));
+        }
+        memory.save().unwrap();
+        let memory = open();
+        for n in 0..500 {
+            assert_eq!(memory.get(&path(n), &stat(n)), Some(digest(n)));
+            assert_eq!(memory.get(&path(n), &stat(n + 1)), None);
+        }
+        let mut changed = stat(3);
+        changed.ctime.nanoseconds += 1;
+        assert_eq!(memory.get(&path(3), &changed), None);
+        memory.put(&path(3), &changed, digest(1003));
+        memory.save().unwrap();
+        assert_eq!(open().get(&path(3), &changed), Some(digest(1003)));
+        assert_eq!(open().get(&path(3), &stat(3)), None);
+        assert_eq!(open().get(&path(4), &stat(4)), Some(digest(4)));
+        assert_eq!(
+            store
+                .file_memory(Path::new("/elsewhere"))
+                .unwrap()
+                .get(&path(4), &stat(4)),
+            None
+        );
+    }
+
+    #[test]
+    fn fresh_files_are_not_remembered() {
+        let (directory, store) = store();
+        let memory = store.file_memory(directory.path()).unwrap();
+        let at = |offset: i128| {
+            let time = memory.opened + offset;
+            Timestamp {
+                seconds: (time / 1_000_000_000) as i64,
+                nanoseconds: (time % 1_000_000_000) as u32,
+            }
+        };
+        let old = stat(1);
+        for (mtime, ctime, remembered) in [
+            (old.mtime, old.ctime, true),
+            (old.mtime, at(0), false),
+            (old.mtime, at(-15_000_000), false),
+            (at(-30_000_000), at(-30_000_001), true),
+            (at(5_000_000_000), old.ctime, false),
+            (
+                Timestamp {
+                    nanoseconds: 0,
+                    ..at(0)
+                },
+                Timestamp {
+                    nanoseconds: 0,
+                    ..at(0)
+                },
+                false,
+            ),
+        ] {
+            let stat = FileStat { mtime, ctime, ..old };
+            memory.put(b"x", &stat, ContentDigest::of(b""));
+            assert_eq!(
+                memory.get(b"x", &stat).is_some(),
+                remembered,
+                "{mtime:?} {ctime:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn forgets_what_nobody_asks_for() {
+        let (directory, store) = store();
+        let open = || store.file_memory(directory.path()).unwrap();
+        let memory = open();
+        memory.put(b"gone", &stat(1), ContentDigest::of(b"gone"));
+        memory.put(b"kept", &stat(2), ContentDigest::of(b"kept"));
+        memory.save().unwrap();
+        for n in 0..=u64::from(MAX_AGE) {
+            let memory = open();
+            assert!(memory.get(b"kept", &stat(2)).is_some());
+            memory.put(b"busy", &stat(100 + n), ContentDigest::of(b""));
+            memory.save().unwrap();
+        }
+        assert!(open().known.find(b"gone").is_none());
+        assert!(open().get(b"kept", &stat(2)).is_some());
+    }
+
+    #[test]
+    fn no_flipped_bit_gives_another_digest() {
+        let (directory, store) = store();
+        let memory = store.file_memory(directory.path()).unwrap();
+        for n in 0..3 {
+            memory.put(
+                format!("f{n}").as_bytes(),
+                &stat(n),
+                ContentDigest::of(&[n as u8]),
+            );
+        }
+        memory.save().unwrap();
+        let path = store.0.files.path_of(&memory.name);
+        let good = std::fs::read(&path).unwrap();
+        let damaged = (0..good.len() * 8).map(|bit| {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            bad
+        });
+        for bad in damaged.chain((0..good.len()).step_by(7).map(|length| good[..length].to_vec())) {
+            std::fs::write(&path, bad).unwrap();
+            let memory = store.file_memory(directory.path()).unwrap();
+            assert_eq!(memory.get(b"f1", &stat(1)), None);
+        }
+    }
+
+    #[test]
+    fn nothing_new_writes_nothing() {
+        let (directory, store) = store();
+        let memory = store.file_memory(directory.path()).unwrap();
+        memory.save().unwrap();
+        assert!(store.0.files.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn many_entries_load_at_once() {
+        let (directory, store) = store();
+        let memory = store.file_memory(directory.path()).unwrap();
+        let path = |n: u64| format!("some/directory/with/a/name{}/file-{n}.txt", n % 100).into_bytes();
+        for n in 0..20_000 {
+            memory.put(&path(n), &stat(n), ContentDigest::of(b""));
+        }
+        memory.save().unwrap();
+        let start = std::time::Instant::now();
+        let memory = store.file_memory(directory.path()).unwrap();
+        let loaded = start.elapsed();
+        assert!((0..20_000).all(|n| memory.get(&path(n), &stat(n)).is_some()));
+        println!(
+            "loaded in {loaded:?}, looked up in {:?}",
+            start.elapsed() - loaded
+        );
     }
 }
