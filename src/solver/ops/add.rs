@@ -1,1 +1,303 @@
-//! Part of copies.
+//! Archives that ADD extracts (spec D1 to D3).
+//!
+//! An archive is decompressed once, into a file without a name, while the members are planned; the
+//! layer is then written in the order of paths, whatever the order of the archive was. All names
+//! are confined to the destination, which is the root for links in the archive.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+
+use anyhow::{Context as _, bail};
+use rbuild_cache::ContentDigest;
+use rbuild_cache::layer::{Entry, Kind, LayerPath, TarReader};
+use rbuild_cache::tree::{self, Tree};
+
+use super::dest::{Below, Created, Destination};
+use super::owner::Owner;
+use super::plan::{Data, Planned};
+use super::select::Item;
+
+/// Most members of an archive.
+const MAX_MEMBERS: u64 = 2_000_000;
+/// Bytes of names, link targets and attributes of all members.
+const MAX_METADATA: u64 = 512 << 20;
+/// An archive may always become this large ...
+const FREE_BYTES: u64 = 1 << 30;
+/// ... and beyond that, this many times what it is on disk.
+const MAX_RATIO: u64 = 250;
+/// Memory for the window of xz and zstd; xz -9 needs 64 MiB, zstd --long 128 MiB.
+const MAX_WINDOW_LOG: u32 = 27;
+const BUFFER: usize = 256 << 10;
+
+/// Whether the content is a tar archive, perhaps compressed by gzip, bzip2, xz or zstd: whether its first block is a
+/// tar header. What cannot be decompressed is no archive and is copied as it is.
+pub(super) fn is_archive(reader: Box<dyn Read + Send>) -> io::Result<bool> {
+    let Ok(mut reader) = decompressed(reader) else {
+        return Ok(false);
+    };
+    let mut block = Vec::with_capacity(512);
+    match reader.by_ref().take(512).read_to_end(&mut block) {
+        Ok(512) => Ok(is_tar_header(&block)),
+        _ => Ok(false),
+    }
+}
+
+/// The checksum of a header is the sum of its bytes with those of the checksum itself taken as blanks. Some programs
+/// have summed signed bytes.
+fn is_tar_header(block: &[u8]) -> bool {
+    if block.iter().all(|byte| *byte == 0) {
+        return false;
+    }
+    let digits: Vec<u8> = block[148..156]
+        .iter()
+        .copied()
+        .skip_while(|b| *b == b' ')
+        .take_while(u8::is_ascii_digit)
+        .collect();
+    let Some(wanted) = std::str::from_utf8(&digits)
+        .ok()
+        .and_then(|text| i64::from_str_radix(text, 8).ok())
+    else {
+        return false;
+    };
+    let bytes = || {
+        block
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte })
+    };
+    let unsigned: i64 = bytes().map(i64::from).sum();
+    let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
+    wanted == unsigned || wanted == signed
+}
+
+/// What `reader` gives, decompressed if it begins as one of the formats that ADD knows.
+fn decompressed<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut reader = BufReader::with_capacity(BUFFER, reader);
+    // A first read may be short, but not that short on files.
+    let start = reader.fill_buf()?;
+    Ok(match start {
+        [0x1f, 0x8b, 8, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(reader)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            reader,
+            true,
+            (1 << (MAX_WINDOW_LOG - 10)) + (16 << 10),
+        )),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
+            decoder.window_log_max(MAX_WINDOW_LOG)?;
+            Box::new(decoder)
+        }
+        _ => Box::new(reader),
+    })
+}
+
+/// An archive to extract.
+pub(super) struct Archive<'a> {
+    pub item: &'a Item,
+    pub source: &'a dyn Tree,
+    /// Tells its hard links from those of other operands.
+    pub group: usize,
+    /// Its index among the unpacked files.
+    pub number: usize,
+}
+
+impl Archive<'_> {
+    /// Plans all members below `top`, which is planned; gives the file with the uncompressed archive.
+    pub fn unpack(
+        &self,
+        to: &mut Destination<'_>,
+        top: &LayerPath,
+        chown: Option<Owner>,
+    ) -> anyhow::Result<File> {
+        let mut raw = Hashing {
+            reader: self.source.open(&self.item.entry.path)?,
+            hasher: blake3::Hasher::new(),
+        };
+        let mut spool = Spool {
+            reader: decompressed(&mut raw)?,
+            file: tempfile::tempfile().context("creating a temporary file")?,
+            size: 0,
+            limit: self.limit(),
+        };
+        let mut members = Members {
+            archive: self,
+            top,
+            chown,
+            last_parent: None,
+            links: 0,
+        };
+        members.plan(&mut spool, to)?;
+        let Spool { reader, file, .. } = spool;
+        drop(reader);
+        io::copy(&mut raw, &mut io::sink())?;
+        if self.item.digest != Some(ContentDigest(*raw.hasher.finalize().as_bytes())) {
+            bail!("it changed while it was being read");
+        }
+        Ok(file)
+    }
+
+    fn limit(&self) -> u64 {
+        let size = if let Kind::File { size } = self.item.entry.kind {
+            size
+        } else {
+            0
+        };
+        FREE_BYTES.max(size.saturating_mul(MAX_RATIO))
+    }
+}
+
+struct Members<'a> {
+    archive: &'a Archive<'a>,
+    top: &'a LayerPath,
+    chown: Option<Owner>,
+    /// A directory as the archive names it and where it is: archives list the files of a directory together.
+    last_parent: Option<(LayerPath, LayerPath)>,
+    /// Groups of hard links so far.
+    links: u64,
+}
+
+impl Members<'_> {
+    fn plan(&mut self, archive: impl Read, to: &mut Destination<'_>) -> anyhow::Result<()> {
+        let mut tar = TarReader::archive(archive);
+        let (mut count, mut metadata) = (0, 0);
+        while let Some(member) = tar.next_entry()? {
+            count += 1;
+            metadata += weight(&member.entry);
+            if count > MAX_MEMBERS || metadata > MAX_METADATA {
+                bail!("the archive has too many members");
+            }
+            // The destination keeps its own metadata.
+            if !member.entry.path.is_root() {
+                self.member(member.entry, member.data_offset, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, mut entry: Entry, offset: u64, to: &mut Destination<'_>) -> anyhow::Result<()> {
+        let name = entry.path.name().to_vec();
+        let parent = self.directory(&entry.path.parent().unwrap_or_default(), to)?;
+        entry.path = parent.join(&name);
+        if let Some(owner) = self.chown {
+            (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        }
+        let (mut data, mut link) = (Data::None, None);
+        match &entry.kind {
+            Kind::File { .. } => {
+                data = Data::Archive {
+                    number: self.archive.number,
+                    offset,
+                }
+            }
+            Kind::Hardlink { target } => {
+                let target = target.clone();
+                let directory = self.directory(&target.parent().unwrap_or_default(), to)?;
+                let target = directory.join(target.name());
+                if target == entry.path {
+                    return Ok(());
+                }
+                let next = (self.archive.group, self.links);
+                let first = to
+                    .planned_mut(&target)
+                    .filter(|first| !first.entry.is_dir() && !first.created);
+                let Some(first) = first else {
+                    bail!(
+                        "{} is a hard link to {target}, which the archive does not have before it",
+                        entry.path
+                    );
+                };
+                if matches!(first.entry.kind, Kind::File { .. }) {
+                    self.links += 1;
+                    link = Some(*first.link.get_or_insert(next));
+                }
+                data = first.data.clone();
+                entry = Entry {
+                    path: entry.path,
+                    ..first.entry.clone()
+                };
+            }
+            _ => {}
+        }
+        if !matches!(entry.kind, Kind::File { .. }) {
+            // A link or a directory may change where names lead.
+            self.last_parent = None;
+        }
+        to.replace(Planned {
+            entry,
+            data,
+            created: false,
+            fresh: true,
+            link,
+        })
+    }
+
+    /// Where a directory of the archive is; made if it is missing.
+    fn directory(&mut self, named: &LayerPath, to: &mut Destination<'_>) -> anyhow::Result<LayerPath> {
+        if let Some((last, real)) = &self.last_parent
+            && last == named
+        {
+            return Ok(real.clone());
+        }
+        let resolved = tree::resolve(&Below { to, root: self.top }, named)?;
+        let real = self.top.append(&resolved.path);
+        to.make_directories(
+            &real,
+            Created {
+                mode: 0o755,
+                owner: self.chown.unwrap_or_default(),
+            },
+        )?;
+        self.last_parent = Some((named.clone(), real.clone()));
+        Ok(real)
+    }
+}
+
+fn weight(entry: &Entry) -> u64 {
+    let kind = match &entry.kind {
+        Kind::Symlink { target } => target.len(),
+        Kind::Hardlink { target } => target.as_bytes().len(),
+        _ => 0,
+    };
+    let xattrs: usize = entry
+        .xattrs
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    (entry.path.as_bytes().len() + kind + xattrs) as u64
+}
+
+/// Hashes all that is read.
+struct Hashing {
+    reader: Box<dyn Read + Send>,
+    hasher: blake3::Hasher,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(out)?;
+        self.hasher.update(&out[..count]);
+        Ok(count)
+    }
+}
+
+/// Keeps all that is read, up to a limit.
+struct Spool<'a> {
+    reader: Box<dyn Read + 'a>,
+    file: File,
+    size: u64,
+    limit: u64,
+}
+
+impl Read for Spool<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(out)?;
+        self.size += count as u64;
+        if self.size > self.limit {
+            return Err(io::Error::other("it becomes too large when it is decompressed"));
+        }
+        self.file.write_all(&out[..count])?;
+        Ok(count)
+    }
+}

@@ -1,18 +1,234 @@
-//! COPY and ADD of files that are there (spec 3.8, rules P1 to P32 and D1 to D3).
+//! COPY and ADD of files that are there (spec 3.8, rules P1 to P32 and D1 to D3): where each
+//! selected file goes, and with which metadata.
 
-use rbuild_cache::tree::Tree;
+use std::fs::File;
 
-use super::plan::LayerPlan;
+use anyhow::{Context as _, bail};
+use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
+use rbuild_cache::tree::{self, Tree};
+
+use super::add;
+use super::chmod::Chmod;
+use super::dest::{Created, Destination};
+use super::owner::Owner;
+use super::plan::{Data, LayerPlan, Planned};
+use super::select::{Found, Item, Match};
 pub use super::select::{Selection, selection};
-use crate::graph::CopyOp;
+use crate::graph::{CopyOp, InlineFile};
 
 /// What copying `selection` does to `base`. With `--link` the base is not looked at. `source` is the tree that was
 /// selected from: archives of ADD are read here.
 pub fn plan(
-    _op: &CopyOp,
-    _selection: &Selection,
-    _source: Option<&dyn Tree>,
-    _base: &dyn Tree,
+    op: &CopyOp,
+    selection: &Selection,
+    source: Option<&dyn Tree>,
+    base: &dyn Tree,
 ) -> anyhow::Result<LayerPlan> {
-    anyhow::bail!("copies are not there yet")
+    let base = (!op.link).then_some(base);
+    let chmod = op.chmod.as_deref().map(Chmod::parse).transpose()?;
+    let chown = op
+        .chown
+        .as_deref()
+        .map(|text| Owner::parse(text, base))
+        .transpose()?;
+    let to = Destination::new(base);
+    if let Some(owner) = chown {
+        to.fact(
+            "owner",
+            &[owner.uid.to_le_bytes(), owner.gid.to_le_bytes()].concat(),
+        );
+    }
+    let created = Created {
+        mode: if let Some(Chmod::Octal(mode)) = chmod {
+            mode
+        } else {
+            0o755
+        },
+        owner: chown.unwrap_or_default(),
+    };
+    let (path, directory) = destination(op);
+    let mut copier = Copier {
+        op,
+        source,
+        chmod,
+        chown,
+        created,
+        path,
+        directory,
+        to,
+        archives: Vec::new(),
+    };
+    for (number, matched) in selection.matches.iter().enumerate() {
+        copier.place(number, matched)?;
+    }
+    Ok(copier.to.finish(copier.archives))
+}
+
+/// Where the destination of `op` is, before links are followed, and whether it was written as a directory (spec P3).
+fn destination(op: &CopyOp) -> (LayerPath, bool) {
+    let dest = op.dest.as_str();
+    let directory = matches!(dest, "" | ".") || dest.ends_with('/') || dest.ends_with("/.");
+    let path = if dest.starts_with('/') {
+        dest.to_owned()
+    } else {
+        format!("{}/{dest}", op.cwd)
+    };
+    (LayerPath::clean(path.as_bytes()), directory)
+}
+
+struct Copier<'a> {
+    op: &'a CopyOp,
+    source: Option<&'a dyn Tree>,
+    chmod: Option<Chmod>,
+    chown: Option<Owner>,
+    created: Created,
+    path: LayerPath,
+    directory: bool,
+    to: Destination<'a>,
+    archives: Vec<File>,
+}
+
+impl Copier<'_> {
+    fn place(&mut self, number: usize, matched: &Match) -> anyhow::Result<()> {
+        match &matched.found {
+            Found::File(item) => {
+                let path = self.file_path(&matched.name)?;
+                let planned = self.planned(number, item, path);
+                self.to.put_file(planned)
+            }
+            Found::Inline(file) => {
+                let path = self.file_path(&matched.name)?;
+                let planned = self.inline(file, path);
+                self.to.put_file(planned)
+            }
+            Found::Contents(items) => {
+                let top = self.directory_path(items.is_empty())?;
+                self.contents(number, &top, items)
+            }
+            Found::Parents(items) => {
+                let top = self.directory_path(items.is_empty())?;
+                self.contents(number, &top, items)
+            }
+            Found::Archive(item) => {
+                let top = self.directory_path(false)?;
+                let source = self.source.context("the copy has no source")?;
+                let file = add::Archive {
+                    item,
+                    source,
+                    group: number,
+                    number: self.archives.len(),
+                }
+                .unpack(&mut self.to, &top, self.chown)
+                .with_context(|| format!("extracting {}", item.entry.path))?;
+                self.archives.push(file);
+                Ok(())
+            }
+        }
+    }
+
+    /// Where a file called `name` goes (spec P4); the directory above it is planned.
+    fn file_path(&mut self, name: &[u8]) -> anyhow::Result<LayerPath> {
+        let resolved = tree::resolve(&self.to, &self.path)?;
+        if self.directory || resolved.entry.is_some_and(|entry| entry.is_dir()) {
+            self.to.make_directories(&resolved.path, self.created)?;
+            return Ok(resolved.path.join(name));
+        }
+        // Files of this copy would overwrite each other without a word (spec B2).
+        if self.to.planned(&resolved.path).is_some() {
+            bail!(
+                "when using {} with more than one source file, the destination must be a directory and end with a /",
+                if self.op.unpack == crate::graph::Unpack::Archives {
+                    "ADD"
+                } else {
+                    "COPY"
+                }
+            );
+        }
+        self.to
+            .make_directories(&resolved.path.parent().unwrap_or_default(), self.created)?;
+        Ok(resolved.path)
+    }
+
+    /// The destination as a directory, which is planned unless it is there and nothing comes into it.
+    fn directory_path(&mut self, empty: bool) -> anyhow::Result<LayerPath> {
+        let resolved = tree::resolve(&self.to, &self.path)?;
+        match resolved.entry {
+            Some(entry) if !entry.is_dir() => bail!("cannot copy to non-directory: {}", resolved.path),
+            Some(_) if empty => {}
+            _ => self.to.make_directories(&resolved.path, self.created)?,
+        }
+        Ok(resolved.path)
+    }
+
+    fn contents(&mut self, number: usize, top: &LayerPath, items: &[Item]) -> anyhow::Result<()> {
+        for item in items {
+            let planned = self.planned(number, item, top.append(&item.relative));
+            if planned.entry.is_dir() {
+                self.to.put_directory(planned.entry)?;
+            } else {
+                self.to.put_file(planned)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The item at `path` with the owner and mode that it gets there (spec P12 to P15).
+    fn planned(&self, number: usize, item: &Item, path: LayerPath) -> Planned {
+        let mut entry = Entry {
+            path,
+            ..item.entry.clone()
+        };
+        if self.op.reset_owner {
+            (entry.uid, entry.gid) = (0, 0);
+        }
+        self.change(&mut entry);
+        let data = match item.digest {
+            Some(digest) => Data::Source {
+                path: item.entry.path.clone(),
+                digest,
+            },
+            None => Data::None,
+        };
+        let link = item.link.map(|group| (number, group));
+        Planned {
+            entry,
+            data,
+            created: false,
+            fresh: true,
+            link,
+        }
+    }
+
+    fn inline(&self, file: &InlineFile, path: LayerPath) -> Planned {
+        let mut entry = Entry {
+            path,
+            kind: Kind::File {
+                size: file.data.len() as u64,
+            },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        };
+        self.change(&mut entry);
+        Planned {
+            entry,
+            data: Data::Inline(file.data.clone()),
+            created: true,
+            fresh: true,
+            link: None,
+        }
+    }
+
+    fn change(&self, entry: &mut Entry) {
+        if let Some(owner) = self.chown {
+            (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        }
+        if let Some(chmod) = &self.chmod
+            && !matches!(entry.kind, Kind::Symlink { .. })
+        {
+            entry.mode = chmod.apply(entry.mode, entry.is_dir());
+        }
+    }
 }

@@ -11,15 +11,29 @@ pub mod mkdir;
 pub mod owner;
 pub mod plan;
 pub mod select;
+mod stream;
 
 use std::io::Read;
 
-use rbuild_cache::layer::Entry;
+use rbuild_cache::ContentDigest;
+use rbuild_cache::layer::{Entry, LayerBuilder};
 
 /// Takes the entries of a new layer in path order.
 pub trait EntrySink {
-    /// Adds an entry; `data` is there for a regular file and gives exactly its size in bytes.
-    fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> anyhow::Result<()>;
+    /// Adds an entry; `data` is there for a regular file and gives exactly its size in bytes. The digest of these bytes
+    /// is returned.
+    fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>)
+    -> anyhow::Result<Option<ContentDigest>>;
+}
+
+impl EntrySink for LayerBuilder {
+    fn append(
+        &mut self,
+        entry: &Entry,
+        data: Option<&mut dyn Read>,
+    ) -> anyhow::Result<Option<ContentDigest>> {
+        Ok(LayerBuilder::append(self, entry, data)?)
+    }
 }
 
 impl EntrySink for rbuild_cache::layer::LayerBuilder {

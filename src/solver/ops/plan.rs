@@ -1,32 +1,177 @@
 //! The entries of a layer to be, before any byte of a file is read.
 
-use rbuild_cache::Key;
-use rbuild_cache::layer::Timestamp;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+
+use anyhow::{Context as _, bail};
+use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
 use rbuild_cache::tree::Tree;
+use rbuild_cache::{ContentDigest, Key};
 
 use super::EntrySink;
+use super::stream::{self, Files};
 
 /// The entries of a layer in path order, and where the bytes of its files come from.
 #[derive(Debug)]
 pub struct LayerPlan {
     facts: Key,
+    entries: Vec<Planned>,
+    /// Uncompressed archives, in files without a name.
+    archives: Vec<File>,
+}
+
+/// An entry to be written.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub entry: Entry,
+    pub data: Data,
+    /// It is made by this layer and by nobody else: its time is that of the build.
+    pub created: bool,
+    /// Nothing of the base can be seen below it.
+    pub fresh: bool,
+    /// Equal for all names of one file.
+    pub link: Option<(usize, u64)>,
+}
+
+/// Where the bytes of an entry come from.
+#[derive(Debug, Clone)]
+pub(super) enum Data {
+    None,
+    /// A file of the source tree, which must still have this content.
+    Source {
+        path: LayerPath,
+        digest: ContentDigest,
+    },
+    Inline(String),
+    /// A member of an archive.
+    Archive {
+        number: usize,
+        offset: u64,
+    },
 }
 
 impl LayerPlan {
+    pub(super) fn new(facts: Key, mut entries: Vec<Planned>, archives: Vec<File>) -> Self {
+        entries.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+        let mut plan = Self {
+            facts,
+            entries,
+            archives,
+        };
+        plan.link();
+        plan
+    }
+
     /// All that the plan took from its base: where the destination leads, what exists there and who owns it, the ids
     /// that names stand for. Bases that agree in it give the same layer for the same selection.
     pub fn facts_key(&self) -> Key {
         self.facts
     }
 
-    /// Streams the entries into `out`. Directories that are created get the time `now`. Fails when a file of `source`
+    /// Whether the layer has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Streams the entries into `out`. What the layer itself makes gets the time `now`. Fails when a file of `source`
     /// no longer has the content that its selection was keyed with.
     pub fn write(
         &self,
-        _source: Option<&dyn Tree>,
-        _out: &mut dyn EntrySink,
-        _now: Timestamp,
+        source: Option<&dyn Tree>,
+        out: &mut dyn EntrySink,
+        now: Timestamp,
     ) -> anyhow::Result<()> {
-        anyhow::bail!("copies are not there yet")
+        let files = self
+            .entries
+            .iter()
+            .filter_map(|planned| match (&planned.data, &planned.entry.kind) {
+                (Data::Source { path, .. }, Kind::File { size }) if *size > 0 => Some((path, *size)),
+                _ => None,
+            });
+        let files: Vec<(&LayerPath, u64)> = files.collect();
+        if files.is_empty() {
+            return self.write_all(&mut Files::none(), out, now);
+        }
+        let source = source.context("the copy has no source")?;
+        stream::read_ahead(source, &files, |files| self.write_all(files, out, now))
+    }
+
+    fn write_all(&self, files: &mut Files, out: &mut dyn EntrySink, now: Timestamp) -> anyhow::Result<()> {
+        for planned in &self.entries {
+            let stamped;
+            let mut entry = &planned.entry;
+            if planned.created {
+                stamped = Entry {
+                    mtime: now,
+                    ..entry.clone()
+                };
+                entry = &stamped;
+            }
+            let Kind::File { size } = entry.kind else {
+                out.append(entry, None)?;
+                continue;
+            };
+            match &planned.data {
+                Data::None => bail!("{} has no content", entry.path),
+                Data::Source { path, digest } => {
+                    let written = if size == 0 {
+                        out.append(entry, Some(&mut io::empty()))
+                    } else {
+                        out.append(entry, Some(&mut files.next_file()))
+                    };
+                    let written = written.with_context(|| format!("copying {path}"))?;
+                    if written != Some(*digest) {
+                        bail!("{path} changed while it was being copied");
+                    }
+                }
+                Data::Inline(text) => {
+                    out.append(entry, Some(&mut text.as_bytes()))?;
+                }
+                Data::Archive { number, offset } => {
+                    let mut member = Member {
+                        file: &self.archives[*number],
+                        offset: *offset,
+                        left: size,
+                    };
+                    out.append(entry, Some(&mut member))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the names of one file the first has the data, the others lead to it (spec 5.3).
+    fn link(&mut self) {
+        let mut firsts: HashMap<(usize, u64), LayerPath> = HashMap::new();
+        for planned in &mut self.entries {
+            let Some(link) = planned.link else { continue };
+            if let Some(target) = firsts.get(&link) {
+                planned.entry.kind = Kind::Hardlink {
+                    target: target.clone(),
+                };
+                planned.data = Data::None;
+            } else {
+                firsts.insert(link, planned.entry.path.clone());
+            }
+        }
+    }
+}
+
+/// The data of a member of an uncompressed archive.
+struct Member<'a> {
+    file: &'a File,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for Member<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = out.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.file.read_at(&mut out[..most], self.offset)?;
+        self.offset += count as u64;
+        self.left -= count as u64;
+        Ok(count)
     }
 }
