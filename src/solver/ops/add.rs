@@ -111,26 +111,15 @@ impl Archive<'_> {
         top: &LayerPath,
         chown: Option<Owner>,
     ) -> anyhow::Result<File> {
-        let mut raw = Hashing {
-            reader: self.source.open(&self.item.entry.path)?,
-            hasher: blake3::Hasher::new(),
-        };
-        let mut spool = Spool {
-            reader: decompressed(&mut raw)?,
-            file: tempfile::tempfile().context("creating a temporary file")?,
-            size: 0,
-            limit: self.limit(),
-        };
-        let mut members = Members {
-            archive: self,
-            top,
-            chown,
-            last_parent: None,
-            links: 0,
-        };
-        members.plan(&mut spool, to)?;
-        let Spool { reader, file, .. } = spool;
-        drop(reader);
+        let reader = self.source.open(&self.item.entry.path)?;
+        let mut raw = Hashing { reader, hasher: blake3::Hasher::new() };
+        let file = tempfile::tempfile().context("creating a temporary file")?;
+        {
+            let reader = decompressed(&mut raw)?;
+            let spool = Spool { reader, file: &file, size: 0, limit: self.limit() };
+            let mut members = Members { archive: self, top, chown, last_parent: None, links: 0 };
+            members.plan(spool, to)?;
+        }
         io::copy(&mut raw, &mut io::sink())?;
         if self.item.digest != Some(ContentDigest(*raw.hasher.finalize().as_bytes())) {
             bail!("it changed while it was being read");
@@ -285,7 +274,7 @@ impl Read for Hashing {
 /// Keeps all that is read, up to a limit.
 struct Spool<'a> {
     reader: Box<dyn Read + 'a>,
-    file: File,
+    file: &'a File,
     size: u64,
     limit: u64,
 }

@@ -35,10 +35,3 @@ impl EntrySink for LayerBuilder {
         Ok(LayerBuilder::append(self, entry, data)?)
     }
 }
-
-impl EntrySink for rbuild_cache::layer::LayerBuilder {
-    fn append(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> anyhow::Result<()> {
-        Self::append(self, entry, data)?;
-        Ok(())
-    }
-}
