@@ -1,26 +1,67 @@
 //! What does a registry have? Blocking operations over HTTP that any thread may call at once.
 //!
+//! The async code runs on one thread of its own, which starts with the first operation. The main
+//! process has to be single-threaded when it enters its namespaces, so [`Registry::quiesce`] ends
+//! that thread and all that it started; what was learned (tokens, schemes) stays.
+//!
 //! Invariant: what is returned as having a digest has it; a stream is checked when it ends.
 
-use std::io::Read;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
-use rbuild_cache::Digest;
+use bytes::{Buf, Bytes};
+use rbuild_cache::{Descriptor, Digest};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
+use sha2::Digest as _;
+use tokio::sync::{mpsc, oneshot};
 
-use super::document::{Descriptor, Document};
+use super::credentials::CredentialFiles;
+use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
 use super::error::RegistryError;
 use super::reference::Reference;
+use super::transport::{
+    Call, Clients, Exchange, Failure, Host, Retry, STALL_LIMIT, Session, network, origin_text, pause, read_limited, refused,
+    stalled,
+};
 use crate::graph::Platform;
+
+const DIGEST_HEADER: &str = "docker-content-digest";
+/// Chunks of a download that wait for their reader; a chunk is what one read gave, at most some 100 KiB.
+const DOWNLOAD_QUEUE: usize = 32;
+/// An index may name an index, but not for ever.
+const INDEX_DEPTH: usize = 3;
 
 /// How to talk to registries.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryOptions {
     /// `host[:port]` that may be spoken to without TLS, or with a certificate that nobody vouches for.
+    /// Hosts of this machine always may.
     pub insecure: Vec<String>,
+    /// Where credentials are looked for; `None` for the usual files.
+    pub credentials: Option<CredentialFiles>,
 }
 
 /// A client of all registries. Cheap to clone; made without I/O.
-#[derive(Debug, Clone)]
-pub struct Registry(RegistryOptions);
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    session: Arc<Session>,
+    engine: Mutex<Option<Engine>>,
+}
+
+/// The thread that runs the async code.
+struct Engine {
+    exchange: Exchange,
+    handle: tokio::runtime::Handle,
+    /// Dropped to end it.
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
 
 /// A platform's manifest, and the index that named it.
 #[derive(Debug, Clone)]
@@ -34,28 +75,79 @@ pub struct Resolved {
 impl Registry {
     /// A client; nothing is connected, read or started.
     pub fn new(options: RegistryOptions) -> Self {
-        Self(options)
+        Self(Arc::new(Inner { session: Arc::new(Session::new(options)), engine: Mutex::new(None) }))
     }
 
     /// Ends all connections and joins all threads of this client: afterwards the process has no thread of it.
     /// A later operation starts again. Transfers that are running fail.
-    pub fn quiesce(&self) {}
+    pub fn quiesce(&self) {
+        let engine = self.0.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(engine) = engine {
+            drop(engine.stop);
+            let _ = engine.thread.join();
+        }
+    }
 
     /// What `reference` names now, without fetching it (HEAD). `None` when the registry does not say.
     pub fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
-        self.not_yet(reference)
+        let doing = format!("looking up {reference}");
+        let reference = reference.clone();
+        self.run(async move |exchange| {
+            let response = manifest_response(&exchange, &reference, Method::HEAD, &doing).await?;
+            let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            let digest = text(DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok());
+            // The length of a body that does not come is not in `content_length()`.
+            let size = text(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
+            let media_type = text(CONTENT_TYPE.as_str()).map(str::to_owned);
+            let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else { return Ok(None) };
+            if let Some(expected) = reference.digest()
+                && *expected != digest
+            {
+                let host = origin_text(response.url());
+                return Err(RegistryError::Digest { doing, host, expected: *expected, actual: digest });
+            }
+            Ok(Some(Descriptor { media_type, digest, size }))
+        })
     }
 
     /// The manifest or index that `reference` names; its digest wins over its tag and is verified.
     pub fn manifest(&self, reference: &Reference) -> Result<Document, RegistryError> {
-        self.not_yet(reference)
+        let doing = format!("pulling the manifest of {reference}");
+        let reference = reference.clone();
+        self.run(async move |exchange| {
+            let response = manifest_response(&exchange, &reference, Method::GET, &doing).await?;
+            let host = origin_text(response.url());
+            let headers = response.headers().clone();
+            let bytes = read_limited(response, MANIFEST_LIMIT, &doing).await.map_err(|f| f.error)?;
+            let actual = Digest::of(&bytes);
+            let said = headers.get(DIGEST_HEADER).and_then(|value| value.to_str().ok()).and_then(|t| t.parse().ok());
+            // Without a digest in the name the header tells at least of damage on the way.
+            if let Some(expected) = reference.digest().copied().or(said)
+                && expected != actual
+            {
+                return Err(RegistryError::Digest { doing, host, expected, actual });
+            }
+            let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            Document::new(bytes, media_type).map_err(|reason| refused(&doing, reason))
+        })
     }
 
     /// The manifest of `reference` for `platform` (spec F9): an index must have a match, a single
     /// manifest is taken whatever its platform.
     pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
-        let _ = platform;
-        self.not_yet(reference)
+        let document = self.manifest(reference)?;
+        self.resolve_document(reference, document, platform)
+    }
+
+    /// [`Self::resolve`] when the document that `reference` names is here already.
+    pub fn resolve_document(
+        &self,
+        reference: &Reference,
+        document: Document,
+        platform: &Platform,
+    ) -> Result<Resolved, RegistryError> {
+        let fetch = |entry: &Descriptor| self.manifest(&reference.with_digest(entry.digest));
+        select_platform(&reference.to_string(), document, platform, &fetch)
     }
 
     /// A small blob in memory, verified.
@@ -65,36 +157,316 @@ impl Registry {
         blob: &Descriptor,
         limit: u64,
     ) -> Result<Vec<u8>, RegistryError> {
-        let _ = (blob, limit);
-        self.not_yet(reference)
+        let doing = format!("pulling {} of {reference}", blob.digest);
+        if blob.size > limit {
+            return Err(refused(&doing, format!("its {} bytes are more than the {limit} allowed", blob.size)));
+        }
+        let (reference, blob) = (reference.clone(), blob.clone());
+        self.run(async move |exchange| {
+            let host = exchange.session.host(reference.domain());
+            let response = blob_response(&exchange, &host, &reference, &blob.digest, 0, &doing).await?;
+            let address = origin_text(response.url());
+            let bytes = read_limited(response, blob.size, &doing).await.map_err(|f| f.error)?;
+            let actual = Digest::of(&bytes);
+            if actual != blob.digest {
+                return Err(RegistryError::Digest { doing, host: address, expected: blob.digest, actual });
+            }
+            Ok(bytes)
+        })
     }
 
-    /// A blob of the repository of `reference` as a stream.
-    pub fn blob(
+    /// A blob of the repository of `reference` as a stream. Fails at once when the registry does not have it.
+    pub fn blob(&self, reference: &Reference, digest: &Digest, size: u64) -> Result<BlobReader, RegistryError> {
+        let doing = format!("pulling {digest} of {}", reference.name());
+        let (chunks, receiver) = mpsc::channel(DOWNLOAD_QUEUE);
+        let (reference, expected) = (reference.clone(), *digest);
+        let name = doing.clone();
+        self.run(async move |exchange| {
+            let host = exchange.session.host(reference.domain());
+            let response = blob_response(&exchange, &host, &reference, &expected, 0, &doing).await?;
+            tokio::spawn(async move {
+                let download = Download { exchange, host, reference, digest: expected, size, doing };
+                // A reader that went away is no error.
+                if let Err(error) = download.run(response, &chunks).await {
+                    let _ = chunks.send(Err(io::Error::other(error))).await;
+                }
+            });
+            Ok(())
+        })?;
+        Ok(BlobReader {
+            chunks: receiver,
+            current: Bytes::new(),
+            hasher: sha2::Sha256::new(),
+            remaining: size,
+            expected,
+            doing: name,
+            done: false,
+        })
+    }
+
+    /// Runs an operation on the engine's thread and waits for it.
+    pub(super) fn run<T, F>(&self, operation: impl FnOnce(Exchange) -> F) -> Result<T, RegistryError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+    {
+        let (handle, exchange) = self.engine()?;
+        let (sender, receiver) = oneshot::channel();
+        let operation = operation(exchange);
+        handle.spawn(async move {
+            let _ = sender.send(operation.await);
+        });
+        receiver.blocking_recv().unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// The runtime and what to use on it; started when there is none.
+    pub(super) fn engine(&self) -> Result<(tokio::runtime::Handle, Exchange), RegistryError> {
+        let mut slot = self.0.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = slot.as_ref() {
+            return Ok((engine.handle.clone(), engine.exchange.clone()));
+        }
+        let start = |e: io::Error| RegistryError::Start(e.to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        // Dropping the runtime, on that thread, waits for the threads that look up names.
+        let body = move || {
+            let _ = runtime.block_on(stopped);
+        };
+        let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(body).map_err(start)?;
+        let exchange = Exchange { session: Arc::clone(&self.0.session), clients: Arc::new(Clients::default()) };
+        *slot = Some(Engine { exchange: exchange.clone(), handle: handle.clone(), stop, thread });
+        Ok((handle, exchange))
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("options", &self.0.session.options).finish_non_exhaustive()
+    }
+}
+
+/// Follows `document` through its indexes to the manifest for `platform`; `fetch` gets the entries.
+pub fn select_platform<E: From<RegistryError>>(
+    name: &str,
+    document: Document,
+    platform: &Platform,
+    fetch: &dyn Fn(&Descriptor) -> Result<Document, E>,
+) -> Result<Resolved, E> {
+    let refuse = |reason| refused(&format!("reading the manifest of {name}"), reason);
+    let mut resolved = Resolved { index: None, manifest: document };
+    for _ in 0..=INDEX_DEPTH {
+        let index = match resolved.manifest.read().map_err(refuse)? {
+            Reading::Manifest(_) => return Ok(resolved),
+            Reading::Index(index) => index,
+        };
+        let Some(entry) = index.select(platform) else {
+            let (reference, wanted) = (name.to_owned(), platform.to_string());
+            return Err(RegistryError::Platform { reference, wanted, offered: index.offered() }.into());
+        };
+        let child = fetch(&entry.descriptor)?;
+        if child.descriptor != entry.descriptor {
+            let (said, is) = (&entry.descriptor, &child.descriptor);
+            let reason = format!(
+                "its index says {} bytes of {} for {}, but it is {} bytes of {} with digest {}",
+                said.size, said.media_type, said.digest, is.size, is.media_type, is.digest
+            );
+            return Err(refuse(reason).into());
+        }
+        let outer = resolved.index.take();
+        resolved = Resolved { index: outer.or(Some(resolved.manifest)), manifest: child };
+    }
+    Err(refuse("its indexes are nested too deeply".to_owned()).into())
+}
+
+async fn manifest_response(
+    exchange: &Exchange,
+    reference: &Reference,
+    method: Method,
+    doing: &str,
+) -> Result<Response, RegistryError> {
+    let version = match reference.digest() {
+        Some(digest) => digest.to_string(),
+        None => reference.tag().unwrap_or("latest").to_owned(),
+    };
+    let mut headers = HeaderMap::new();
+    for media_type in MANIFEST_TYPES {
+        headers.append(ACCEPT, HeaderValue::from_static(media_type));
+    }
+    let host = exchange.session.host(reference.domain());
+    let call = Call {
+        doing,
+        method,
+        target: &format!("/v2/{}/manifests/{version}", reference.repository()),
+        repository: reference.repository(),
+        scopes: vec![pull_scope(reference.repository())],
+        headers,
+        body: Bytes::new(),
+    };
+    exchange.call(&host, &call).await
+}
+
+async fn blob_response(
+    exchange: &Exchange,
+    host: &Host,
+    reference: &Reference,
+    digest: &Digest,
+    offset: u64,
+    doing: &str,
+) -> Result<Response, RegistryError> {
+    let mut headers = HeaderMap::new();
+    if offset > 0
+        && let Ok(value) = HeaderValue::from_str(&format!("bytes={offset}-"))
+    {
+        headers.insert(RANGE, value);
+    }
+    let call = Call {
+        doing,
+        method: Method::GET,
+        target: &format!("/v2/{}/blobs/{digest}", reference.repository()),
+        repository: reference.repository(),
+        scopes: vec![pull_scope(reference.repository())],
+        headers,
+        body: Bytes::new(),
+    };
+    exchange.call(host, &call).await
+}
+
+pub(super) fn pull_scope(repository: &str) -> String {
+    format!("repository:{repository}:pull")
+}
+
+pub(super) fn ended() -> RegistryError {
+    RegistryError::Start("the client was shut down while it was working".to_owned())
+}
+
+/// One blob on its way into a channel.
+struct Download {
+    exchange: Exchange,
+    host: Arc<Host>,
+    reference: Reference,
+    digest: Digest,
+    size: u64,
+    doing: String,
+}
+
+impl Download {
+    /// Feeds the reader; asks for the rest when the connection breaks.
+    async fn run(self, first: Response, chunks: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), RegistryError> {
+        let mut response = first;
+        let mut offset = 0;
+        let mut attempt = 1;
+        loop {
+            let before = offset;
+            let failure = match self.copy(response, &mut offset, chunks).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            if offset > before {
+                attempt = 1;
+            }
+            // A connection that broke is there again at once more often than not.
+            let retry = if failure.retry == Retry::Connect { Retry::After(None) } else { failure.retry };
+            match pause(retry, attempt) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(failure.error),
+            }
+            attempt += 1;
+            response = blob_response(&self.exchange, &self.host, &self.reference, &self.digest, offset, &self.doing).await?;
+        }
+    }
+
+    async fn copy(
         &self,
-        reference: &Reference,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<BlobReader, RegistryError> {
-        let _ = (digest, size);
-        self.not_yet(reference)
+        mut response: Response,
+        offset: &mut u64,
+        chunks: &mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), Failure> {
+        let address = origin_text(response.url());
+        // A registry without ranges sends everything again.
+        let mut skip = if response.status() == StatusCode::PARTIAL_CONTENT {
+            self.check_range(&response, *offset)?;
+            0
+        } else {
+            *offset
+        };
+        loop {
+            let mut chunk = match tokio::time::timeout(STALL_LIMIT, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) if *offset < self.size => {
+                    let reason = format!("{address} sent {offset} of {} bytes", self.size);
+                    return Err(Failure { error: refused(&self.doing, reason), retry: Retry::After(None) });
+                }
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(error)) => return Err(network(&self.doing, &address, &error)),
+                Err(_) => return Err(stalled(&self.doing, &address)),
+            };
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
+            *offset += chunk.len() as u64;
+            if *offset > self.size {
+                let reason = format!("{address} sent more than the {} bytes that were announced", self.size);
+                return Err(refused(&self.doing, reason).into());
+            }
+            if !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
+                return Ok(());
+            }
+        }
     }
 
-    fn not_yet<T>(&self, reference: &Reference) -> Result<T, RegistryError> {
-        Err(RegistryError::Start(format!(
-            "{reference}: not possible yet {:?}",
-            self.0
-        )))
+    /// A part that starts elsewhere would be spliced wrongly.
+    fn check_range(&self, response: &Response, offset: u64) -> Result<(), RegistryError> {
+        let range = response.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or("");
+        if range.starts_with(&format!("bytes {offset}-")) {
+            return Ok(());
+        }
+        Err(refused(&self.doing, format!("{} answered with the range {range:?}", origin_text(response.url()))))
     }
 }
 
 /// Bytes of a blob as they arrive; resumed after network errors. At its end size and digest are
 /// checked: `InvalidData` when they are wrong.
-#[derive(Debug)]
-pub struct BlobReader(());
+pub struct BlobReader {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+    hasher: sha2::Sha256,
+    remaining: u64,
+    expected: Digest,
+    doing: String,
+    done: bool,
+}
 
 impl Read for BlobReader {
-    fn read(&mut self, _buffer: &mut [u8]) -> std::io::Result<usize> {
-        Ok(0)
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.done || buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.current.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
+                None if self.remaining > 0 => return Err(io::Error::other(ended())),
+                None => {
+                    let actual = Digest::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
+                    if actual != self.expected {
+                        let text = format!("{}: the bytes that came have the digest {actual}", self.doing);
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                    }
+                    self.done = true;
+                    return Ok(0);
+                }
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        self.hasher.update(&buffer[..count]);
+        self.remaining = self.remaining.saturating_sub(count as u64);
+        Ok(count)
+    }
+}
+
+impl fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobReader").field("digest", &self.expected).field("remaining", &self.remaining).finish_non_exhaustive()
     }
 }

@@ -1,11 +1,33 @@
 //! Which password belongs to which host? Docker's config.json, containers' auth.json and their
 //! credential helpers, read and never written.
 //!
-//! Invariant: an entry serves exactly the host that it names. A helper or a file that is broken is
-//! an error: nothing falls back to another entry (CVE-2021-41092). No secret is in `Debug` or in an
-//! error.
+//! Invariant: an entry serves exactly the host (or, in containers' notation, the repository prefix)
+//! that it names. A helper or a file that is broken is an error: nothing falls back to another entry
+//! (CVE-2021-41092). No secret is in `Debug` or in an error.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use super::reference::DEFAULT_DOMAIN;
+
+/// Under which docker keeps the password of docker.io.
+const DOCKER_IO_KEY: &str = "https://index.docker.io/v1/";
+const DOCKER_IO_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// A file larger than this holds no credentials.
+const FILE_LIMIT: u64 = 4 << 20;
+const HELPER_OUTPUT_LIMIT: u64 = 1 << 20;
+/// A helper may ask its user something.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Credentials could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +38,7 @@ pub enum CredentialError {
         /// The file.
         path: PathBuf,
         /// Why.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// A file is not what it should be.
     #[error("reading credentials from {path}: {reason}")]
@@ -36,4 +58,381 @@ pub enum CredentialError {
         /// What happened, without its output.
         reason: String,
     },
+}
+
+/// How to show a registry who is asking.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Login {
+    /// User name and password.
+    Password {
+        /// User name.
+        user: String,
+        /// Password.
+        password: String,
+    },
+    /// An OAuth2 refresh token, to be exchanged at the registry's realm.
+    Identity(String),
+    /// A token that the registry takes as it is.
+    Bearer(String),
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Password { .. } => "Password(..)",
+            Self::Identity(_) => "Identity(..)",
+            Self::Bearer(_) => "Bearer(..)",
+        })
+    }
+}
+
+/// Where credentials are looked for, first to last.
+#[derive(Debug, Clone, Default)]
+pub struct CredentialFiles {
+    files: Vec<PathBuf>,
+    /// `PATH` for helpers; `None` for that of this process.
+    path: Option<OsString>,
+}
+
+impl CredentialFiles {
+    /// As docker, podman and buildah look: `REGISTRY_AUTH_FILE`, docker's config.json (`DOCKER_CONFIG`
+    /// or `~/.docker`), then containers' auth.json below `XDG_RUNTIME_DIR` and `~/.config`.
+    pub fn from_environment() -> Self {
+        let dir = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = dir("HOME");
+        let files = [
+            dir("REGISTRY_AUTH_FILE"),
+            dir("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker"))).map(|d| d.join("config.json")),
+            dir("XDG_RUNTIME_DIR").map(|d| d.join("containers/auth.json")),
+            dir("XDG_CONFIG_HOME")
+                .or_else(|| Some(home.as_ref()?.join(".config")))
+                .map(|d| d.join("containers/auth.json")),
+        ];
+        Self { files: files.into_iter().flatten().collect(), path: None }
+    }
+
+    /// Only these files.
+    pub fn from_files(files: Vec<PathBuf>) -> Self {
+        Self { files, path: None }
+    }
+
+    /// The login for `repository` on `host` (both as a reference has them); the first file with one wins.
+    pub fn login(&self, host: &str, repository: &str) -> Result<Option<Login>, CredentialError> {
+        for path in &self.files {
+            let Some(file) = AuthFile::read(path)? else { continue };
+            if let Some(login) = file.login(path, host, repository, self.path.as_ref())? {
+                return Ok(Some(login));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files, for messages.
+    pub fn describe(&self) -> String {
+        let names: Vec<String> = self.files.iter().map(|path| path.display().to_string()).collect();
+        names.join(", ")
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct AuthFile {
+    #[serde(default)]
+    auths: Option<BTreeMap<String, AuthEntry>>,
+    #[serde(default)]
+    cred_helpers: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    creds_store: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+struct AuthEntry {
+    #[serde(default)]
+    auth: Option<String>,
+    #[serde(default)]
+    username: Option<String>,
+    #[serde(default)]
+    password: Option<String>,
+    #[serde(default)]
+    identitytoken: Option<String>,
+    #[serde(default)]
+    registrytoken: Option<String>,
+}
+
+impl AuthFile {
+    /// `None` when there is no file.
+    fn read(path: &Path) -> Result<Option<Self>, CredentialError> {
+        let fail = |cause| CredentialError::Read { path: path.to_owned(), cause };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        };
+        let mut text = Vec::new();
+        file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(fail)?;
+        if text.len() as u64 > FILE_LIMIT {
+            return Err(CredentialError::Malformed { path: path.to_owned(), reason: "it is too large".to_owned() });
+        }
+        if text.trim_ascii().is_empty() {
+            return Ok(Some(Self::default()));
+        }
+        // The parser's own message could quote a secret, so only its place is told.
+        serde_json::from_slice(&text).map(Some).map_err(|error| CredentialError::Malformed {
+            path: path.to_owned(),
+            reason: format!("it is not what is expected at line {} column {}", error.line(), error.column()),
+        })
+    }
+
+    fn login(
+        &self,
+        path: &Path,
+        host: &str,
+        repository: &str,
+        programs: Option<&OsString>,
+    ) -> Result<Option<Login>, CredentialError> {
+        let server = if host == DEFAULT_DOMAIN { DOCKER_IO_KEY } else { host };
+        let mut helpers = self.cred_helpers.iter().flatten();
+        let helper = helpers.find(|(key, _)| names_host(key, host)).map(|(_, helper)| helper);
+        let store = self.creds_store.as_ref().filter(|name| !name.is_empty());
+        if let Some(helper) = helper.or(store)
+            && let Some(login) = ask_helper(helper, server, programs, HELPER_TIMEOUT)?
+        {
+            return Ok(Some(login));
+        }
+        // The longest repository prefix first, then the host.
+        let mut scope = format!("{host}/{repository}");
+        loop {
+            let is_host = !scope.contains('/');
+            let mut entries = self.auths.iter().flatten();
+            let entry = entries.find(|(key, _)| if is_host { names_host(key, host) } else { **key == scope });
+            if let Some((key, entry)) = entry {
+                let malformed = |reason: &str| CredentialError::Malformed {
+                    path: path.to_owned(),
+                    reason: format!("the entry of {key} {reason}"),
+                };
+                if let Some(login) = entry.login().map_err(malformed)? {
+                    return Ok(Some(login));
+                }
+            }
+            match scope.rfind('/') {
+                Some(end) => scope.truncate(end),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl AuthEntry {
+    /// `None` for an entry without a secret: docker leaves such when a helper has it.
+    fn login(&self) -> Result<Option<Login>, &'static str> {
+        let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        if let Some(token) = set(&self.registrytoken) {
+            return Ok(Some(Login::Bearer(token)));
+        }
+        if let Some(token) = set(&self.identitytoken) {
+            return Ok(Some(Login::Identity(token)));
+        }
+        if let Some(auth) = set(&self.auth) {
+            let bytes = STANDARD.decode(auth.trim()).map_err(|_| "has an auth that is not base64")?;
+            let text = String::from_utf8(bytes).map_err(|_| "has an auth that is not text")?;
+            let (user, password) = text.split_once(':').ok_or("has an auth without a password")?;
+            let password = password.trim_end_matches('\0');
+            return Ok(Some(Login::Password { user: user.to_owned(), password: password.to_owned() }));
+        }
+        match (set(&self.username), set(&self.password)) {
+            (Some(user), Some(password)) => Ok(Some(Login::Password { user, password })),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Whether a key of a file names this host: as it is, or as the address of a registry's API.
+fn names_host(key: &str, host: &str) -> bool {
+    let bare = match key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
+        Some(address) => match address.split_once('/') {
+            Some((bare, "" | "v1" | "v1/" | "v2" | "v2/")) => bare,
+            Some(_) => return false,
+            None => address,
+        },
+        None => key,
+    };
+    bare == host || (host == DEFAULT_DOMAIN && DOCKER_IO_NAMES.contains(&bare))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperAnswer {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    secret: String,
+}
+
+/// `docker-credential-NAME get`; `None` when the helper says that it has none.
+fn ask_helper(
+    name: &str,
+    server: &str,
+    programs: Option<&OsString>,
+    timeout: Duration,
+) -> Result<Option<Login>, CredentialError> {
+    let program = format!("docker-credential-{name}");
+    let fail = |reason: String| CredentialError::Helper { helper: program.clone(), host: server.to_owned(), reason };
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return Err(fail("its name is not allowed".to_owned()));
+    }
+    // The answer goes to memory, not through a pipe: no thread is needed to read it in time.
+    let memory = rustix::fs::memfd_create("credentials", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| fail(e.to_string()))?;
+    let mut answer = File::from(memory);
+    let output = answer.try_clone().map_err(|e| fail(e.to_string()))?;
+    let mut command = Command::new(&program);
+    // A group of its own, so that all of it can be ended.
+    command.arg("get").stdin(Stdio::piped()).stdout(output).stderr(Stdio::null()).process_group(0);
+    if let Some(path) = programs {
+        command.env("PATH", path);
+    }
+    let mut child = command.spawn().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => fail("it is not installed".to_owned()),
+        _ => fail(e.to_string()),
+    })?;
+    if let Some(mut input) = child.stdin.take() {
+        // A helper that does not read its input shows it by its answer.
+        let _ = input.write_all(server.as_bytes());
+    }
+    let status = await_helper(&mut child, &answer, timeout).map_err(fail)?;
+    let mut text = Vec::new();
+    answer.rewind().and_then(|()| answer.read_to_end(&mut text)).map_err(|e| fail(e.to_string()))?;
+    if !status.success() {
+        let said = String::from_utf8_lossy(&text).to_lowercase();
+        if said.contains("credentials not found") {
+            return Ok(None);
+        }
+        return Err(fail(format!("it ended with {status}")));
+    }
+    let parsed: HelperAnswer =
+        serde_json::from_slice(&text).map_err(|_| fail("its answer cannot be understood".to_owned()))?;
+    Ok(match parsed {
+        HelperAnswer { secret, .. } if secret.is_empty() => None,
+        HelperAnswer { username, secret } if username == "<token>" => Some(Login::Identity(secret)),
+        HelperAnswer { username, secret } => Some(Login::Password { user: username, password: secret }),
+    })
+}
+
+fn await_helper(child: &mut Child, answer: &File, timeout: Duration) -> Result<std::process::ExitStatus, String> {
+    let begun = Instant::now();
+    let reason = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) => {}
+            Err(e) => break e.to_string(),
+        }
+        if begun.elapsed() > timeout {
+            break format!("it gave no answer within {} s", timeout.as_secs());
+        }
+        if answer.metadata().is_ok_and(|meta| meta.len() > HELPER_OUTPUT_LIMIT) {
+            break "its answer is too long".to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    if let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.wait();
+    Err(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn password(user: &str, password: &str) -> Option<Login> {
+        Some(Login::Password { user: user.to_owned(), password: password.to_owned() })
+    }
+
+    fn files(text: &str) -> (tempfile::TempDir, CredentialFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        let mut files = CredentialFiles::from_files(vec![dir.path().join("none.json"), dir.path().join("config.json")]);
+        let path = std::env::var("PATH").unwrap_or_default();
+        files.path = Some(format!("{}:{path}", dir.path().display()).into());
+        (dir, files)
+    }
+
+    #[test]
+    fn an_entry_serves_its_host_only() {
+        let auth = |text: &str| STANDARD.encode(text);
+        let text = format!(
+            r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{}"}},"ghcr.io":{{"auth":"{}"}},
+                "https://old.example/v1/":{{"username":"u","password":"p"}},"quay.io/team":{{"auth":"{}"}},
+                "idp.example":{{"auth":"{}","identitytoken":"it"}},"empty.example":{{}},"localhost:5000":{{"registrytoken":"rt"}}}}}}"#,
+            auth("hub:secret"),
+            auth("gh:a:b"),
+            auth("team:t"),
+            auth("<token>:"),
+        );
+        let (_dir, files) = files(&text);
+        for (host, repository, expected) in [
+            ("docker.io", "library/busybox", password("hub", "secret")),
+            ("ghcr.io", "x", password("gh", "a:b")),
+            ("ghcr.io.evil", "x", None),
+            ("evil-ghcr.io", "x", None),
+            ("ghcr.io:443", "x", None),
+            ("GHCR.io", "x", None),
+            ("old.example", "x", password("u", "p")),
+            ("quay.io", "team/app", password("team", "t")),
+            ("quay.io", "teammate/app", None),
+            ("quay.io", "app", None),
+            ("idp.example", "x", Some(Login::Identity("it".to_owned()))),
+            ("localhost:5000", "x", Some(Login::Bearer("rt".to_owned()))),
+            ("localhost", "x", None),
+            ("empty.example", "x", None),
+        ] {
+            assert_eq!(files.login(host, repository).unwrap(), expected, "{host}/{repository}");
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_an_error_without_secrets() {
+        for text in [
+            "{",
+            r#"{"auths":["hunter2"]}"#,
+            r#"{"auths":{"a.example":{"auth":"hunter2!"}}}"#,
+            r#"{"auths":{"a.example":{"auth":"aHVudGVyMg=="}}}"#,
+        ] {
+            let (_dir, files) = files(text);
+            let error = files.login("a.example", "x").expect_err(text);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("config.json") && !shown.contains("hunter2"), "{shown}");
+        }
+        assert_eq!(format!("{:?}", password("u", "hunter2").unwrap()), "Password(..)");
+    }
+
+    #[test]
+    fn helpers_are_asked_and_believed_only_when_they_work() {
+        let text = r#"{"auths":{"b.example":{"auth":"dTpw"},"fail.example":{"auth":"dTpw"}},"credsStore":"store",
+            "credHelpers":{"a.example":"good","fail.example":"bad","junk.example":"junk","gone.example":"gone","up.example":"../x"}}"#;
+        let (dir, files) = files(text);
+        let script = |name: &str, body: &str| {
+            let path = dir.path().join(format!("docker-credential-{name}"));
+            std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        script("good", r#"read -r server; printf '{"ServerURL":"","Username":"%s","Secret":"s"}' "$server$1""#);
+        script("bad", "echo 'hunter2 exploded'; exit 1");
+        script("junk", "echo hunter2");
+        script("store", "echo 'credentials not found in native keychain'; exit 1");
+        script("slow", "sleep 60");
+        assert_eq!(files.login("a.example", "x").unwrap(), password("a.exampleget", "s"));
+        // The store has nothing, the file has.
+        assert_eq!(files.login("b.example", "x").unwrap(), password("u", "p"));
+        for host in ["fail.example", "junk.example", "gone.example", "up.example"] {
+            let error = files.login(host, "x").expect_err(host);
+            assert!(matches!(error, CredentialError::Helper { .. }) && !error.to_string().contains("hunter2"), "{error}");
+        }
+        let begun = Instant::now();
+        let error = ask_helper("slow", "x", files.path.as_ref(), Duration::from_millis(100)).unwrap_err();
+        assert!(error.to_string().contains("no answer") && begun.elapsed() < Duration::from_secs(5), "{error}");
+    }
 }

@@ -5,17 +5,22 @@
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
 //!
+//! * `auth` and `transport`: tokens, redirects, retries, and to whom a secret may go.
+//!
 //! The only room with async code. Nothing here knows the store.
 
+mod auth;
 pub mod client;
 pub mod credentials;
 pub mod document;
 pub mod error;
 pub mod push;
 pub mod reference;
+mod transport;
 
 pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
-pub use document::{Descriptor, Document, Manifest};
+pub use credentials::CredentialFiles;
+pub use document::{Document, Manifest};
 pub use error::RegistryError;
 pub use push::{PushBlob, Transferred};
 pub use reference::{Reference, ReferenceError};

@@ -1,0 +1,614 @@
+//! How does one request get its answer? Schemes, redirects, retries, time limits, and the words for
+//! what went wrong.
+//!
+//! Why not `oci-client`: it reads bodies without a bound, posts the password to any realm over any
+//! scheme, hides why a login failed, knows neither identity tokens nor the second scope that a mount
+//! needs, and drops `Retry-After`; all of that sits below its public API. So this is plain `reqwest`.
+//!
+//! Invariants:
+//! * `Authorization` is sent to the origin (scheme, host, port) of the registry and nowhere else, whatever redirects
+//!   and `Location`s say (CVE-2026-50151, GHSA-vh4v-2xq2-g5cg);
+//! * a registry that is not on this machine cannot point at addresses that only this machine reaches;
+//! * TLS is never given up on the way; without TLS or verification only loopback hosts and those that the user
+//!   named are spoken to. For these https is tried first, then http, as docker does;
+//! * nothing waits longer than [`CONNECT_LIMIT`] to connect or [`STALL_LIMIT`] for the next sign of life.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Body, Client, Method, Response, StatusCode, Url};
+use tokio::sync::OnceCell;
+
+use super::auth::{AuthState, Challenge};
+use super::client::RegistryOptions;
+use super::credentials::CredentialFiles;
+use super::error::RegistryError;
+use super::reference::DEFAULT_DOMAIN;
+
+/// To connect, TLS included.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Without a byte of progress.
+pub(super) const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// For a host that may or may not speak TLS to say something.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// A registry that wants a longer pause than this is not waited for.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(60);
+const ATTEMPTS: u32 = 4;
+/// A host that refuses or has no address is hardly there a second later.
+const CONNECT_ATTEMPTS: u32 = 2;
+const REDIRECTS: u32 = 10;
+const ERROR_BODY_LIMIT: u64 = 64 << 10;
+/// Where docker.io's registry really is.
+const DOCKER_IO_ADDRESS: &str = "registry-1.docker.io";
+
+/// What is remembered of registries as long as this process lives.
+pub(super) struct Session {
+    pub(super) options: RegistryOptions,
+    pub(super) credentials: CredentialFiles,
+    hosts: Mutex<HashMap<String, Arc<Host>>>,
+}
+
+/// One registry.
+pub(super) struct Host {
+    /// As references name it.
+    pub(super) name: String,
+    /// `host[:port]` to connect to.
+    pub(super) address: String,
+    /// Whether it may be spoken to without TLS or verification.
+    pub(super) insecure: bool,
+    pub(super) auth: AuthState,
+    base: OnceCell<Url>,
+}
+
+/// One request, which may be sent more than once.
+pub(super) struct Call<'a> {
+    /// For errors: `pulling the manifest of x`.
+    pub(super) doing: &'a str,
+    pub(super) method: Method,
+    /// `/v2/...`, or the `Location` that a registry gave.
+    pub(super) target: &'a str,
+    /// The repository, for the credentials.
+    pub(super) repository: &'a str,
+    /// What a token has to allow.
+    pub(super) scopes: Vec<String>,
+    pub(super) headers: HeaderMap,
+    /// A small body.
+    pub(super) body: Bytes,
+}
+
+/// A failed attempt.
+pub(super) struct Failure {
+    pub(super) error: RegistryError,
+    pub(super) retry: Retry,
+}
+
+/// Whether to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// It will not get better.
+    No,
+    /// The network failed before there was a connection.
+    Connect,
+    /// The network or the registry failed; the registry may have said how long to wait.
+    After(Option<Duration>),
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self { error, retry: Retry::No }
+    }
+}
+
+/// The connections; they belong to a runtime and end with it.
+#[derive(Default)]
+pub(super) struct Clients([OnceLock<Client>; 3]);
+
+/// How a host is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// With its certificate verified.
+    Verified,
+    /// Whatever its certificate.
+    Unverified,
+    /// The same on this machine, never through a proxy.
+    Local,
+}
+
+/// Session and connections together: what an operation needs.
+#[derive(Clone)]
+pub(super) struct Exchange {
+    pub(super) session: Arc<Session>,
+    pub(super) clients: Arc<Clients>,
+}
+
+impl Session {
+    pub(super) fn new(options: RegistryOptions) -> Self {
+        let credentials = options.credentials.clone().unwrap_or_else(CredentialFiles::from_environment);
+        Self { options, credentials, hosts: Mutex::default() }
+    }
+
+    /// The registry that references name `domain`.
+    pub(super) fn host(&self, domain: &str) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry(domain.to_owned()).or_insert_with(|| {
+            let address = if domain == DEFAULT_DOMAIN { DOCKER_IO_ADDRESS } else { domain };
+            Arc::new(Host {
+                name: domain.to_owned(),
+                address: address.to_owned(),
+                insecure: is_local(host_of(address)) || self.named_insecure(address),
+                auth: AuthState::default(),
+                base: OnceCell::new(),
+            })
+        });
+        Arc::clone(host)
+    }
+
+    /// Whether the user named it: with its port, or without any for all ports.
+    fn named_insecure(&self, address: &str) -> bool {
+        self.options.insecure.iter().any(|entry| entry == address || entry == host_of(address))
+    }
+}
+
+impl Clients {
+    /// Made when first needed: reading the machine's certificates takes time.
+    fn get(&self, reach: Reach) -> Result<&Client, RegistryError> {
+        let slot = &self.0[reach as usize];
+        if let Some(client) = slot.get() {
+            return Ok(client);
+        }
+        // Fails when there is one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_LIMIT)
+            .referer(false);
+        if reach != Reach::Verified {
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        }
+        if reach == Reach::Local {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|e| RegistryError::Start(deepest(&e)))?;
+        Ok(slot.get_or_init(|| client))
+    }
+}
+
+impl Exchange {
+    /// Sends `call` until it is answered, fails for good, or has failed too often. The answer is a success (2xx).
+    pub(super) async fn call(&self, host: &Host, call: &Call<'_>) -> Result<Response, RegistryError> {
+        let mut attempt = 1;
+        loop {
+            let failure = match self.attempt(host, call).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            match pause(failure.retry, attempt) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(failure.error),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// One attempt: follows redirects, and answers one request for authorization.
+    async fn attempt(&self, host: &Host, call: &Call<'_>) -> Result<Response, Failure> {
+        let base = self.base(host, call.doing).await?;
+        let start = resolve_target(host, &base, call.target).map_err(|reason| refused(call.doing, reason))?;
+        let mut challenged = false;
+        loop {
+            let mut url = start.clone();
+            let mut hops = 0;
+            let response = loop {
+                let response = self.send(host, &base, &url, call, None).await?;
+                let follow = matches!(call.method, Method::GET | Method::HEAD);
+                if !(follow && response.status().is_redirection()) {
+                    break response;
+                }
+                hops += 1;
+                let reason = || format!("{} redirected more than {REDIRECTS} times", host.address);
+                if hops > REDIRECTS {
+                    return Err(refused(call.doing, reason()).into());
+                }
+                let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
+                url = follow_location(host, &base, &url, location).map_err(|reason| refused(call.doing, reason))?;
+            };
+            if response.status() == StatusCode::UNAUTHORIZED && !challenged && same_origin(&url, &base) {
+                challenged = true;
+                let challenge = Challenge::from_headers(response.headers());
+                self.answer(host, &base, call, challenge).await?;
+                continue;
+            }
+            return self.judge(host, call, response).await;
+        }
+    }
+
+    /// Sends a body that exists once, to a `Location`; neither repeated nor redirected.
+    pub(super) async fn send_stream(&self, host: &Host, call: &Call<'_>, body: Body) -> Result<Response, Failure> {
+        let base = self.base(host, call.doing).await?;
+        let url = resolve_target(host, &base, call.target).map_err(|reason| refused(call.doing, reason))?;
+        let response = self.send(host, &base, &url, call, Some(body)).await?;
+        self.judge(host, call, response).await
+    }
+
+    async fn send(
+        &self,
+        host: &Host,
+        base: &Url,
+        url: &Url,
+        call: &Call<'_>,
+        stream: Option<Body>,
+    ) -> Result<Response, Failure> {
+        let address = origin_text(url);
+        let client = self.client_for(host, url)?;
+        let mut request = client.request(call.method.clone(), url.clone()).headers(call.headers.clone());
+        if same_origin(url, base)
+            && let Some(value) = self.authorization(host, base, call).await?
+        {
+            request = request.header(AUTHORIZATION, value);
+        }
+        match stream {
+            // Its sender watches over the progress.
+            Some(body) => request.body(body).send().await.map_err(|e| network(call.doing, &address, &e)),
+            None => {
+                if !call.body.is_empty() {
+                    request = request.body(call.body.clone());
+                } else if matches!(call.method, Method::POST | Method::PUT) {
+                    // Some registries want a length on every upload request.
+                    request = request.header(reqwest::header::CONTENT_LENGTH, 0);
+                }
+                match tokio::time::timeout(STALL_LIMIT, request.send()).await {
+                    Ok(result) => result.map_err(|e| network(call.doing, &address, &e)),
+                    Err(_) => Err(stalled(call.doing, &address)),
+                }
+            }
+        }
+    }
+
+    /// Lets successes pass and finds words for everything else.
+    async fn judge(&self, host: &Host, call: &Call<'_>, response: Response) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Retry::After(retry_after(&response)),
+            status if status.is_server_error() => Retry::After(retry_after(&response)),
+            _ => Retry::No,
+        };
+        let address = origin_text(response.url());
+        let body = read_limited(response, ERROR_BODY_LIMIT, call.doing).await.unwrap_or_default();
+        let (doing, detail) = (call.doing.to_owned(), error_detail(&body));
+        let error = match status {
+            StatusCode::NOT_FOUND => RegistryError::NotFound { doing, host: address, detail },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let remedy = self.login_remedy(host, call.repository).await;
+                RegistryError::Denied { doing, host: address, detail, remedy }
+            }
+            status => RegistryError::Status { doing, host: address, status: status.as_u16(), detail },
+        };
+        Err(Failure { error, retry })
+    }
+
+    /// The address of a registry. An insecure one is asked which scheme it speaks.
+    pub(super) async fn base(&self, host: &Host, doing: &str) -> Result<Url, Failure> {
+        let url = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{}/", host.address))
+                .map_err(|e| refused(doing, format!("{:?} is no address: {e}", host.address)))
+        };
+        let find = async || -> Result<Url, Failure> {
+            let secure = url("https")?;
+            if !host.insecure || self.probe(doing, &secure).await.is_ok() {
+                return Ok(secure);
+            }
+            let plain = url("http")?;
+            self.probe(doing, &plain).await?;
+            Ok(plain)
+        };
+        host.base.get_or_try_init(find).await.cloned()
+    }
+
+    async fn probe(&self, doing: &str, base: &Url) -> Result<(), Failure> {
+        let address = origin_text(base);
+        let url = base.join("v2/").map_err(|e| refused(doing, e.to_string()))?;
+        let reach = if is_local(host_of(&authority(base))) { Reach::Local } else { Reach::Unverified };
+        match tokio::time::timeout(PROBE_LIMIT, self.clients.get(reach)?.get(url).send()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(network(doing, &address, &error)),
+            Err(_) => Err(stalled(doing, &address)),
+        }
+    }
+
+    /// Verifies certificates unless `url` is on an insecure host.
+    pub(super) fn client_for(&self, host: &Host, url: &Url) -> Result<&Client, RegistryError> {
+        let address = authority(url);
+        let named = (host.insecure && address == host.address) || self.session.named_insecure(&address);
+        self.clients.get(match (is_local(host_of(&address)), named) {
+            (true, _) => Reach::Local,
+            (false, true) => Reach::Unverified,
+            (false, false) => Reach::Verified,
+        })
+    }
+}
+
+/// How long to wait before the next attempt; `None` to give up.
+pub(super) fn pause(retry: Retry, attempt: u32) -> Option<Duration> {
+    let (limit, wanted) = match retry {
+        Retry::No => return None,
+        Retry::Connect => (CONNECT_ATTEMPTS, None),
+        Retry::After(wanted) => (ATTEMPTS, wanted),
+    };
+    if attempt >= limit || wanted.is_some_and(|wanted| wanted > RETRY_AFTER_LIMIT) {
+        return None;
+    }
+    let step = Duration::from_millis(200) * 3_u32.saturating_pow(attempt - 1);
+    // Half fixed, half random: clients that failed together do not come back together.
+    let mut random = [0_u8; 2];
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
+    let jitter = step / 2 * u32::from(u16::from_le_bytes(random)) / u32::from(u16::MAX);
+    Some(wanted.unwrap_or_default() + step / 2 + jitter)
+}
+
+/// The body, unless it is longer than `limit`.
+pub(super) async fn read_limited(mut response: Response, limit: u64, doing: &str) -> Result<Vec<u8>, Failure> {
+    let address = origin_text(response.url());
+    let too_long = || refused(doing, format!("{address} sent more than {limit} bytes"));
+    if response.content_length().is_some_and(|length| length > limit) {
+        return Err(too_long().into());
+    }
+    let mut body = Vec::new();
+    loop {
+        match tokio::time::timeout(STALL_LIMIT, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => {
+                body.extend_from_slice(&chunk);
+                if body.len() as u64 > limit {
+                    return Err(too_long().into());
+                }
+            }
+            Ok(Ok(None)) => return Ok(body),
+            Ok(Err(error)) => return Err(network(doing, &address, &error)),
+            Err(_) => return Err(stalled(doing, &address)),
+        }
+    }
+}
+
+/// Scheme, host and port are the same.
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme()
+        && a.host_str() == b.host_str()
+        && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// Whether a registry may send this client to `to` at all.
+pub(super) fn may_point_at(host: &Host, from: &Url, to: &Url) -> Result<(), String> {
+    let target = origin_text(to);
+    match to.scheme() {
+        "https" => {}
+        "http" if from.scheme() == "http" => {}
+        "http" => return Err(format!("{} points from https to http at {target}, which is refused", host.address)),
+        other => return Err(format!("{} points at an address with the scheme {other:?}", host.address)),
+    }
+    let inside = to.host_str().is_some_and(|name| is_local(name) || is_link_local(name));
+    if inside && !is_local(host_of(&host.address)) && to.host_str() != from.host_str() {
+        return Err(format!("{} points at {target}, an address of this machine, which is refused", host.address));
+    }
+    Ok(())
+}
+
+/// What a call or a `Location` means. A location that names the registry itself without TLS is meant with TLS:
+/// registries behind a proxy often do not know better.
+fn resolve_target(host: &Host, base: &Url, target: &str) -> Result<Url, String> {
+    let mut url = base.join(target).map_err(|e| format!("{} gave the address {target:?}: {e}", host.address))?;
+    if authority(&url) == authority(base) && url.scheme() != base.scheme() && matches!(url.scheme(), "http" | "https") {
+        let _ = url.set_scheme(base.scheme());
+    }
+    clean(&mut url);
+    may_point_at(host, base, &url)?;
+    Ok(url)
+}
+
+fn follow_location(host: &Host, base: &Url, current: &Url, location: &str) -> Result<Url, String> {
+    if location.is_empty() {
+        return Err(format!("{} redirected to nowhere", authority(current)));
+    }
+    let mut url = current.join(location).map_err(|e| format!("{} redirected to {location:?}: {e}", host.address))?;
+    clean(&mut url);
+    may_point_at(host, base, &url)?;
+    // Also when the way led over a third host.
+    may_point_at(host, current, &url)?;
+    Ok(url)
+}
+
+/// A user name in an address would become an `Authorization` that nobody asked for.
+fn clean(url: &mut Url) {
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_fragment(None);
+}
+
+/// `host[:port]` as it is written.
+pub(super) fn authority(url: &Url) -> String {
+    match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+        None => url.host_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// `https://host[:port]`, for messages: never the path, which may hold a signature.
+pub(super) fn origin_text(url: &Url) -> String {
+    if url.scheme() == "https" { authority(url) } else { format!("{}://{}", url.scheme(), authority(url)) }
+}
+
+/// The host of `host[:port]`.
+fn host_of(address: &str) -> &str {
+    match address.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => address,
+    }
+}
+
+/// This machine: `localhost`, 127.0.0.0/8, `::1`.
+pub(super) fn is_local(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
+}
+
+/// 169.254.0.0/16 and fe80::/10: there cloud machines keep their metadata.
+fn is_link_local(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_unicast_link_local() || ip.segments()[..2] == [0xfd00, 0x0ec2],
+        Err(_) => false,
+    }
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    // A date is rare and means: a while.
+    Some(text.trim().parse().map_or(Duration::from_secs(5), Duration::from_secs))
+}
+
+pub(super) fn refused(doing: &str, reason: String) -> RegistryError {
+    RegistryError::Refused { doing: doing.to_owned(), reason }
+}
+
+pub(super) fn stalled(doing: &str, address: &str) -> Failure {
+    let error = RegistryError::Network {
+        doing: doing.to_owned(),
+        host: address.to_owned(),
+        cause: format!("no answer within {} s", STALL_LIMIT.as_secs()),
+        remedy: "",
+    };
+    Failure { error, retry: Retry::After(None) }
+}
+
+/// Words for what the network did.
+pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Failure {
+    let cause = deepest(error);
+    let certificate = cause.contains("certificate");
+    let remedy = if certificate {
+        "; trust its certificate on this machine, or name the host with --insecure-registry"
+    } else if cause.contains("InvalidContentType") || cause.contains("corrupt message") {
+        "; if it speaks plain http, name the host with --insecure-registry"
+    } else if error.is_connect() {
+        "; check the name, the network and the proxy variables"
+    } else {
+        ""
+    };
+    let retry = match (certificate, error.is_connect()) {
+        (true, _) => Retry::No,
+        (false, true) => Retry::Connect,
+        (false, false) => Retry::After(None),
+    };
+    let (doing, host) = (doing.to_owned(), address.to_owned());
+    Failure { error: RegistryError::Network { doing, host, cause, remedy }, retry }
+}
+
+/// The last error of a chain: the others say "error sending request" and the address.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut current = error;
+    while let Some(source) = current.source() {
+        current = source;
+    }
+    printable(&current.to_string())
+}
+
+/// `: message` from the body of an error (distribution-spec, "Error Codes").
+fn error_detail(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let Ok(Errors { errors }) = serde_json::from_slice(body) else { return String::new() };
+    let texts: Vec<String> = errors
+        .iter()
+        .take(3)
+        .map(|entry| if entry.message.is_empty() { &entry.code } else { &entry.message })
+        .filter(|text| !text.is_empty())
+        .map(|text| printable(text))
+        .collect();
+    if texts.is_empty() { String::new() } else { format!(": {}", texts.join("; ")) }
+}
+
+/// Text from outside, for a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(insecure: &[&str]) -> Session {
+        Session::new(RegistryOptions {
+            insecure: insecure.iter().map(|s| (*s).to_owned()).collect(),
+            credentials: Some(CredentialFiles::default()),
+        })
+    }
+
+    #[test]
+    fn only_loopback_and_named_hosts_are_insecure() {
+        let session = session(&["build.lan:5000", "old.lan"]);
+        for (host, insecure) in [
+            ("localhost:5000", true),
+            ("127.8.9.1", true),
+            ("[::1]:5000", true),
+            ("build.lan:5000", true),
+            ("build.lan", false),
+            ("build.lan:5001", false),
+            ("old.lan:77", true),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("docker.io", false),
+        ] {
+            assert_eq!(session.host(host).insecure, insecure, "{host}");
+        }
+        assert_eq!(session.host("docker.io").address, "registry-1.docker.io");
+    }
+
+    #[test]
+    fn a_registry_cannot_point_everywhere() {
+        let session = session(&["plain.lan"]);
+        let base = |text: &str| Url::parse(text).unwrap();
+        for (host, from, location, to) in [
+            ("r.example", "https://r.example/", "/v2/x?a=b", Some("https://r.example/v2/x?a=b")),
+            ("r.example", "https://r.example/", "http://r.example/v2/u", Some("https://r.example/v2/u")),
+            ("r.example", "https://r.example/", "https://u:p@cdn.example/x#f", Some("https://cdn.example/x")),
+            ("r.example", "https://r.example/", "http://cdn.example/x", None),
+            ("r.example", "https://r.example/", "https://169.254.169.254/x", None),
+            ("r.example", "https://r.example/", "https://[fd00:ec2::254]/x", None),
+            ("r.example", "https://r.example/", "https://localhost:5000/x", None),
+            ("r.example", "https://r.example/", "https://[::ffff:127.0.0.1]/x", None),
+            ("r.example", "https://r.example/", "file:///etc/passwd", None),
+            ("plain.lan", "http://plain.lan/", "http://127.0.0.1/x", None),
+            ("localhost:5000", "http://localhost:5000/", "http://127.0.0.1:9000/x", Some("http://127.0.0.1:9000/x")),
+        ] {
+            let resolved = resolve_target(&session.host(host), &base(from), location);
+            assert_eq!(resolved.as_ref().ok().map(Url::as_str), to, "{location}: {resolved:?}");
+        }
+    }
+
+    #[test]
+    fn retries_end() {
+        assert_eq!(pause(Retry::No, 1), None);
+        assert!(pause(Retry::Connect, 1).is_some() && pause(Retry::Connect, 2).is_none());
+        let total: Duration = (1..).map_while(|n| pause(Retry::After(None), n)).sum();
+        assert!(total > Duration::from_secs(1) && total < Duration::from_secs(3), "{total:?}");
+        assert!(pause(Retry::After(Some(Duration::from_secs(7))), 1).unwrap() >= Duration::from_secs(7));
+        assert_eq!(pause(Retry::After(Some(Duration::from_secs(3600))), 1), None);
+    }
+}
