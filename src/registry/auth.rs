@@ -341,6 +341,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::client::RegistryOptions;
+    use super::super::credentials::CredentialFiles;
     use super::super::transport::Session;
     use super::*;
 
@@ -372,8 +373,8 @@ mod tests {
 
     #[test]
     fn passwords_go_to_trusted_realms_only() {
-        let options = RegistryOptions { insecure: vec!["plain.lan:5000".to_owned()], ..RegistryOptions::default() };
-        let session = Session::new(options);
+        let options = RegistryOptions { insecure: vec!["plain.lan:5000".to_owned()] };
+        let session = Session::new(options, CredentialFiles::default());
         for (host, base, realm, expected) in [
             ("r.example", "https://r.example/", "https://auth.example/t", Some(true)),
             ("r.example", "https://r.example/", "http://auth.example/t", None),

@@ -41,8 +41,6 @@ pub struct RegistryOptions {
     /// `host[:port]` that may be spoken to without TLS, or with a certificate that nobody vouches for.
     /// Hosts of this machine always may.
     pub insecure: Vec<String>,
-    /// Where credentials are looked for; `None` for the usual files.
-    pub credentials: Option<CredentialFiles>,
 }
 
 /// A client of all registries. Cheap to clone; made without I/O.
@@ -75,7 +73,13 @@ pub struct Resolved {
 impl Registry {
     /// A client; nothing is connected, read or started.
     pub fn new(options: RegistryOptions) -> Self {
-        Self(Arc::new(Inner { session: Arc::new(Session::new(options)), engine: Mutex::new(None) }))
+        Self::with_credentials(options, CredentialFiles::from_environment())
+    }
+
+    /// The same with credentials of these files only.
+    pub fn with_credentials(options: RegistryOptions, credentials: CredentialFiles) -> Self {
+        let session = Arc::new(Session::new(options, credentials));
+        Self(Arc::new(Inner { session, engine: Mutex::new(None) }))
     }
 
     /// Ends all connections and joins all threads of this client: afterwards the process has no thread of it.

@@ -4,7 +4,6 @@
 //! * [`credentials`]: which password belongs to which host;
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
-//!
 //! * `auth` and `transport`: tokens, redirects, retries, and to whom a secret may go.
 //!
 //! The only room with async code. Nothing here knows the store.

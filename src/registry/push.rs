@@ -86,7 +86,7 @@ impl Registry {
         });
         let mut attempt = 1;
         loop {
-            let upload = Upload { to: to.clone(), digest: blob.digest, size: blob.size, doing: doing.clone() };
+            let upload = Upload { to: to.clone(), digest: blob.digest, doing: doing.clone() };
             let mount = from.clone();
             let begun = self.run(async move |exchange| upload.begin(&exchange, mount.as_deref()).await)?;
             let location = match begun {
@@ -94,7 +94,7 @@ impl Registry {
                 Begun::Mounted => return Ok(Transferred::Mounted),
                 Begun::Location(location) => location,
             };
-            let upload = Upload { to: to.clone(), digest: blob.digest, size: blob.size, doing: doing.clone() };
+            let upload = Upload { to: to.clone(), digest: blob.digest, doing: doing.clone() };
             let failure = match self.stream(upload, location, blob, progress) {
                 Ok(()) => return Ok(Transferred::Sent),
                 Err(failure) => failure,
@@ -223,7 +223,6 @@ impl Registry {
 struct Upload {
     to: Reference,
     digest: Digest,
-    size: u64,
     doing: String,
 }
 

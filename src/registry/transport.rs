@@ -126,8 +126,7 @@ pub(super) struct Exchange {
 }
 
 impl Session {
-    pub(super) fn new(options: RegistryOptions) -> Self {
-        let credentials = options.credentials.clone().unwrap_or_else(CredentialFiles::from_environment);
+    pub(super) fn new(options: RegistryOptions, credentials: CredentialFiles) -> Self {
         Self { options, credentials, hosts: Mutex::default() }
     }
 
@@ -554,10 +553,8 @@ mod tests {
     use super::*;
 
     fn session(insecure: &[&str]) -> Session {
-        Session::new(RegistryOptions {
-            insecure: insecure.iter().map(|s| (*s).to_owned()).collect(),
-            credentials: Some(CredentialFiles::default()),
-        })
+        let insecure = insecure.iter().map(|s| (*s).to_owned()).collect();
+        Session::new(RegistryOptions { insecure }, CredentialFiles::default())
     }
 
     #[test]
