@@ -19,8 +19,8 @@ use serde::Deserialize;
 use super::credentials::Login;
 use super::error::RegistryError;
 use super::transport::{
-    Call, Exchange, Failure, Host, Retry, STALL_LIMIT, may_point_at, network, origin_text, read_limited, refused,
-    same_origin, stalled,
+    Call, Exchange, Failure, Host, Retry, STALL_LIMIT, may_point_at, network, origin_text, read_limited,
+    refused, same_origin, stalled,
 };
 
 const TOKEN_LIMIT: u64 = 1 << 20;
@@ -33,7 +33,11 @@ pub(super) enum Challenge {
     /// User name and password.
     Basic,
     /// A token of `realm`.
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
 }
 
 /// What is known about getting into one registry.
@@ -69,7 +73,12 @@ impl Exchange {
         base: &Url,
         call: &Call<'_>,
     ) -> Result<Option<HeaderValue>, Failure> {
-        let challenge = host.auth.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let challenge = host
+            .auth
+            .challenge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match challenge {
             None => Ok(None),
             Some(Challenge::Basic) => match self.login(host, call.repository).await? {
@@ -83,7 +92,9 @@ impl Exchange {
                 if let Some(token) = tokens.get(&key).filter(|token| token.expires > Instant::now()) {
                     return Ok(Some(token.header.clone()));
                 }
-                let token = self.fetch_token(host, base, call, &realm, service.as_deref(), &call.scopes).await?;
+                let token = self
+                    .fetch_token(host, base, call, &realm, service.as_deref(), &call.scopes)
+                    .await?;
                 let header = token.header.clone();
                 tokens.insert(key, token);
                 Ok(Some(header))
@@ -101,14 +112,21 @@ impl Exchange {
     ) -> Result<(), Failure> {
         let Some(challenge) = challenge else { return Ok(()) };
         *host.auth.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
-        if let Challenge::Bearer { realm, service, scope } = challenge {
+        if let Challenge::Bearer {
+            realm,
+            service,
+            scope,
+        } = challenge
+        {
             // A registry may know the repository by another name than its clients do.
             let mut scopes = call.scopes.clone();
             scopes.extend(scope.iter().flat_map(|s| s.split(' ')).map(str::to_owned));
             scopes.sort();
             scopes.dedup();
             let mut tokens = host.auth.tokens.lock().await;
-            let token = self.fetch_token(host, base, call, &realm, service.as_deref(), &scopes).await?;
+            let token = self
+                .fetch_token(host, base, call, &realm, service.as_deref(), &scopes)
+                .await?;
             tokens.insert(call.scopes.join(" "), token);
         }
         Ok(())
@@ -122,7 +140,10 @@ impl Exchange {
                 "there are no credentials for {name}: log in with \"docker login {name}\" or \"podman login {name}\" (looked in {files})",
                 name = host.name
             ),
-            _ => format!("the credentials for {} do not allow it (looked in {files})", host.name),
+            _ => format!(
+                "the credentials for {} do not allow it (looked in {files})",
+                host.name
+            ),
         }
     }
 
@@ -131,7 +152,11 @@ impl Exchange {
         if let Some(login) = logins.get(repository) {
             return Ok(login.clone());
         }
-        let (files, name, path) = (self.session.credentials.clone(), host.name.clone(), repository.to_owned());
+        let (files, name, path) = (
+            self.session.credentials.clone(),
+            host.name.clone(),
+            repository.to_owned(),
+        );
         // A helper may take its time; transfers go on.
         let found = tokio::task::spawn_blocking(move || files.login(&name, &path)).await;
         let login = found.map_err(|e| RegistryError::Start(e.to_string()))??;
@@ -151,21 +176,33 @@ impl Exchange {
         let login = self.login(host, call.repository).await?;
         if let Some(Login::Bearer(token)) = &login {
             let expires = Instant::now() + Duration::from_secs(TOKEN_LIFETIME);
-            return Ok(Token { header: bearer(token, call.doing)?, expires });
+            return Ok(Token {
+                header: bearer(token, call.doing)?,
+                expires,
+            });
         }
-        let (mut url, trusted) = check_realm(host, base, realm).map_err(|reason| refused(call.doing, reason))?;
+        let (mut url, trusted) =
+            check_realm(host, base, realm).map_err(|reason| refused(call.doing, reason))?;
         let login = login.filter(|_| trusted);
         let address = origin_text(&url);
         let client = self.client_for(host, &url)?;
         let request = if let Some(Login::Identity(secret)) = &login {
             let scope = scopes.join(" ");
-            let mut form = vec![("grant_type", "refresh_token"), ("client_id", "rbuild"), ("refresh_token", secret)];
+            let mut form = vec![
+                ("grant_type", "refresh_token"),
+                ("client_id", "rbuild"),
+                ("refresh_token", secret),
+            ];
             form.push(("scope", &scope));
             form.extend(service.map(|service| ("service", service)));
             // An address' query and a form are encoded alike.
-            let encoded = Url::parse_with_params("http://form/", form).map_err(|e| refused(call.doing, e.to_string()))?;
+            let encoded = Url::parse_with_params("http://form/", form)
+                .map_err(|e| refused(call.doing, e.to_string()))?;
             let body = encoded.query().unwrap_or_default().to_owned();
-            client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
+            client
+                .post(url)
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(body)
         } else {
             {
                 let mut query = url.query_pairs_mut();
@@ -187,8 +224,10 @@ impl Exchange {
         };
         let status = response.status();
         if !status.is_success() {
-            let denied =
-                matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST);
+            let denied = matches!(
+                status,
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
+            );
             let retry = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
                 Retry::After(None)
             } else {
@@ -196,33 +235,53 @@ impl Exchange {
             };
             let error = if denied {
                 let remedy = self.login_remedy(host, call.repository).await;
-                RegistryError::Denied { doing, host: address, detail: String::new(), remedy }
+                RegistryError::Denied {
+                    doing,
+                    host: address,
+                    detail: String::new(),
+                    remedy,
+                }
             } else {
-                RegistryError::Status { doing, host: address, status: status.as_u16(), detail: String::new() }
+                RegistryError::Status {
+                    doing,
+                    host: address,
+                    status: status.as_u16(),
+                    detail: String::new(),
+                }
             };
             return Err(Failure { error, retry });
         }
         let body = read_limited(response, TOKEN_LIMIT, &doing).await?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
-        let lifetime = answer.as_ref().and_then(|answer| answer.expires_in).unwrap_or(TOKEN_LIFETIME).clamp(10, 86_400);
+        let lifetime = answer
+            .as_ref()
+            .and_then(|answer| answer.expires_in)
+            .unwrap_or(TOKEN_LIFETIME)
+            .clamp(10, 86_400);
         let token = answer.and_then(|answer| answer.token.filter(|t| !t.is_empty()).or(answer.access_token));
         let Some(token) = token else {
             return Err(refused(&doing, format!("{address} sent no token")).into());
         };
         // A little early: a request takes time to arrive.
         let expires = Instant::now() + Duration::from_secs(lifetime) * 8 / 10;
-        Ok(Token { header: bearer(&token, &doing)?, expires })
+        Ok(Token {
+            header: bearer(&token, &doing)?,
+            expires,
+        })
     }
 }
 
 /// The realm's address, and whether a password may go there.
 fn check_realm(host: &Host, base: &Url, realm: &str) -> Result<(Url, bool), String> {
-    let mut url = Url::parse(realm).map_err(|e| format!("{} names the token server {realm:?}: {e}", host.address))?;
+    let mut url =
+        Url::parse(realm).map_err(|e| format!("{} names the token server {realm:?}: {e}", host.address))?;
     let _ = url.set_username("");
     let _ = url.set_password(None);
     may_point_at(host, base, &url)?;
     let same_host = url.host_str() == base.host_str();
-    let both_local = [base, &url].iter().all(|u| u.host_str().is_some_and(super::transport::is_local));
+    let both_local = [base, &url]
+        .iter()
+        .all(|u| u.host_str().is_some_and(super::transport::is_local));
     match url.scheme() {
         "https" => {
             // What an unverified registry says may have been said by anybody.
@@ -230,7 +289,11 @@ fn check_realm(host: &Host, base: &Url, realm: &str) -> Result<(Url, bool), Stri
             Ok((url, trusted))
         }
         _ if same_host || both_local || same_origin(&url, base) => Ok((url, true)),
-        _ => Err(format!("{} names a token server without TLS, {}, which is refused", host.address, origin_text(&url))),
+        _ => Err(format!(
+            "{} names a token server without TLS, {}, which is refused",
+            host.address,
+            origin_text(&url)
+        )),
     }
 }
 
@@ -243,8 +306,12 @@ fn basic(user: &str, password: &str) -> HeaderValue {
 }
 
 fn bearer(token: &str, doing: &str) -> Result<HeaderValue, Failure> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-        .map_err(|_| refused(doing, "the token has characters that a header cannot have".to_owned()))?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        refused(
+            doing,
+            "the token has characters that a header cannot have".to_owned(),
+        )
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -258,7 +325,11 @@ impl Challenge {
             .filter_map(|value| value.to_str().ok())
             .flat_map(Self::parse_all)
             .collect();
-        found.iter().find(|c| matches!(c, Self::Bearer { .. })).or(found.first()).cloned()
+        found
+            .iter()
+            .find(|c| matches!(c, Self::Bearer { .. }))
+            .or(found.first())
+            .cloned()
     }
 
     /// The challenges of one header (RFC 9110 section 11.6.1) that this client knows.
@@ -355,11 +426,21 @@ mod tests {
         for (text, expected) in [
             (
                 r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#,
-                Some(bearer("https://auth.docker.io/token", Some("registry.docker.io"), Some("repository:a/b:pull,push"))),
+                Some(bearer(
+                    "https://auth.docker.io/token",
+                    Some("registry.docker.io"),
+                    Some("repository:a/b:pull,push"),
+                )),
             ),
             (r#"BASIC realm="x, y=z""#, Some(Challenge::Basic)),
-            (r#"Basic realm="a", Bearer realm=https://b/t"#, Some(bearer("https://b/t", None, None))),
-            (r#"Bearer service="a\"b" , realm="r""#, Some(bearer("r", Some("a\"b"), None))),
+            (
+                r#"Basic realm="a", Bearer realm=https://b/t"#,
+                Some(bearer("https://b/t", None, None)),
+            ),
+            (
+                r#"Bearer service="a\"b" , realm="r""#,
+                Some(bearer("r", Some("a\"b"), None)),
+            ),
             ("Bearer", None),
             ("Negotiate", None),
             ("", None),
@@ -373,23 +454,64 @@ mod tests {
 
     #[test]
     fn passwords_go_to_trusted_realms_only() {
-        let options = RegistryOptions { insecure: vec!["plain.lan:5000".to_owned()] };
+        let options = RegistryOptions {
+            insecure: vec!["plain.lan:5000".to_owned()],
+        };
         let session = Session::new(options, CredentialFiles::default());
         for (host, base, realm, expected) in [
-            ("r.example", "https://r.example/", "https://auth.example/t", Some(true)),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://auth.example/t",
+                Some(true),
+            ),
             ("r.example", "https://r.example/", "http://auth.example/t", None),
             ("r.example", "https://r.example/", "http://r.example/t", None),
-            ("r.example", "https://r.example/", "https://169.254.169.254/t", None),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://169.254.169.254/t",
+                None,
+            ),
             ("r.example", "https://r.example/", "https://localhost/t", None),
             ("r.example", "https://r.example/", "not an address", None),
-            ("plain.lan:5000", "http://plain.lan:5000/", "https://auth.example/t", Some(false)),
-            ("plain.lan:5000", "https://plain.lan:5000/", "https://auth.example/t", Some(false)),
-            ("plain.lan:5000", "http://plain.lan:5000/", "http://plain.lan:5001/t", Some(true)),
-            ("plain.lan:5000", "http://plain.lan:5000/", "http://auth.example/t", None),
-            ("localhost:5000", "http://localhost:5000/", "http://127.0.0.1:5001/t", Some(true)),
+            (
+                "plain.lan:5000",
+                "http://plain.lan:5000/",
+                "https://auth.example/t",
+                Some(false),
+            ),
+            (
+                "plain.lan:5000",
+                "https://plain.lan:5000/",
+                "https://auth.example/t",
+                Some(false),
+            ),
+            (
+                "plain.lan:5000",
+                "http://plain.lan:5000/",
+                "http://plain.lan:5001/t",
+                Some(true),
+            ),
+            (
+                "plain.lan:5000",
+                "http://plain.lan:5000/",
+                "http://auth.example/t",
+                None,
+            ),
+            (
+                "localhost:5000",
+                "http://localhost:5000/",
+                "http://127.0.0.1:5001/t",
+                Some(true),
+            ),
         ] {
             let checked = check_realm(&session.host(host), &Url::parse(base).unwrap(), realm);
-            assert_eq!(checked.as_ref().ok().map(|(_, trusted)| *trusted), expected, "{host} {realm}: {checked:?}");
+            assert_eq!(
+                checked.as_ref().ok().map(|(_, trusted)| *trusted),
+                expected,
+                "{host} {realm}: {checked:?}"
+            );
         }
     }
 

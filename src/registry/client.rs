@@ -24,8 +24,8 @@ use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::transport::{
-    Call, Clients, Exchange, Failure, Host, Retry, STALL_LIMIT, Session, network, origin_text, pause, read_limited, refused,
-    stalled,
+    Call, Clients, Exchange, Failure, Host, Retry, STALL_LIMIT, Session, network, origin_text, pause,
+    read_limited, refused, stalled,
 };
 use crate::graph::Platform;
 
@@ -79,13 +79,21 @@ impl Registry {
     /// The same with credentials of these files only.
     pub fn with_credentials(options: RegistryOptions, credentials: CredentialFiles) -> Self {
         let session = Arc::new(Session::new(options, credentials));
-        Self(Arc::new(Inner { session, engine: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            session,
+            engine: Mutex::new(None),
+        }))
     }
 
     /// Ends all connections and joins all threads of this client: afterwards the process has no thread of it.
     /// A later operation starts again. Transfers that are running fail.
     pub fn quiesce(&self) {
-        let engine = self.0.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let engine = self
+            .0
+            .engine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(engine) = engine {
             drop(engine.stop);
             let _ = engine.thread.join();
@@ -103,14 +111,25 @@ impl Registry {
             // The length of a body that does not come is not in `content_length()`.
             let size = text(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
             let media_type = text(CONTENT_TYPE.as_str()).map(str::to_owned);
-            let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else { return Ok(None) };
+            let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else {
+                return Ok(None);
+            };
             if let Some(expected) = reference.digest()
                 && *expected != digest
             {
                 let host = origin_text(response.url());
-                return Err(RegistryError::Digest { doing, host, expected: *expected, actual: digest });
+                return Err(RegistryError::Digest {
+                    doing,
+                    host,
+                    expected: *expected,
+                    actual: digest,
+                });
             }
-            Ok(Some(Descriptor { media_type, digest, size }))
+            Ok(Some(Descriptor {
+                media_type,
+                digest,
+                size,
+            }))
         })
     }
 
@@ -122,14 +141,24 @@ impl Registry {
             let response = manifest_response(&exchange, &reference, Method::GET, &doing).await?;
             let host = origin_text(response.url());
             let headers = response.headers().clone();
-            let bytes = read_limited(response, MANIFEST_LIMIT, &doing).await.map_err(|f| f.error)?;
+            let bytes = read_limited(response, MANIFEST_LIMIT, &doing)
+                .await
+                .map_err(|f| f.error)?;
             let actual = Digest::of(&bytes);
-            let said = headers.get(DIGEST_HEADER).and_then(|value| value.to_str().ok()).and_then(|t| t.parse().ok());
+            let said = headers
+                .get(DIGEST_HEADER)
+                .and_then(|value| value.to_str().ok())
+                .and_then(|t| t.parse().ok());
             // Without a digest in the name the header tells at least of damage on the way.
             if let Some(expected) = reference.digest().copied().or(said)
                 && expected != actual
             {
-                return Err(RegistryError::Digest { doing, host, expected, actual });
+                return Err(RegistryError::Digest {
+                    doing,
+                    host,
+                    expected,
+                    actual,
+                });
             }
             let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             Document::new(bytes, media_type).map_err(|reason| refused(&doing, reason))
@@ -163,24 +192,39 @@ impl Registry {
     ) -> Result<Vec<u8>, RegistryError> {
         let doing = format!("pulling {} of {reference}", blob.digest);
         if blob.size > limit {
-            return Err(refused(&doing, format!("its {} bytes are more than the {limit} allowed", blob.size)));
+            return Err(refused(
+                &doing,
+                format!("its {} bytes are more than the {limit} allowed", blob.size),
+            ));
         }
         let (reference, blob) = (reference.clone(), blob.clone());
         self.run(async move |exchange| {
             let host = exchange.session.host(reference.domain());
             let response = blob_response(&exchange, &host, &reference, &blob.digest, 0, &doing).await?;
             let address = origin_text(response.url());
-            let bytes = read_limited(response, blob.size, &doing).await.map_err(|f| f.error)?;
+            let bytes = read_limited(response, blob.size, &doing)
+                .await
+                .map_err(|f| f.error)?;
             let actual = Digest::of(&bytes);
             if actual != blob.digest {
-                return Err(RegistryError::Digest { doing, host: address, expected: blob.digest, actual });
+                return Err(RegistryError::Digest {
+                    doing,
+                    host: address,
+                    expected: blob.digest,
+                    actual,
+                });
             }
             Ok(bytes)
         })
     }
 
     /// A blob of the repository of `reference` as a stream. Fails at once when the registry does not have it.
-    pub fn blob(&self, reference: &Reference, digest: &Digest, size: u64) -> Result<BlobReader, RegistryError> {
+    pub fn blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<BlobReader, RegistryError> {
         let doing = format!("pulling {digest} of {}", reference.name());
         let (chunks, receiver) = mpsc::channel(DOWNLOAD_QUEUE);
         let (reference, expected) = (reference.clone(), *digest);
@@ -189,7 +233,14 @@ impl Registry {
             let host = exchange.session.host(reference.domain());
             let response = blob_response(&exchange, &host, &reference, &expected, 0, &doing).await?;
             tokio::spawn(async move {
-                let download = Download { exchange, host, reference, digest: expected, size, doing };
+                let download = Download {
+                    exchange,
+                    host,
+                    reference,
+                    digest: expected,
+                    size,
+                    doing,
+                };
                 // A reader that went away is no error.
                 if let Err(error) = download.run(response, &chunks).await {
                     let _ = chunks.send(Err(io::Error::other(error))).await;
@@ -230,23 +281,39 @@ impl Registry {
             return Ok((engine.handle.clone(), engine.exchange.clone()));
         }
         let start = |e: io::Error| RegistryError::Start(e.to_string());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(start)?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         // Dropping the runtime, on that thread, waits for the threads that look up names.
         let body = move || {
             let _ = runtime.block_on(stopped);
         };
-        let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(body).map_err(start)?;
-        let exchange = Exchange { session: Arc::clone(&self.0.session), clients: Arc::new(Clients::default()) };
-        *slot = Some(Engine { exchange: exchange.clone(), handle: handle.clone(), stop, thread });
+        let thread = std::thread::Builder::new()
+            .name("registry".to_owned())
+            .spawn(body)
+            .map_err(start)?;
+        let exchange = Exchange {
+            session: Arc::clone(&self.0.session),
+            clients: Arc::new(Clients::default()),
+        };
+        *slot = Some(Engine {
+            exchange: exchange.clone(),
+            handle: handle.clone(),
+            stop,
+            thread,
+        });
         Ok((handle, exchange))
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("options", &self.0.session.options).finish_non_exhaustive()
+        f.debug_struct("Registry")
+            .field("options", &self.0.session.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -258,7 +325,10 @@ pub fn select_platform<E: From<RegistryError>>(
     fetch: &dyn Fn(&Descriptor) -> Result<Document, E>,
 ) -> Result<Resolved, E> {
     let refuse = |reason| refused(&format!("reading the manifest of {name}"), reason);
-    let mut resolved = Resolved { index: None, manifest: document };
+    let mut resolved = Resolved {
+        index: None,
+        manifest: document,
+    };
     for _ in 0..=INDEX_DEPTH {
         let index = match resolved.manifest.read().map_err(refuse)? {
             Reading::Manifest(_) => return Ok(resolved),
@@ -266,7 +336,12 @@ pub fn select_platform<E: From<RegistryError>>(
         };
         let Some(entry) = index.select(platform) else {
             let (reference, wanted) = (name.to_owned(), platform.to_string());
-            return Err(RegistryError::Platform { reference, wanted, offered: index.offered() }.into());
+            return Err(RegistryError::Platform {
+                reference,
+                wanted,
+                offered: index.offered(),
+            }
+            .into());
         };
         let child = fetch(&entry.descriptor)?;
         if child.descriptor != entry.descriptor {
@@ -278,7 +353,10 @@ pub fn select_platform<E: From<RegistryError>>(
             return Err(refuse(reason).into());
         }
         let outer = resolved.index.take();
-        resolved = Resolved { index: outer.or(Some(resolved.manifest)), manifest: child };
+        resolved = Resolved {
+            index: outer.or(Some(resolved.manifest)),
+            manifest: child,
+        };
     }
     Err(refuse("its indexes are nested too deeply".to_owned()).into())
 }
@@ -356,7 +434,11 @@ struct Download {
 
 impl Download {
     /// Feeds the reader; asks for the rest when the connection breaks.
-    async fn run(self, first: Response, chunks: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), RegistryError> {
+    async fn run(
+        self,
+        first: Response,
+        chunks: &mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), RegistryError> {
         let mut response = first;
         let mut offset = 0;
         let mut attempt = 1;
@@ -370,13 +452,25 @@ impl Download {
                 attempt = 1;
             }
             // A connection that broke is there again at once more often than not.
-            let retry = if failure.retry == Retry::Connect { Retry::After(None) } else { failure.retry };
+            let retry = if failure.retry == Retry::Connect {
+                Retry::After(None)
+            } else {
+                failure.retry
+            };
             match pause(retry, attempt) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(failure.error),
             }
             attempt += 1;
-            response = blob_response(&self.exchange, &self.host, &self.reference, &self.digest, offset, &self.doing).await?;
+            response = blob_response(
+                &self.exchange,
+                &self.host,
+                &self.reference,
+                &self.digest,
+                offset,
+                &self.doing,
+            )
+            .await?;
         }
     }
 
@@ -399,7 +493,10 @@ impl Download {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) if *offset < self.size => {
                     let reason = format!("{address} sent {offset} of {} bytes", self.size);
-                    return Err(Failure { error: refused(&self.doing, reason), retry: Retry::After(None) });
+                    return Err(Failure {
+                        error: refused(&self.doing, reason),
+                        retry: Retry::After(None),
+                    });
                 }
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(network(&self.doing, &address, &error)),
@@ -410,7 +507,10 @@ impl Download {
             chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
             *offset += chunk.len() as u64;
             if *offset > self.size {
-                let reason = format!("{address} sent more than the {} bytes that were announced", self.size);
+                let reason = format!(
+                    "{address} sent more than the {} bytes that were announced",
+                    self.size
+                );
                 return Err(refused(&self.doing, reason).into());
             }
             if !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
@@ -421,11 +521,21 @@ impl Download {
 
     /// A part that starts elsewhere would be spliced wrongly.
     fn check_range(&self, response: &Response, offset: u64) -> Result<(), RegistryError> {
-        let range = response.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or("");
+        let range = response
+            .headers()
+            .get("content-range")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("");
         if range.starts_with(&format!("bytes {offset}-")) {
             return Ok(());
         }
-        Err(refused(&self.doing, format!("{} answered with the range {range:?}", origin_text(response.url()))))
+        Err(refused(
+            &self.doing,
+            format!(
+                "{} answered with the range {range:?}",
+                origin_text(response.url())
+            ),
+        ))
     }
 }
 
@@ -471,6 +581,9 @@ impl Read for BlobReader {
 
 impl fmt::Debug for BlobReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlobReader").field("digest", &self.expected).field("remaining", &self.remaining).finish_non_exhaustive()
+        f.debug_struct("BlobReader")
+            .field("digest", &self.expected)
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
     }
 }

@@ -98,17 +98,26 @@ impl CredentialFiles {
     /// As docker, podman and buildah look: `REGISTRY_AUTH_FILE`, docker's config.json (`DOCKER_CONFIG`
     /// or `~/.docker`), then containers' auth.json below `XDG_RUNTIME_DIR` and `~/.config`.
     pub fn from_environment() -> Self {
-        let dir = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let dir = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let home = dir("HOME");
         let files = [
             dir("REGISTRY_AUTH_FILE"),
-            dir("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker"))).map(|d| d.join("config.json")),
+            dir("DOCKER_CONFIG")
+                .or_else(|| Some(home.as_ref()?.join(".docker")))
+                .map(|d| d.join("config.json")),
             dir("XDG_RUNTIME_DIR").map(|d| d.join("containers/auth.json")),
             dir("XDG_CONFIG_HOME")
                 .or_else(|| Some(home.as_ref()?.join(".config")))
                 .map(|d| d.join("containers/auth.json")),
         ];
-        Self { files: files.into_iter().flatten().collect(), path: None }
+        Self {
+            files: files.into_iter().flatten().collect(),
+            path: None,
+        }
     }
 
     /// Only these files.
@@ -119,7 +128,9 @@ impl CredentialFiles {
     /// The login for `repository` on `host` (both as a reference has them); the first file with one wins.
     pub fn login(&self, host: &str, repository: &str) -> Result<Option<Login>, CredentialError> {
         for path in &self.files {
-            let Some(file) = AuthFile::read(path)? else { continue };
+            let Some(file) = AuthFile::read(path)? else {
+                continue;
+            };
             if let Some(login) = file.login(path, host, repository, self.path.as_ref())? {
                 return Ok(Some(login));
             }
@@ -162,25 +173,39 @@ struct AuthEntry {
 impl AuthFile {
     /// `None` when there is no file.
     fn read(path: &Path) -> Result<Option<Self>, CredentialError> {
-        let fail = |cause| CredentialError::Read { path: path.to_owned(), cause };
+        let fail = |cause| CredentialError::Read {
+            path: path.to_owned(),
+            cause,
+        };
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(e) => return Err(fail(e)),
         };
         let mut text = Vec::new();
         file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(fail)?;
         if text.len() as u64 > FILE_LIMIT {
-            return Err(CredentialError::Malformed { path: path.to_owned(), reason: "it is too large".to_owned() });
+            return Err(CredentialError::Malformed {
+                path: path.to_owned(),
+                reason: "it is too large".to_owned(),
+            });
         }
         if text.trim_ascii().is_empty() {
             return Ok(Some(Self::default()));
         }
         // The parser's own message could quote a secret, so only its place is told.
-        serde_json::from_slice(&text).map(Some).map_err(|error| CredentialError::Malformed {
-            path: path.to_owned(),
-            reason: format!("it is not what is expected at line {} column {}", error.line(), error.column()),
-        })
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| CredentialError::Malformed {
+                path: path.to_owned(),
+                reason: format!(
+                    "it is not what is expected at line {} column {}",
+                    error.line(),
+                    error.column()
+                ),
+            })
     }
 
     fn login(
@@ -190,9 +215,15 @@ impl AuthFile {
         repository: &str,
         programs: Option<&OsString>,
     ) -> Result<Option<Login>, CredentialError> {
-        let server = if host == DEFAULT_DOMAIN { DOCKER_IO_KEY } else { host };
+        let server = if host == DEFAULT_DOMAIN {
+            DOCKER_IO_KEY
+        } else {
+            host
+        };
         let mut helpers = self.cred_helpers.iter().flatten();
-        let helper = helpers.find(|(key, _)| names_host(key, host)).map(|(_, helper)| helper);
+        let helper = helpers
+            .find(|(key, _)| names_host(key, host))
+            .map(|(_, helper)| helper);
         let store = self.creds_store.as_ref().filter(|name| !name.is_empty());
         if let Some(helper) = helper.or(store)
             && let Some(login) = ask_helper(helper, server, programs, HELPER_TIMEOUT)?
@@ -204,7 +235,13 @@ impl AuthFile {
         loop {
             let is_host = !scope.contains('/');
             let mut entries = self.auths.iter().flatten();
-            let entry = entries.find(|(key, _)| if is_host { names_host(key, host) } else { **key == scope });
+            let entry = entries.find(|(key, _)| {
+                if is_host {
+                    names_host(key, host)
+                } else {
+                    **key == scope
+                }
+            });
             if let Some((key, entry)) = entry {
                 let malformed = |reason: &str| CredentialError::Malformed {
                     path: path.to_owned(),
@@ -233,11 +270,16 @@ impl AuthEntry {
             return Ok(Some(Login::Identity(token)));
         }
         if let Some(auth) = set(&self.auth) {
-            let bytes = STANDARD.decode(auth.trim()).map_err(|_| "has an auth that is not base64")?;
+            let bytes = STANDARD
+                .decode(auth.trim())
+                .map_err(|_| "has an auth that is not base64")?;
             let text = String::from_utf8(bytes).map_err(|_| "has an auth that is not text")?;
             let (user, password) = text.split_once(':').ok_or("has an auth without a password")?;
             let password = password.trim_end_matches('\0');
-            return Ok(Some(Login::Password { user: user.to_owned(), password: password.to_owned() }));
+            return Ok(Some(Login::Password {
+                user: user.to_owned(),
+                password: password.to_owned(),
+            }));
         }
         match (set(&self.username), set(&self.password)) {
             (Some(user), Some(password)) => Ok(Some(Login::Password { user, password })),
@@ -248,7 +290,10 @@ impl AuthEntry {
 
 /// Whether a key of a file names this host: as it is, or as the address of a registry's API.
 fn names_host(key: &str, host: &str) -> bool {
-    let bare = match key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
+    let bare = match key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"))
+    {
         Some(address) => match address.split_once('/') {
             Some((bare, "" | "v1" | "v1/" | "v2" | "v2/")) => bare,
             Some(_) => return false,
@@ -276,8 +321,16 @@ fn ask_helper(
     timeout: Duration,
 ) -> Result<Option<Login>, CredentialError> {
     let program = format!("docker-credential-{name}");
-    let fail = |reason: String| CredentialError::Helper { helper: program.clone(), host: server.to_owned(), reason };
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+    let fail = |reason: String| CredentialError::Helper {
+        helper: program.clone(),
+        host: server.to_owned(),
+        reason,
+    };
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    {
         return Err(fail("its name is not allowed".to_owned()));
     }
     // The answer goes to memory, not through a pipe: no thread is needed to read it in time.
@@ -287,7 +340,12 @@ fn ask_helper(
     let output = answer.try_clone().map_err(|e| fail(e.to_string()))?;
     let mut command = Command::new(&program);
     // A group of its own, so that all of it can be ended.
-    command.arg("get").stdin(Stdio::piped()).stdout(output).stderr(Stdio::null()).process_group(0);
+    command
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::null())
+        .process_group(0);
     if let Some(path) = programs {
         command.env("PATH", path);
     }
@@ -301,7 +359,10 @@ fn ask_helper(
     }
     let status = await_helper(&mut child, &answer, timeout).map_err(fail)?;
     let mut text = Vec::new();
-    answer.rewind().and_then(|()| answer.read_to_end(&mut text)).map_err(|e| fail(e.to_string()))?;
+    answer
+        .rewind()
+        .and_then(|()| answer.read_to_end(&mut text))
+        .map_err(|e| fail(e.to_string()))?;
     if !status.success() {
         let said = String::from_utf8_lossy(&text).to_lowercase();
         if said.contains("credentials not found") {
@@ -314,11 +375,18 @@ fn ask_helper(
     Ok(match parsed {
         HelperAnswer { secret, .. } if secret.is_empty() => None,
         HelperAnswer { username, secret } if username == "<token>" => Some(Login::Identity(secret)),
-        HelperAnswer { username, secret } => Some(Login::Password { user: username, password: secret }),
+        HelperAnswer { username, secret } => Some(Login::Password {
+            user: username,
+            password: secret,
+        }),
     })
 }
 
-fn await_helper(child: &mut Child, answer: &File, timeout: Duration) -> Result<std::process::ExitStatus, String> {
+fn await_helper(
+    child: &mut Child,
+    answer: &File,
+    timeout: Duration,
+) -> Result<std::process::ExitStatus, String> {
     let begun = Instant::now();
     let reason = loop {
         match child.try_wait() {
@@ -329,7 +397,10 @@ fn await_helper(child: &mut Child, answer: &File, timeout: Duration) -> Result<s
         if begun.elapsed() > timeout {
             break format!("it gave no answer within {} s", timeout.as_secs());
         }
-        if answer.metadata().is_ok_and(|meta| meta.len() > HELPER_OUTPUT_LIMIT) {
+        if answer
+            .metadata()
+            .is_ok_and(|meta| meta.len() > HELPER_OUTPUT_LIMIT)
+        {
             break "its answer is too long".to_owned();
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -348,13 +419,17 @@ mod tests {
     use super::*;
 
     fn password(user: &str, password: &str) -> Option<Login> {
-        Some(Login::Password { user: user.to_owned(), password: password.to_owned() })
+        Some(Login::Password {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        })
     }
 
     fn files(text: &str) -> (tempfile::TempDir, CredentialFiles) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), text).unwrap();
-        let mut files = CredentialFiles::from_files(vec![dir.path().join("none.json"), dir.path().join("config.json")]);
+        let mut files =
+            CredentialFiles::from_files(vec![dir.path().join("none.json"), dir.path().join("config.json")]);
         let path = std::env::var("PATH").unwrap_or_default();
         files.path = Some(format!("{}:{path}", dir.path().display()).into());
         (dir, files)
@@ -389,7 +464,11 @@ mod tests {
             ("localhost", "x", None),
             ("empty.example", "x", None),
         ] {
-            assert_eq!(files.login(host, repository).unwrap(), expected, "{host}/{repository}");
+            assert_eq!(
+                files.login(host, repository).unwrap(),
+                expected,
+                "{host}/{repository}"
+            );
         }
     }
 
@@ -404,7 +483,10 @@ mod tests {
             let (_dir, files) = files(text);
             let error = files.login("a.example", "x").expect_err(text);
             let shown = format!("{error} {error:?}");
-            assert!(shown.contains("config.json") && !shown.contains("hunter2"), "{shown}");
+            assert!(
+                shown.contains("config.json") && !shown.contains("hunter2"),
+                "{shown}"
+            );
         }
         assert_eq!(format!("{:?}", password("u", "hunter2").unwrap()), "Password(..)");
     }
@@ -419,20 +501,32 @@ mod tests {
             std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         };
-        script("good", r#"read -r server; printf '{"ServerURL":"","Username":"%s","Secret":"s"}' "$server$1""#);
+        script(
+            "good",
+            r#"read -r server; printf '{"ServerURL":"","Username":"%s","Secret":"s"}' "$server$1""#,
+        );
         script("bad", "echo 'hunter2 exploded'; exit 1");
         script("junk", "echo hunter2");
         script("store", "echo 'credentials not found in native keychain'; exit 1");
         script("slow", "sleep 60");
-        assert_eq!(files.login("a.example", "x").unwrap(), password("a.exampleget", "s"));
+        assert_eq!(
+            files.login("a.example", "x").unwrap(),
+            password("a.exampleget", "s")
+        );
         // The store has nothing, the file has.
         assert_eq!(files.login("b.example", "x").unwrap(), password("u", "p"));
         for host in ["fail.example", "junk.example", "gone.example", "up.example"] {
             let error = files.login(host, "x").expect_err(host);
-            assert!(matches!(error, CredentialError::Helper { .. }) && !error.to_string().contains("hunter2"), "{error}");
+            assert!(
+                matches!(error, CredentialError::Helper { .. }) && !error.to_string().contains("hunter2"),
+                "{error}"
+            );
         }
         let begun = Instant::now();
         let error = ask_helper("slow", "x", files.path.as_ref(), Duration::from_millis(100)).unwrap_err();
-        assert!(error.to_string().contains("no answer") && begun.elapsed() < Duration::from_secs(5), "{error}");
+        assert!(
+            error.to_string().contains("no answer") && begun.elapsed() < Duration::from_secs(5),
+            "{error}"
+        );
     }
 }

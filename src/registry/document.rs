@@ -26,8 +26,10 @@ pub const MANIFEST_LIMIT: u64 = 4 << 20;
 /// More than this is no image config.
 pub const CONFIG_LIMIT: u64 = 8 << 20;
 
-const CONFIG_TYPES: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const CONFIG_TYPES: [&str; 2] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+];
 const LAYER_TYPES: [&str; 5] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -106,7 +108,11 @@ impl Document {
             (None, None) => OCI_MANIFEST,
         };
         let size = bytes.len() as u64;
-        let descriptor = Descriptor { media_type: media_type.to_owned(), digest: Digest::of(&bytes), size };
+        let descriptor = Descriptor {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(&bytes),
+            size,
+        };
         Ok(Self { descriptor, bytes })
     }
 
@@ -114,29 +120,49 @@ impl Document {
     pub fn read(&self) -> Result<Reading, String> {
         let raw: RawDocument = parse_json(&self.bytes)?;
         if raw.schema_version == 1 {
-            return Err("it has the schema 1 format, which is no longer supported: push it again with a newer tool".to_owned());
+            return Err(
+                "it has the schema 1 format, which is no longer supported: push it again with a newer tool"
+                    .to_owned(),
+            );
         }
         if raw.schema_version != 2 {
             return Err(format!("its schemaVersion is {}, not 2", raw.schema_version));
         }
-        match (self.descriptor.media_type.as_str(), raw.manifests, raw.config, raw.layers) {
+        match (
+            self.descriptor.media_type.as_str(),
+            raw.manifests,
+            raw.config,
+            raw.layers,
+        ) {
             (OCI_INDEX | DOCKER_LIST, Some(entries), None, None) => {
-                let entries = entries.into_iter().map(RawDescriptor::entry).collect::<Result<_, _>>()?;
+                let entries = entries
+                    .into_iter()
+                    .map(RawDescriptor::entry)
+                    .collect::<Result<_, _>>()?;
                 Ok(Reading::Index(Index { entries }))
             }
             (OCI_MANIFEST | DOCKER_MANIFEST, None, Some(config), Some(layers)) => {
                 let config = config.plain("config")?;
                 if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
-                    return Err(format!("it is not a container image: its config has the media type {:?}", cut(&config.media_type)));
+                    return Err(format!(
+                        "it is not a container image: its config has the media type {:?}",
+                        cut(&config.media_type)
+                    ));
                 }
-                let layers = layers.into_iter().map(RawDescriptor::layer).collect::<Result<_, _>>()?;
+                let layers = layers
+                    .into_iter()
+                    .map(RawDescriptor::layer)
+                    .collect::<Result<_, _>>()?;
                 Ok(Reading::Manifest(Manifest { config, layers }))
             }
             (OCI_INDEX | DOCKER_LIST | OCI_MANIFEST | DOCKER_MANIFEST, manifests, _, layers) => {
                 Err(if manifests.is_some() && layers.is_some() {
                     "it has both layers and manifests".to_owned()
                 } else {
-                    format!("its contents do not fit its media type {}", self.descriptor.media_type)
+                    format!(
+                        "its contents do not fit its media type {}",
+                        self.descriptor.media_type
+                    )
                 })
             }
             (other, ..) => Err(format!("its media type is {:?}", cut(other))),
@@ -145,7 +171,10 @@ impl Document {
 
     /// [`Self::read`] for what must be an image manifest. `what` names it in the error.
     pub fn manifest(&self, what: &str) -> Result<Manifest, RegistryError> {
-        let refused = |reason| RegistryError::Refused { doing: format!("reading the manifest of {what}"), reason };
+        let refused = |reason| RegistryError::Refused {
+            doing: format!("reading the manifest of {what}"),
+            reason,
+        };
         match self.read().map_err(refused)? {
             Reading::Manifest(manifest) => Ok(manifest),
             Reading::Index(_) => Err(refused("it is an index".to_owned())),
@@ -157,7 +186,10 @@ impl Index {
     /// The entry for `wanted`: an exact match, else the nearest older variant, else the only entry
     /// that does not say its platform.
     pub fn select(&self, wanted: &Platform) -> Option<&IndexEntry> {
-        let ranked = self.entries.iter().filter_map(|entry| Some((rank(wanted, entry.platform.as_ref()?)?, entry)));
+        let ranked = self
+            .entries
+            .iter()
+            .filter_map(|entry| Some((rank(wanted, entry.platform.as_ref()?)?, entry)));
         if let Some((_, entry)) = ranked.min_by_key(|(rank, _)| *rank) {
             return Some(entry);
         }
@@ -175,7 +207,11 @@ impl Index {
                 names.push(name);
             }
         }
-        if names.is_empty() { "no platform".to_owned() } else { names.join(", ") }
+        if names.is_empty() {
+            "no platform".to_owned()
+        } else {
+            names.join(", ")
+        }
     }
 }
 
@@ -187,14 +223,23 @@ pub fn read_config(bytes: &[u8], layers: usize) -> Result<ConfigFacts, String> {
     }
     if raw.rootfs.diff_ids.len() != layers {
         let found = raw.rootfs.diff_ids.len();
-        return Err(format!("it lists {found} diff ids and the manifest {layers} layers"));
+        return Err(format!(
+            "it lists {found} diff ids and the manifest {layers} layers"
+        ));
     }
     let platform = Platform::normalised(
         if raw.os.is_empty() { "linux" } else { &raw.os },
-        if raw.architecture.is_empty() { "amd64" } else { &raw.architecture },
+        if raw.architecture.is_empty() {
+            "amd64"
+        } else {
+            &raw.architecture
+        },
         &raw.variant,
     );
-    Ok(ConfigFacts { platform, diff_ids: raw.rootfs.diff_ids })
+    Ok(ConfigFacts {
+        platform,
+        diff_ids: raw.rootfs.diff_ids,
+    })
 }
 
 /// How far `offered` is from `wanted`: 0 is the same, `None` does not run there.
@@ -273,10 +318,17 @@ struct RawRootfs {
 impl RawDescriptor {
     fn plain(self, what: &str) -> Result<Descriptor, String> {
         if self.urls.is_some_and(|urls| !urls.is_empty()) {
-            return Err(format!("{what} {} is to be fetched from other addresses, which is not supported", self.digest));
+            return Err(format!(
+                "{what} {} is to be fetched from other addresses, which is not supported",
+                self.digest
+            ));
         }
         let media_type = self.media_type.unwrap_or_default();
-        Ok(Descriptor { media_type, digest: self.digest, size: self.size })
+        Ok(Descriptor {
+            media_type,
+            digest: self.digest,
+            size: self.size,
+        })
     }
 
     fn layer(self) -> Result<Descriptor, String> {
@@ -284,18 +336,32 @@ impl RawDescriptor {
         if LAYER_TYPES.contains(&layer.media_type.as_str()) {
             return Ok(layer);
         }
-        Err(format!("layer {} has the unsupported media type {:?}", layer.digest, cut(&layer.media_type)))
+        Err(format!(
+            "layer {} has the unsupported media type {:?}",
+            layer.digest,
+            cut(&layer.media_type)
+        ))
     }
 
     fn entry(self) -> Result<IndexEntry, String> {
         let platform = self.platform.as_ref().map(|platform| {
-            Platform::normalised(&platform.os, &platform.architecture, platform.variant.as_deref().unwrap_or_default())
+            Platform::normalised(
+                &platform.os,
+                &platform.architecture,
+                platform.variant.as_deref().unwrap_or_default(),
+            )
         });
         let name = |map: &serde_json::Map<String, serde_json::Value>| {
-            map.get("org.opencontainers.image.ref.name")?.as_str().map(str::to_owned)
+            map.get("org.opencontainers.image.ref.name")?
+                .as_str()
+                .map(str::to_owned)
         };
         let ref_name = self.annotations.as_ref().and_then(name);
-        Ok(IndexEntry { descriptor: self.plain("manifest")?, platform, ref_name })
+        Ok(IndexEntry {
+            descriptor: self.plain("manifest")?,
+            platform,
+            ref_name,
+        })
     }
 }
 
@@ -322,7 +388,10 @@ mod tests {
     }
 
     fn descriptor(media_type: &str, more: &str) -> String {
-        format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":3{more}}}"#, digest('a'))
+        format!(
+            r#"{{"mediaType":"{media_type}","digest":"{}","size":3{more}}}"#,
+            digest('a')
+        )
     }
 
     fn image(layers: &str, more: &str) -> String {
@@ -334,26 +403,58 @@ mod tests {
     fn manifests_are_strict() {
         let layer = descriptor(LAYER_TYPES[1], "");
         let good = image(&layer, "");
-        let read = |text: &str, header| Document::new(text.as_bytes().to_vec(), header).and_then(|d| d.read());
+        let read =
+            |text: &str, header| Document::new(text.as_bytes().to_vec(), header).and_then(|d| d.read());
         assert!(matches!(read(&good, Some(OCI_MANIFEST)), Ok(Reading::Manifest(m)) if m.layers.len() == 1));
         assert!(read(&good, Some("text/plain; charset=utf-8")).is_ok());
         let other_type = format!(r#","mediaType":"{DOCKER_MANIFEST}""#);
         let nested = format!("{}1{}", "[".repeat(300), "]".repeat(300));
         for (text, header, message) in [
-            (image(&layer, r#","manifests":[]"#), Some(OCI_MANIFEST), "both layers and manifests"),
-            (image(&layer, r#","manifests":[]"#), None, "both layers and manifests"),
+            (
+                image(&layer, r#","manifests":[]"#),
+                Some(OCI_MANIFEST),
+                "both layers and manifests",
+            ),
+            (
+                image(&layer, r#","manifests":[]"#),
+                None,
+                "both layers and manifests",
+            ),
             (good.clone(), Some(OCI_INDEX), "do not fit"),
             (image(&layer, &other_type), Some(OCI_MANIFEST), "calls itself"),
             (image(&layer, r#","layers":[]"#), None, "duplicate field"),
-            (image(&descriptor(LAYER_TYPES[1], r#","urls":["https://evil.example/x"]"#), ""), None, "other addresses"),
-            (image(&descriptor(CONFIG_TYPES[0], ""), ""), None, "unsupported media type"),
+            (
+                image(
+                    &descriptor(LAYER_TYPES[1], r#","urls":["https://evil.example/x"]"#),
+                    "",
+                ),
+                None,
+                "other addresses",
+            ),
+            (
+                image(&descriptor(CONFIG_TYPES[0], ""), ""),
+                None,
+                "unsupported media type",
+            ),
             (good.replace(&digest('a'), "sha256:../../x"), None, "hex digits"),
             (good.replace(&digest('a'), &digest('A')), None, "hex digits"),
             (good.replace(&digest('a'), "sha512:00"), None, "not sha256"),
-            (good.replace(r#""size":3"#, r#""size":-3"#), None, "cannot be parsed"),
+            (
+                good.replace(r#""size":3"#, r#""size":-3"#),
+                None,
+                "cannot be parsed",
+            ),
             (good.replace(r#","size":3"#, ""), None, "missing field `size`"),
-            (good.replace(CONFIG_TYPES[0], "application/vnd.cncf.helm.config.v1+json"), None, "not a container image"),
-            (r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), None, "schema 1"),
+            (
+                good.replace(CONFIG_TYPES[0], "application/vnd.cncf.helm.config.v1+json"),
+                None,
+                "not a container image",
+            ),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(),
+                None,
+                "schema 1",
+            ),
             (nested, None, "cannot be parsed"),
             (String::new(), None, "cannot be parsed"),
         ] {
@@ -365,32 +466,63 @@ mod tests {
     #[test]
     fn an_index_is_searched_for_the_nearest_platform() {
         let entry = |platform: &str| IndexEntry {
-            descriptor: Descriptor { media_type: OCI_MANIFEST.to_owned(), digest: Digest::of(platform.as_bytes()), size: 1 },
+            descriptor: Descriptor {
+                media_type: OCI_MANIFEST.to_owned(),
+                digest: Digest::of(platform.as_bytes()),
+                size: 1,
+            },
             platform: platform.parse().ok(),
             ref_name: None,
         };
-        let index = |platforms: &[&str]| Index { entries: platforms.iter().map(|p| entry(p)).collect() };
+        let index = |platforms: &[&str]| Index {
+            entries: platforms.iter().map(|p| entry(p)).collect(),
+        };
         for (offered, wanted, found) in [
-            (&["linux/arm64", "linux/amd64"][..], "linux/amd64", Some("linux/amd64")),
-            (&["linux/arm/v5", "linux/arm/v6"], "linux/arm/v7", Some("linux/arm/v6")),
+            (
+                &["linux/arm64", "linux/amd64"][..],
+                "linux/amd64",
+                Some("linux/amd64"),
+            ),
+            (
+                &["linux/arm/v5", "linux/arm/v6"],
+                "linux/arm/v7",
+                Some("linux/arm/v6"),
+            ),
             (&["linux/arm/v7"], "linux/arm/v6", None),
             (&["linux/amd64/v3"], "linux/amd64", None),
-            (&["linux/amd64/v3", "linux/amd64"], "linux/amd64/v2", Some("linux/amd64")),
+            (
+                &["linux/amd64/v3", "linux/amd64"],
+                "linux/amd64/v2",
+                Some("linux/amd64"),
+            ),
             (&["linux/arm64/v8"], "linux/arm64", Some("linux/arm64/v8")),
             (&["windows/amd64"], "linux/amd64", None),
             (&["?"], "linux/amd64", Some("?")),
             (&["?", "?"], "linux/amd64", None),
         ] {
             let index = index(offered);
-            let selected = index.select(&wanted.parse().unwrap()).map(|e| e.descriptor.digest);
-            assert_eq!(selected, found.map(|p| Digest::of(p.as_bytes())), "{wanted} in {offered:?}");
+            let selected = index
+                .select(&wanted.parse().unwrap())
+                .map(|e| e.descriptor.digest);
+            assert_eq!(
+                selected,
+                found.map(|p| Digest::of(p.as_bytes())),
+                "{wanted} in {offered:?}"
+            );
         }
-        assert_eq!(index(&["linux/arm64", "unknown/unknown", "linux/amd64"]).offered(), "linux/arm64, linux/amd64");
+        assert_eq!(
+            index(&["linux/arm64", "unknown/unknown", "linux/amd64"]).offered(),
+            "linux/arm64, linux/amd64"
+        );
     }
 
     #[test]
     fn a_config_must_fit_its_manifest() {
-        let config = |ids: &str| format!(r#"{{"os":"linux","architecture":"arm64","variant":"v8","rootfs":{{"type":"layers","diff_ids":{ids}}}}}"#);
+        let config = |ids: &str| {
+            format!(
+                r#"{{"os":"linux","architecture":"arm64","variant":"v8","rootfs":{{"type":"layers","diff_ids":{ids}}}}}"#
+            )
+        };
         let one = format!(r#"["{}"]"#, digest('b'));
         let facts = read_config(config(&one).as_bytes(), 1).unwrap();
         assert_eq!(facts.platform.to_string(), "linux/arm64");

@@ -58,7 +58,10 @@ pub enum Transferred {
 
 impl fmt::Debug for PushBlob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PushBlob").field("digest", &self.digest).field("size", &self.size).finish_non_exhaustive()
+        f.debug_struct("PushBlob")
+            .field("digest", &self.digest)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +89,11 @@ impl Registry {
         });
         let mut attempt = 1;
         loop {
-            let upload = Upload { to: to.clone(), digest: blob.digest, doing: doing.clone() };
+            let upload = Upload {
+                to: to.clone(),
+                digest: blob.digest,
+                doing: doing.clone(),
+            };
             let mount = from.clone();
             let begun = self.run(async move |exchange| upload.begin(&exchange, mount.as_deref()).await)?;
             let location = match begun {
@@ -94,12 +101,20 @@ impl Registry {
                 Begun::Mounted => return Ok(Transferred::Mounted),
                 Begun::Location(location) => location,
             };
-            let upload = Upload { to: to.clone(), digest: blob.digest, doing: doing.clone() };
+            let upload = Upload {
+                to: to.clone(),
+                digest: blob.digest,
+                doing: doing.clone(),
+            };
             let failure = match self.stream(upload, location, blob, progress) {
                 Ok(()) => return Ok(Transferred::Sent),
                 Err(failure) => failure,
             };
-            let retry = if failure.retry == Retry::Connect { Retry::After(None) } else { failure.retry };
+            let retry = if failure.retry == Retry::Connect {
+                Retry::After(None)
+            } else {
+                failure.retry
+            };
             match pause(retry, attempt) {
                 Some(pause) => std::thread::sleep(pause),
                 None => return Err(failure.error),
@@ -109,7 +124,12 @@ impl Registry {
     }
 
     /// Stores a manifest or index under the tag of `to`, or under its digest when `to` has no tag.
-    pub fn push_manifest(&self, to: &Reference, media_type: &str, manifest: &[u8]) -> Result<Digest, RegistryError> {
+    pub fn push_manifest(
+        &self,
+        to: &Reference,
+        media_type: &str,
+        manifest: &[u8],
+    ) -> Result<Digest, RegistryError> {
         let doing = format!("pushing the manifest of {to}");
         let digest = Digest::of(manifest);
         let (to, body) = (to.clone(), Bytes::copy_from_slice(manifest));
@@ -129,11 +149,17 @@ impl Registry {
             };
             let host = exchange.session.host(to.domain());
             let response = exchange.call(&host, &call).await?;
-            let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+            let said = response
+                .headers()
+                .get("docker-content-digest")
+                .and_then(|value| value.to_str().ok());
             match said.and_then(|text| text.parse::<Digest>().ok()) {
-                Some(actual) if actual != digest => {
-                    Err(RegistryError::Digest { doing, host: host.address.clone(), expected: digest, actual })
-                }
+                Some(actual) if actual != digest => Err(RegistryError::Digest {
+                    doing,
+                    host: host.address.clone(),
+                    expected: digest,
+                    actual,
+                }),
                 _ => Ok(digest),
             }
         })
@@ -160,7 +186,10 @@ impl Registry {
                     Err(error) => {
                         // The others end with what they are at.
                         next.store(blobs.len(), Ordering::Relaxed);
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        failed
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .get_or_insert(error);
                     }
                 }
             }
@@ -178,11 +207,20 @@ impl Registry {
     }
 
     /// Reads the blob on this thread while the engine sends it.
-    fn stream(&self, upload: Upload, location: String, blob: &PushBlob<'_>, progress: &dyn Fn(u64)) -> Result<(), Failure> {
+    fn stream(
+        &self,
+        upload: Upload,
+        location: String,
+        blob: &PushBlob<'_>,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), Failure> {
         let (handle, exchange) = self.engine()?;
         let (chunks, receiver) = mpsc::channel(UPLOAD_QUEUE);
         let (sender, outcome) = oneshot::channel();
-        let body = Body::wrap(ChannelBody { chunks: receiver, remaining: blob.size });
+        let body = Body::wrap(ChannelBody {
+            chunks: receiver,
+            remaining: blob.size,
+        });
         // The watch ends the upload when the connection takes nothing any more.
         let (beat, watch) = mpsc::channel(1);
         handle.spawn(async move {
@@ -231,14 +269,32 @@ impl Upload {
         let mut scopes = vec![push_scope(self.to.repository())];
         scopes.extend(from.map(pull_scope));
         let repository = self.to.repository();
-        Call { doing: &self.doing, method, target, repository, scopes, headers: HeaderMap::new(), body: Bytes::new() }
+        Call {
+            doing: &self.doing,
+            method,
+            target,
+            repository,
+            scopes,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
     }
 
     /// Asks whether the blob is there, tries to mount it, begins an upload.
     async fn begin(&self, exchange: &Exchange, from: Option<&str>) -> Result<Begun, RegistryError> {
         let host = exchange.session.host(self.to.domain());
         let repository = self.to.repository();
-        match exchange.call(&host, &self.call(Method::HEAD, &format!("/v2/{repository}/blobs/{}", self.digest), None)).await {
+        match exchange
+            .call(
+                &host,
+                &self.call(
+                    Method::HEAD,
+                    &format!("/v2/{repository}/blobs/{}", self.digest),
+                    None,
+                ),
+            )
+            .await
+        {
             Ok(_) => return Ok(Begun::Present),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
@@ -247,21 +303,35 @@ impl Upload {
         if let Some(from) = from {
             let target = format!("{uploads}?mount={}&from={from}", self.digest);
             // A registry that does not let us read there begins an upload or denies: neither is an error.
-            match exchange.call(&host, &self.call(Method::POST, &target, Some(from))).await {
+            match exchange
+                .call(&host, &self.call(Method::POST, &target, Some(from)))
+                .await
+            {
                 Ok(response) if response.status() == StatusCode::CREATED => return Ok(Begun::Mounted),
                 Ok(response) => return self.location(&response),
-                Err(error @ (RegistryError::Network { .. } | RegistryError::Credentials(_))) => return Err(error),
+                Err(error @ (RegistryError::Network { .. } | RegistryError::Credentials(_))) => {
+                    return Err(error);
+                }
                 Err(_) => {}
             }
         }
-        let response = exchange.call(&host, &self.call(Method::POST, &uploads, None)).await?;
+        let response = exchange
+            .call(&host, &self.call(Method::POST, &uploads, None))
+            .await?;
         self.location(&response)
     }
 
     fn location(&self, response: &reqwest::Response) -> Result<Begun, RegistryError> {
-        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or_else(|| refused(&self.doing, "the registry did not say where to".to_owned()))?;
-        let mut url = response.url().join(location).map_err(|e| refused(&self.doing, e.to_string()))?;
+        let location = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok());
+        let location =
+            location.ok_or_else(|| refused(&self.doing, "the registry did not say where to".to_owned()))?;
+        let mut url = response
+            .url()
+            .join(location)
+            .map_err(|e| refused(&self.doing, e.to_string()))?;
         add_digest(&mut url, &self.digest);
         Ok(Begun::Location(url.into()))
     }
@@ -276,7 +346,8 @@ impl Upload {
     ) -> Result<(), Failure> {
         let host = exchange.session.host(self.to.domain());
         let mut call = self.call(Method::PUT, location, None);
-        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        call.headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let watch = async {
             loop {
                 match tokio::time::timeout(STALL_LIMIT, beats.recv()).await {
@@ -295,7 +366,11 @@ impl Upload {
         };
         match response.status() {
             StatusCode::CREATED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
-            status => Err(refused(&self.doing, format!("{} answered {status} at its end", host.address)).into()),
+            status => Err(refused(
+                &self.doing,
+                format!("{} answered {status} at its end", host.address),
+            )
+            .into()),
         }
     }
 }
@@ -324,7 +399,10 @@ impl HttpBody for ChannelBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.chunks.poll_recv(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(chunk)) if chunk.len() as u64 <= self.remaining => {
@@ -332,7 +410,9 @@ impl HttpBody for ChannelBody {
                 Poll::Ready(Some(Ok(Frame::data(chunk))))
             }
             Poll::Ready(None) if self.remaining == 0 => Poll::Ready(None),
-            Poll::Ready(_) => Poll::Ready(Some(Err(io::Error::other("the blob does not have its announced size")))),
+            Poll::Ready(_) => Poll::Ready(Some(Err(io::Error::other(
+                "the blob does not have its announced size",
+            )))),
         }
     }
 

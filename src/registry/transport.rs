@@ -99,7 +99,10 @@ pub(super) enum Retry {
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        Self { error, retry: Retry::No }
+        Self {
+            error,
+            retry: Retry::No,
+        }
     }
 }
 
@@ -127,14 +130,22 @@ pub(super) struct Exchange {
 
 impl Session {
     pub(super) fn new(options: RegistryOptions, credentials: CredentialFiles) -> Self {
-        Self { options, credentials, hosts: Mutex::default() }
+        Self {
+            options,
+            credentials,
+            hosts: Mutex::default(),
+        }
     }
 
     /// The registry that references name `domain`.
     pub(super) fn host(&self, domain: &str) -> Arc<Host> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.entry(domain.to_owned()).or_insert_with(|| {
-            let address = if domain == DEFAULT_DOMAIN { DOCKER_IO_ADDRESS } else { domain };
+            let address = if domain == DEFAULT_DOMAIN {
+                DOCKER_IO_ADDRESS
+            } else {
+                domain
+            };
             Arc::new(Host {
                 name: domain.to_owned(),
                 address: address.to_owned(),
@@ -148,7 +159,10 @@ impl Session {
 
     /// Whether the user named it: with its port, or without any for all ports.
     fn named_insecure(&self, address: &str) -> bool {
-        self.options.insecure.iter().any(|entry| entry == address || entry == host_of(address))
+        self.options
+            .insecure
+            .iter()
+            .any(|entry| entry == address || entry == host_of(address))
     }
 }
 
@@ -213,8 +227,13 @@ impl Exchange {
                 if hops > REDIRECTS {
                     return Err(refused(call.doing, reason()).into());
                 }
-                let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
-                url = follow_location(host, &base, &url, location).map_err(|reason| refused(call.doing, reason))?;
+                let location = response
+                    .headers()
+                    .get(LOCATION)
+                    .and_then(|value| value.to_str().ok())
+                    .unwrap_or("");
+                url = follow_location(host, &base, &url, location)
+                    .map_err(|reason| refused(call.doing, reason))?;
             };
             if response.status() == StatusCode::UNAUTHORIZED && !challenged && same_origin(&url, &base) {
                 challenged = true;
@@ -227,7 +246,12 @@ impl Exchange {
     }
 
     /// Sends a body that exists once, to a `Location`; neither repeated nor redirected.
-    pub(super) async fn send_stream(&self, host: &Host, call: &Call<'_>, body: Body) -> Result<Response, Failure> {
+    pub(super) async fn send_stream(
+        &self,
+        host: &Host,
+        call: &Call<'_>,
+        body: Body,
+    ) -> Result<Response, Failure> {
         let base = self.base(host, call.doing).await?;
         let url = resolve_target(host, &base, call.target).map_err(|reason| refused(call.doing, reason))?;
         let response = self.send(host, &base, &url, call, Some(body)).await?;
@@ -244,7 +268,9 @@ impl Exchange {
     ) -> Result<Response, Failure> {
         let address = origin_text(url);
         let client = self.client_for(host, url)?;
-        let mut request = client.request(call.method.clone(), url.clone()).headers(call.headers.clone());
+        let mut request = client
+            .request(call.method.clone(), url.clone())
+            .headers(call.headers.clone());
         if same_origin(url, base)
             && let Some(value) = self.authorization(host, base, call).await?
         {
@@ -252,7 +278,11 @@ impl Exchange {
         }
         match stream {
             // Its sender watches over the progress.
-            Some(body) => request.body(body).send().await.map_err(|e| network(call.doing, &address, &e)),
+            Some(body) => request
+                .body(body)
+                .send()
+                .await
+                .map_err(|e| network(call.doing, &address, &e)),
             None => {
                 if !call.body.is_empty() {
                     request = request.body(call.body.clone());
@@ -275,20 +305,38 @@ impl Exchange {
             return Ok(response);
         }
         let retry = match status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Retry::After(retry_after(&response)),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Retry::After(retry_after(&response))
+            }
             status if status.is_server_error() => Retry::After(retry_after(&response)),
             _ => Retry::No,
         };
         let address = origin_text(response.url());
-        let body = read_limited(response, ERROR_BODY_LIMIT, call.doing).await.unwrap_or_default();
+        let body = read_limited(response, ERROR_BODY_LIMIT, call.doing)
+            .await
+            .unwrap_or_default();
         let (doing, detail) = (call.doing.to_owned(), error_detail(&body));
         let error = match status {
-            StatusCode::NOT_FOUND => RegistryError::NotFound { doing, host: address, detail },
+            StatusCode::NOT_FOUND => RegistryError::NotFound {
+                doing,
+                host: address,
+                detail,
+            },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let remedy = self.login_remedy(host, call.repository).await;
-                RegistryError::Denied { doing, host: address, detail, remedy }
+                RegistryError::Denied {
+                    doing,
+                    host: address,
+                    detail,
+                    remedy,
+                }
             }
-            status => RegistryError::Status { doing, host: address, status: status.as_u16(), detail },
+            status => RegistryError::Status {
+                doing,
+                host: address,
+                status: status.as_u16(),
+                detail,
+            },
         };
         Err(Failure { error, retry })
     }
@@ -314,7 +362,11 @@ impl Exchange {
     async fn probe(&self, doing: &str, base: &Url) -> Result<(), Failure> {
         let address = origin_text(base);
         let url = base.join("v2/").map_err(|e| refused(doing, e.to_string()))?;
-        let reach = if is_local(host_of(&authority(base))) { Reach::Local } else { Reach::Unverified };
+        let reach = if is_local(host_of(&authority(base))) {
+            Reach::Local
+        } else {
+            Reach::Unverified
+        };
         match tokio::time::timeout(PROBE_LIMIT, self.clients.get(reach)?.get(url).send()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(network(doing, &address, &error)),
@@ -353,7 +405,11 @@ pub(super) fn pause(retry: Retry, attempt: u32) -> Option<Duration> {
 }
 
 /// The body, unless it is longer than `limit`.
-pub(super) async fn read_limited(mut response: Response, limit: u64, doing: &str) -> Result<Vec<u8>, Failure> {
+pub(super) async fn read_limited(
+    mut response: Response,
+    limit: u64,
+    doing: &str,
+) -> Result<Vec<u8>, Failure> {
     let address = origin_text(response.url());
     let too_long = || refused(doing, format!("{address} sent more than {limit} bytes"));
     if response.content_length().is_some_and(|length| length > limit) {
@@ -388,12 +444,27 @@ pub(super) fn may_point_at(host: &Host, from: &Url, to: &Url) -> Result<(), Stri
     match to.scheme() {
         "https" => {}
         "http" if from.scheme() == "http" => {}
-        "http" => return Err(format!("{} points from https to http at {target}, which is refused", host.address)),
-        other => return Err(format!("{} points at an address with the scheme {other:?}", host.address)),
+        "http" => {
+            return Err(format!(
+                "{} points from https to http at {target}, which is refused",
+                host.address
+            ));
+        }
+        other => {
+            return Err(format!(
+                "{} points at an address with the scheme {other:?}",
+                host.address
+            ));
+        }
     }
-    let inside = to.host_str().is_some_and(|name| is_local(name) || is_link_local(name));
+    let inside = to
+        .host_str()
+        .is_some_and(|name| is_local(name) || is_link_local(name));
     if inside && !is_local(host_of(&host.address)) && to.host_str() != from.host_str() {
-        return Err(format!("{} points at {target}, an address of this machine, which is refused", host.address));
+        return Err(format!(
+            "{} points at {target}, an address of this machine, which is refused",
+            host.address
+        ));
     }
     Ok(())
 }
@@ -401,8 +472,13 @@ pub(super) fn may_point_at(host: &Host, from: &Url, to: &Url) -> Result<(), Stri
 /// What a call or a `Location` means. A location that names the registry itself without TLS is meant with TLS:
 /// registries behind a proxy often do not know better.
 fn resolve_target(host: &Host, base: &Url, target: &str) -> Result<Url, String> {
-    let mut url = base.join(target).map_err(|e| format!("{} gave the address {target:?}: {e}", host.address))?;
-    if authority(&url) == authority(base) && url.scheme() != base.scheme() && matches!(url.scheme(), "http" | "https") {
+    let mut url = base
+        .join(target)
+        .map_err(|e| format!("{} gave the address {target:?}: {e}", host.address))?;
+    if authority(&url) == authority(base)
+        && url.scheme() != base.scheme()
+        && matches!(url.scheme(), "http" | "https")
+    {
         let _ = url.set_scheme(base.scheme());
     }
     clean(&mut url);
@@ -414,7 +490,9 @@ fn follow_location(host: &Host, base: &Url, current: &Url, location: &str) -> Re
     if location.is_empty() {
         return Err(format!("{} redirected to nowhere", authority(current)));
     }
-    let mut url = current.join(location).map_err(|e| format!("{} redirected to {location:?}: {e}", host.address))?;
+    let mut url = current
+        .join(location)
+        .map_err(|e| format!("{} redirected to {location:?}: {e}", host.address))?;
     clean(&mut url);
     may_point_at(host, base, &url)?;
     // Also when the way led over a third host.
@@ -439,7 +517,11 @@ pub(super) fn authority(url: &Url) -> String {
 
 /// `https://host[:port]`, for messages: never the path, which may hold a signature.
 pub(super) fn origin_text(url: &Url) -> String {
-    if url.scheme() == "https" { authority(url) } else { format!("{}://{}", url.scheme(), authority(url)) }
+    if url.scheme() == "https" {
+        authority(url)
+    } else {
+        format!("{}://{}", url.scheme(), authority(url))
+    }
 }
 
 /// The host of `host[:port]`.
@@ -455,7 +537,9 @@ pub(super) fn is_local(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || host.ends_with(".localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
 }
 
 /// 169.254.0.0/16 and fe80::/10: there cloud machines keep their metadata.
@@ -471,11 +555,18 @@ fn is_link_local(host: &str) -> bool {
 fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     // A date is rare and means: a while.
-    Some(text.trim().parse().map_or(Duration::from_secs(5), Duration::from_secs))
+    Some(
+        text.trim()
+            .parse()
+            .map_or(Duration::from_secs(5), Duration::from_secs),
+    )
 }
 
 pub(super) fn refused(doing: &str, reason: String) -> RegistryError {
-    RegistryError::Refused { doing: doing.to_owned(), reason }
+    RegistryError::Refused {
+        doing: doing.to_owned(),
+        reason,
+    }
 }
 
 pub(super) fn stalled(doing: &str, address: &str) -> Failure {
@@ -485,7 +576,10 @@ pub(super) fn stalled(doing: &str, address: &str) -> Failure {
         cause: format!("no answer within {} s", STALL_LIMIT.as_secs()),
         remedy: "",
     };
-    Failure { error, retry: Retry::After(None) }
+    Failure {
+        error,
+        retry: Retry::After(None),
+    }
 }
 
 /// Words for what the network did.
@@ -507,7 +601,15 @@ pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Fai
         (false, false) => Retry::After(None),
     };
     let (doing, host) = (doing.to_owned(), address.to_owned());
-    Failure { error: RegistryError::Network { doing, host, cause, remedy }, retry }
+    Failure {
+        error: RegistryError::Network {
+            doing,
+            host,
+            cause,
+            remedy,
+        },
+        retry,
+    }
 }
 
 /// The last error of a chain: the others say "error sending request" and the address.
@@ -532,20 +634,35 @@ fn error_detail(body: &[u8]) -> String {
         #[serde(default)]
         message: String,
     }
-    let Ok(Errors { errors }) = serde_json::from_slice(body) else { return String::new() };
+    let Ok(Errors { errors }) = serde_json::from_slice(body) else {
+        return String::new();
+    };
     let texts: Vec<String> = errors
         .iter()
         .take(3)
-        .map(|entry| if entry.message.is_empty() { &entry.code } else { &entry.message })
+        .map(|entry| {
+            if entry.message.is_empty() {
+                &entry.code
+            } else {
+                &entry.message
+            }
+        })
         .filter(|text| !text.is_empty())
         .map(|text| printable(text))
         .collect();
-    if texts.is_empty() { String::new() } else { format!(": {}", texts.join("; ")) }
+    if texts.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", texts.join("; "))
+    }
 }
 
 /// Text from outside, for a terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]
@@ -582,20 +699,64 @@ mod tests {
         let session = session(&["plain.lan"]);
         let base = |text: &str| Url::parse(text).unwrap();
         for (host, from, location, to) in [
-            ("r.example", "https://r.example/", "/v2/x?a=b", Some("https://r.example/v2/x?a=b")),
-            ("r.example", "https://r.example/", "http://r.example/v2/u", Some("https://r.example/v2/u")),
-            ("r.example", "https://r.example/", "https://u:p@cdn.example/x#f", Some("https://cdn.example/x")),
+            (
+                "r.example",
+                "https://r.example/",
+                "/v2/x?a=b",
+                Some("https://r.example/v2/x?a=b"),
+            ),
+            (
+                "r.example",
+                "https://r.example/",
+                "http://r.example/v2/u",
+                Some("https://r.example/v2/u"),
+            ),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://u:p@cdn.example/x#f",
+                Some("https://cdn.example/x"),
+            ),
             ("r.example", "https://r.example/", "http://cdn.example/x", None),
-            ("r.example", "https://r.example/", "https://169.254.169.254/x", None),
-            ("r.example", "https://r.example/", "https://[fd00:ec2::254]/x", None),
-            ("r.example", "https://r.example/", "https://localhost:5000/x", None),
-            ("r.example", "https://r.example/", "https://[::ffff:127.0.0.1]/x", None),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://169.254.169.254/x",
+                None,
+            ),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://[fd00:ec2::254]/x",
+                None,
+            ),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://localhost:5000/x",
+                None,
+            ),
+            (
+                "r.example",
+                "https://r.example/",
+                "https://[::ffff:127.0.0.1]/x",
+                None,
+            ),
             ("r.example", "https://r.example/", "file:///etc/passwd", None),
             ("plain.lan", "http://plain.lan/", "http://127.0.0.1/x", None),
-            ("localhost:5000", "http://localhost:5000/", "http://127.0.0.1:9000/x", Some("http://127.0.0.1:9000/x")),
+            (
+                "localhost:5000",
+                "http://localhost:5000/",
+                "http://127.0.0.1:9000/x",
+                Some("http://127.0.0.1:9000/x"),
+            ),
         ] {
             let resolved = resolve_target(&session.host(host), &base(from), location);
-            assert_eq!(resolved.as_ref().ok().map(Url::as_str), to, "{location}: {resolved:?}");
+            assert_eq!(
+                resolved.as_ref().ok().map(Url::as_str),
+                to,
+                "{location}: {resolved:?}"
+            );
         }
     }
 
@@ -604,7 +765,10 @@ mod tests {
         assert_eq!(pause(Retry::No, 1), None);
         assert!(pause(Retry::Connect, 1).is_some() && pause(Retry::Connect, 2).is_none());
         let total: Duration = (1..).map_while(|n| pause(Retry::After(None), n)).sum();
-        assert!(total > Duration::from_secs(1) && total < Duration::from_secs(3), "{total:?}");
+        assert!(
+            total > Duration::from_secs(1) && total < Duration::from_secs(3),
+            "{total:?}"
+        );
         assert!(pause(Retry::After(Some(Duration::from_secs(7))), 1).unwrap() >= Duration::from_secs(7));
         assert_eq!(pause(Retry::After(Some(Duration::from_secs(3600))), 1), None);
     }
