@@ -1,0 +1,122 @@
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use crate::env::{Env, as_every_user};
+
+const DOCKERFILE: &str = "FROM base AS one\nCOPY a /a\nRUN echo ran-a; cat /a > /out\n\
+    FROM base AS two\nWORKDIR /w\nCOPY b /b\nRUN echo ran-b; cat /b > /out\n\
+    FROM base\nCOPY --from=one /out /one\nCOPY --from=two /out /two\nRUN echo ran-last; cat /one /two > /both\n";
+
+fn prepare(env: &Env) {
+    env.base();
+    env.write("cached/a", "a\n");
+    env.write("cached/b", "b\n");
+    env.write("cached/unused", "u\n");
+}
+
+#[test]
+fn only_what_changed_is_run_again() {
+    as_every_user(|env| {
+        prepare(env);
+        let first = env.build("cached", DOCKERFILE, &[]).ok();
+        for text in [" ran-a\n", " ran-b\n", " ran-last\n"] {
+            assert_eq!(first.count(text), 1, "{}", first.stderr);
+        }
+        let id = env.inspect("cached")["Id"].clone();
+
+        let second = env.build("cached", DOCKERFILE, &[]).ok();
+        assert_eq!(second.count(" ran-"), 0, "{}", second.stderr);
+        assert_eq!(second.count("CACHED"), 8, "{}", second.stderr);
+        assert_eq!(env.inspect("cached")["Id"], id, "an unchanged build makes the same image");
+
+        let later = SystemTime::now() + Duration::from_secs(60);
+        fs::File::options().write(true).open(env.path("cached/a")).unwrap().set_modified(later).unwrap();
+        env.write("cached/unused", "changed\n");
+        let touched = env.build("cached", DOCKERFILE, &[]).ok();
+        assert_eq!(touched.count(" ran-"), 0, "{}", touched.stderr);
+
+        env.write("cached/a", "A\n");
+        let changed = env.build("cached", DOCKERFILE, &[]).ok();
+        assert_eq!(changed.count(" ran-a\n"), 1, "{}", changed.stderr);
+        assert_eq!(changed.count(" ran-b\n"), 0, "{}", changed.stderr);
+        assert_eq!(changed.count(" ran-last\n"), 1, "{}", changed.stderr);
+        assert_eq!(fs::read_to_string(env.unpack("cached").join("both")).unwrap(), "A\nb\n");
+
+        let fresh = env.build("cached", DOCKERFILE, &["--no-cache"]).ok();
+        assert_eq!(fresh.count(" ran-"), 3, "{}", fresh.stderr);
+        assert_eq!(fresh.count("CACHED"), 0, "{}", fresh.stderr);
+    });
+}
+
+#[test]
+fn a_step_rebuilt_to_the_same_content_hides_the_change() {
+    as_every_user(|env| {
+        env.base();
+        env.write("cutoff/in", "one\n");
+        // The file differs, but not what the next stage takes of it.
+        let dockerfile = "FROM base AS count\nCOPY in /in\nRUN wc -l < /in > /lines\n\
+             FROM base\nCOPY --from=count /lines /lines\nRUN echo ran-after; cat /lines\n";
+        assert_eq!(env.build("cutoff", dockerfile, &[]).ok().count(" ran-after\n"), 1);
+        env.write("cutoff/in", "two\n");
+        let second = env.build("cutoff", dockerfile, &[]).ok();
+        assert_eq!(second.count(" ran-after\n"), 0, "{}", second.stderr);
+    });
+}
+
+#[test]
+fn concurrent_builds_run_each_step_once() {
+    as_every_user(|env| {
+        prepare(env);
+        let dockerfile = DOCKERFILE.replace("RUN echo", "RUN sleep 0.3; echo");
+        env.write("cached/Dockerfile", &dockerfile);
+        let context = env.path("cached");
+        let builds: Vec<_> = (0..2)
+            .map(|_| {
+                let mut command = env.rbuild_command(["build", "--progress=plain", "-t", "cached", context.to_str().unwrap()]);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        let logs: Vec<String> = builds
+            .into_iter()
+            .map(|build| {
+                let output = build.wait_with_output().unwrap();
+                let log = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success(), "{log}");
+                log
+            })
+            .collect();
+        let both = logs.concat();
+        for text in [" ran-a\n", " ran-b\n", " ran-last\n"] {
+            assert_eq!(both.matches(text).count(), 1, "{both}");
+        }
+    });
+}
+
+#[test]
+fn a_fully_cached_build_needs_no_namespace() {
+    as_every_user(|env| {
+        prepare(env);
+        env.build("cached", DOCKERFILE, &[]).ok();
+        if !crate::env::has("strace") {
+            return;
+        }
+        let trace = env.path("trace");
+        let mut command = env.command("strace");
+        command.args(["-f", "-e", "trace=unshare,clone3,mount,fsmount", "-o"]).arg(&trace);
+        let build = env.rbuild_command(["build", "-q", "-t", "cached", env.path("cached").to_str().unwrap()]);
+        // The program and its arguments, without the switch of user that is already made for strace.
+        let mut words: Vec<_> = build.get_args().map(|arg| arg.to_owned()).collect();
+        if build.get_program() == "setpriv" {
+            words.drain(..3);
+        } else {
+            words.insert(0, build.get_program().to_owned());
+        }
+        let output = command.args(words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let trace = fs::read_to_string(trace).unwrap();
+        for call in ["unshare(", "mount(", "fsmount("] {
+            assert!(!trace.contains(call), "{trace}");
+        }
+    });
+}

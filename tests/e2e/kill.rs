@@ -1,0 +1,120 @@
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::env::{Env, as_every_user};
+use crate::errors::nothing_left;
+
+const DOCKERFILE: &str = "FROM base\nCOPY in /in\nRUN seq 2000 > /a; mkdir -p /d/e; sleep 0.05; cp -r /bin /d/bin\n\
+    RUN sleep 0.05; (sleep 31557 & sleep 31557 & true); cat /in > /d/e/in; rm -r /d/bin; echo done > /b\nCOPY in /d/e/copy\n";
+
+#[test]
+fn kill_9_at_any_moment_leaves_nothing_and_breaks_nothing() {
+    as_every_user(|env| {
+        prepare(env);
+        let clean = listing(env, "clean");
+        let began = Instant::now();
+        env.rbuild(["build", "-q", "--no-cache", "-t", "k", &context(env)]).ok();
+        let whole = began.elapsed();
+        let moments = 25;
+        for moment in 0..moments {
+            let mut build = spawn(env);
+            std::thread::sleep(whole.mul_f64(f64::from(moment) * 1.1 / f64::from(moments)));
+            build.kill().unwrap();
+            build.wait().unwrap();
+            gone_within(env, Duration::from_secs(1));
+        }
+        env.rbuild(["build", "-q", "-t", "k", &context(env)]).ok();
+        assert_eq!(listing(env, "after"), clean);
+        nothing_left(env);
+    });
+}
+
+#[test]
+fn signals_end_a_build_and_its_steps() {
+    as_every_user(|env| {
+        prepare(env);
+        env.write("sleep/Dockerfile", "FROM base\nRUN trap 'exit 0' TERM; echo sleeping; sleep 31557 & wait\n");
+        for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+            let context = env.path("sleep");
+            let mut command = env.rbuild_command(["build", "--progress=plain", "-t", "k", context.to_str().unwrap()]);
+            let log = env.path("log");
+            let build = command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+            wait_for(|| fs::read_to_string(&log).is_ok_and(|text| text.contains(" sleeping\n")), "the step to run");
+            let kill = std::process::Command::new("kill").args([&format!("-{signal}"), &build.id().to_string()]).status();
+            assert!(kill.unwrap().success());
+            let output = build.wait_with_output().unwrap();
+            assert_eq!(output.status.signal(), None);
+            assert_eq!(output.status.code(), Some(code), "{}", fs::read_to_string(&log).unwrap());
+            gone_within(env, Duration::from_secs(1));
+            nothing_left(env);
+        }
+    });
+}
+
+fn prepare(env: &Env) {
+    env.base();
+    env.write("k/in", "in\n");
+    env.write("k/Dockerfile", DOCKERFILE);
+}
+
+fn context(env: &Env) -> String {
+    env.path("k").to_str().unwrap().to_owned()
+}
+
+fn spawn(env: &Env) -> Child {
+    let mut command = env.rbuild_command(["build", "-q", "--no-cache", "-t", "k", &context(env)]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// What the image holds that the base does not, with contents.
+fn listing(env: &Env, name: &str) -> Vec<String> {
+    let dest = env.path(name);
+    let output = format!("type=local,dest={}", dest.display());
+    env.rbuild(["build", "-q", "-o", &output, &context(env)]).ok();
+    let find = std::process::Command::new("find").args([".", "-not", "-path", "./bin/*", "-printf", "%p %y %m %s\\n"]);
+    let found = { find }.current_dir(&dest).output().unwrap();
+    let mut lines: Vec<String> = String::from_utf8(found.stdout).unwrap().lines().filter(|line| !line.contains(" d ")).map(str::to_owned).collect();
+    lines.sort();
+    assert!(lines.iter().any(|line| line.starts_with("./b f")), "{lines:?}");
+    lines
+}
+
+/// No process of the build and no mount of it, soon.
+fn gone_within(env: &Env, limit: Duration) {
+    let folder = env.path("").to_str().unwrap().to_owned();
+    let began = Instant::now();
+    loop {
+        let left = processes(&folder);
+        if left.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < limit, "left: {left:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Processes that name the folder in their arguments or belong to the steps here.
+fn processes(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().into_string().unwrap_or_default().parse::<u32>() else { continue };
+        let Ok(arguments) = fs::read(entry.path().join("cmdline")) else { continue };
+        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
+        // The steps' own file systems are made of files below the folder.
+        let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
+        if pid != std::process::id() && (arguments.contains(folder) || mounts.contains(folder)) {
+            found.push(format!("{pid}: {arguments}"));
+        }
+    }
+    found
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool, what: &str) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

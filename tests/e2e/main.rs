@@ -1,0 +1,20 @@
+//! The real binary, end to end: as the user who runs the suite and, when that is root, as the ordinary user that
+//! `scripts/test` names in `RBUILD_TEST_USER`.
+
+// The environment: users, stores, contexts, base images.
+mod env;
+
+// One stage: what instructions do to files, config and history.
+mod build;
+// What is cached, what is run again, and what concurrent builds share.
+mod cache;
+// Three stages on a Debian base from a registry, read by other people's tools.
+mod debian;
+// Bad input: one error, the right exit status, nothing lost.
+mod errors;
+// What the work costs in system calls: nothing is created or looked at without need (design D3).
+mod economy;
+// Signals, kill -9 and what is left after them.
+mod kill;
+// Which room may use which.
+mod rooms;
