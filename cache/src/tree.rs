@@ -31,7 +31,11 @@ pub trait Tree: Send + Sync {
 
     /// Says that the whole of the directory at `path` will be asked for, except below directories for which `enter` is
     /// false: a tree that has to wait for its answers can find them all at once.
-    fn prefetch(&self, _path: &LayerPath, _enter: &(dyn Fn(&LayerPath) -> bool + Sync)) -> Result<(), TreeError> {
+    fn prefetch(
+        &self,
+        _path: &LayerPath,
+        _enter: &(dyn Fn(&LayerPath) -> bool + Sync),
+    ) -> Result<(), TreeError> {
         Ok(())
     }
 }

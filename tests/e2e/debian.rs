@@ -112,8 +112,11 @@ fn debian_base() -> Option<PathBuf> {
 fn mirror() -> Option<String> {
     let lists = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
     let texts = lists.iter().filter_map(|list| fs::read_to_string(list).ok());
-    let mut uris = texts.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-    uris.find(|word| word.starts_with("http://"))
+    let mut words = texts.flat_map(|text| {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect::<Vec<_>>()
+    });
+    words.find(|word| word.starts_with("http://"))
 }
 
 /// Pushes the base to the registry under `debian:base`.

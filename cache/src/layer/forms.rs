@@ -31,7 +31,12 @@ impl Layer {
 
     /// Whether the tree form is there.
     pub fn has_tree(&self) -> bool {
-        self.store.root().join("layers").join(self.id.as_str()).join("fs").is_dir()
+        self.store
+            .root()
+            .join("layers")
+            .join(self.id.as_str())
+            .join("fs")
+            .is_dir()
     }
 
     /// Its entries. Fetches the layer when nothing but its name is here.

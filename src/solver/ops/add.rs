@@ -112,12 +112,26 @@ impl Archive<'_> {
         chown: Option<Owner>,
     ) -> anyhow::Result<File> {
         let reader = self.source.open(&self.item.entry.path)?;
-        let mut raw = Hashing { reader, hasher: blake3::Hasher::new() };
+        let mut raw = Hashing {
+            reader,
+            hasher: blake3::Hasher::new(),
+        };
         let file = tempfile::tempfile().context("creating a temporary file")?;
         {
             let reader = decompressed(&mut raw)?;
-            let spool = Spool { reader, file: &file, size: 0, limit: self.limit() };
-            let mut members = Members { archive: self, top, chown, last_parent: None, links: 0 };
+            let spool = Spool {
+                reader,
+                file: &file,
+                size: 0,
+                limit: self.limit(),
+            };
+            let mut members = Members {
+                archive: self,
+                top,
+                chown,
+                last_parent: None,
+                links: 0,
+            };
             members.plan(spool, to)?;
         }
         io::copy(&mut raw, &mut io::sink())?;
