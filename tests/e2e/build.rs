@@ -9,12 +9,17 @@ fn the_example_builds_and_holds_what_it_should() {
         env.base();
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/example");
         for file in ["Dockerfile", ".dockerignore", "serve.sh", "src/page.html"] {
-            env.write(&format!("example/{file}"), fs::read(format!("{example}/{file}")).unwrap());
+            env.write(
+                &format!("example/{file}"),
+                fs::read(format!("{example}/{file}")).unwrap(),
+            );
         }
         env.write("example/notes.md", "not copied");
         let context = env.path("example");
         let args = ["-t", "example", "--build-arg", "BASE=base", "--progress=plain"];
-        let run = env.rbuild(args.into_iter().chain([context.to_str().unwrap()])).ok();
+        let run = env
+            .rbuild(args.into_iter().chain([context.to_str().unwrap()]))
+            .ok();
         assert!(run.stderr.contains("the page is fine"), "{}", run.stderr);
 
         let image = env.inspect("example");
@@ -27,10 +32,25 @@ fn the_example_builds_and_holds_what_it_should() {
 
         let dest = env.path("root");
         let output = format!("type=local,dest={}", dest.display());
-        env.rbuild(["-q", "-o", &output, "--build-arg", "BASE=base", context.to_str().unwrap()]).ok();
+        env.rbuild([
+            "-q",
+            "-o",
+            &output,
+            "--build-arg",
+            "BASE=base",
+            context.to_str().unwrap(),
+        ])
+        .ok();
         let page = fs::read_to_string(dest.join("srv/www/index.html")).unwrap();
         assert!(page.contains("<h1>Hello from rbuild</h1>"), "{page}");
-        assert_eq!(fs::metadata(dest.join("usr/bin/serve")).unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(
+            fs::metadata(dest.join("usr/bin/serve"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777,
+            0o755
+        );
         assert!(!dest.join("work").exists(), "files of another stage");
     });
 }
@@ -72,9 +92,17 @@ RUN id -un; grep CapEff /proc/self/status; test ! -w / && echo "cannot write"
 fn what_the_sandbox_mounts_is_never_committed() {
     as_every_user(|env| {
         env.base();
-        env.build("clean", "FROM scratch\nCOPY --from=base /bin /bin\nRUN [\"/bin/busybox\", \"true\"]\n", &[]).ok();
+        env.build(
+            "clean",
+            "FROM scratch\nCOPY --from=base /bin /bin\nRUN [\"/bin/busybox\", \"true\"]\n",
+            &[],
+        )
+        .ok();
         let dest = env.unpack("clean");
-        let names: Vec<_> = fs::read_dir(&dest).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(&dest)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["bin"], "left by RUN");
     });
 }
@@ -99,14 +127,17 @@ fn the_image_id_is_printed_and_written() {
         env.base();
         let context = env.context("ids", &[("Dockerfile", "FROM base\nENV A=1\n")]);
         let file = env.path("iid");
-        let run = env.rbuild(["-q", "--iidfile", file.to_str().unwrap(), "-t", "ids", &context]).ok();
+        let run = env
+            .rbuild(["-q", "--iidfile", file.to_str().unwrap(), "-t", "ids", &context])
+            .ok();
         assert_eq!(run.stdout.trim_end(), fs::read_to_string(&file).unwrap());
         assert_eq!(env.inspect("ids")["Id"], run.stdout.trim_end());
         assert_eq!(run.stderr, "");
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644);
 
         env.write("ids/Dockerfile", "FROM base\nRUN false\n");
-        env.rbuild(["-q", "--iidfile", file.to_str().unwrap(), "-t", "ids", &context]).fails(1);
+        env.rbuild(["-q", "--iidfile", file.to_str().unwrap(), "-t", "ids", &context])
+            .fails(1);
         assert!(!file.exists(), "the id of an older build");
     });
 }

@@ -28,10 +28,19 @@ fn only_what_changed_is_run_again() {
         let second = env.build("cached", DOCKERFILE, &[]).ok();
         assert_eq!(second.count(" ran-"), 0, "{}", second.stderr);
         assert_eq!(second.count("CACHED"), 8, "{}", second.stderr);
-        assert_eq!(env.inspect("cached")["Id"], id, "an unchanged build makes the same image");
+        assert_eq!(
+            env.inspect("cached")["Id"],
+            id,
+            "an unchanged build makes the same image"
+        );
 
         let later = SystemTime::now() + Duration::from_secs(60);
-        fs::File::options().write(true).open(env.path("cached/a")).unwrap().set_modified(later).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(env.path("cached/a"))
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
         env.write("cached/unused", "changed\n");
         let touched = env.build("cached", DOCKERFILE, &[]).ok();
         assert_eq!(touched.count(" ran-"), 0, "{}", touched.stderr);
@@ -41,7 +50,10 @@ fn only_what_changed_is_run_again() {
         assert_eq!(changed.count(" ran-a\n"), 1, "{}", changed.stderr);
         assert_eq!(changed.count(" ran-b\n"), 0, "{}", changed.stderr);
         assert_eq!(changed.count(" ran-last\n"), 1, "{}", changed.stderr);
-        assert_eq!(fs::read_to_string(env.unpack("cached").join("both")).unwrap(), "A\nb\n");
+        assert_eq!(
+            fs::read_to_string(env.unpack("cached").join("both")).unwrap(),
+            "A\nb\n"
+        );
 
         let fresh = env.build("cached", DOCKERFILE, &["--no-cache"]).ok();
         assert_eq!(fresh.count(" ran-"), 3, "{}", fresh.stderr);
@@ -73,8 +85,18 @@ fn concurrent_builds_run_each_step_once() {
         let context = env.path("cached");
         let builds: Vec<_> = (0..2)
             .map(|_| {
-                let mut command = env.rbuild_command(["build", "--progress=plain", "-t", "cached", context.to_str().unwrap()]);
-                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+                let mut command = env.rbuild_command([
+                    "build",
+                    "--progress=plain",
+                    "-t",
+                    "cached",
+                    context.to_str().unwrap(),
+                ]);
+                command
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
             })
             .collect();
         let logs: Vec<String> = builds
@@ -103,8 +125,16 @@ fn a_fully_cached_build_needs_no_namespace() {
         }
         let trace = env.path("trace");
         let mut command = env.command("strace");
-        command.args(["-f", "-e", "trace=unshare,clone3,mount,fsmount", "-o"]).arg(&trace);
-        let build = env.rbuild_command(["build", "-q", "-t", "cached", env.path("cached").to_str().unwrap()]);
+        command
+            .args(["-f", "-e", "trace=unshare,clone3,mount,fsmount", "-o"])
+            .arg(&trace);
+        let build = env.rbuild_command([
+            "build",
+            "-q",
+            "-t",
+            "cached",
+            env.path("cached").to_str().unwrap(),
+        ]);
         // The program and its arguments, without the switch of user that is already made for strace.
         let mut words: Vec<_> = build.get_args().map(|arg| arg.to_owned()).collect();
         if build.get_program() == "setpriv" {
@@ -113,7 +143,11 @@ fn a_fully_cached_build_needs_no_namespace() {
             words.insert(0, build.get_program().to_owned());
         }
         let output = command.args(words).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let trace = fs::read_to_string(trace).unwrap();
         for call in ["unshare(", "mount(", "fsmount("] {
             assert!(!trace.contains(call), "{trace}");

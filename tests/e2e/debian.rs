@@ -11,8 +11,14 @@ mod registry;
 /// What is built: a program of two C files, with a Makefile.
 const FILES: [(&str, &str); 4] = [
     ("src/Makefile", "prog: main.o text.o\n\t$(CC) -o $@ $^\n"),
-    ("src/main.c", "#include <stdio.h>\nconst char *text(void);\nint main(void) { puts(text()); return 0; }\n"),
-    ("src/text.c", "const char *text(void) { return \"built by a step\"; }\n"),
+    (
+        "src/main.c",
+        "#include <stdio.h>\nconst char *text(void);\nint main(void) { puts(text()); return 0; }\n",
+    ),
+    (
+        "src/text.c",
+        "const char *text(void) { return \"built by a step\"; }\n",
+    ),
     ("notes.txt", "copied by nothing\n"),
 ];
 
@@ -28,27 +34,35 @@ fn dockerfile(registry: &str) -> String {
 
 #[test]
 fn three_stages_on_debian_run_in_podman() {
-    if !["mmdebstrap", "docker-registry", "skopeo", "umoci", "podman"].iter().all(|program| has(program)) {
+    if !["mmdebstrap", "docker-registry", "skopeo", "umoci", "podman"]
+        .iter()
+        .all(|program| has(program))
+    {
         return;
     }
     let Some(base) = debian_base() else { return };
     as_every_user(|env| {
-        let registry = registry::Registry::start();
+        let registry = registry::TestRegistry::start();
         let address = registry.address();
-        publish(env, &base, &address);
+        publish(env, &base, address);
         for (file, text) in FILES {
             env.write(&format!("debian/{file}"), text);
         }
-        let text = dockerfile(&address);
+        let text = dockerfile(address);
         let archive = env.path("image.tar");
         let output = format!("type=oci,dest={}", archive.display());
-        let first = env.build("debian", &text, &["-o", &output, "-o", "type=image"]).ok();
+        let first = env
+            .build("debian", &text, &["-o", &output, "-o", "type=image"])
+            .ok();
         assert!(first.stderr.contains("built by a step"), "{}", first.stderr);
 
         // The second build is all cached, and one C file runs only what reads it.
         let second = env.build("debian", &text, &[]).ok();
         assert_eq!(second.count("built by a step"), 0, "{}", second.stderr);
-        env.write("debian/src/text.c", "const char *text(void) { return \"built again\"; }\n");
+        env.write(
+            "debian/src/text.c",
+            "const char *text(void) { return \"built again\"; }\n",
+        );
         let third = env.build("debian", &text, &[]).ok();
         assert!(third.stderr.contains("built again"), "{}", third.stderr);
         assert_eq!(third.count("Setting up gcc"), 0, "{}", third.stderr);
@@ -64,7 +78,13 @@ fn read_by_others(env: &Env, archive: &std::path::Path) {
     let layout = env.path("layout");
     succeeds(Command::new("skopeo").args(["copy", &source, &format!("oci:{}:latest", layout.display())]));
     let bundle = env.path("bundle");
-    succeeds(Command::new("umoci").arg("unpack").arg("--image").arg(format!("{}:latest", layout.display())).arg(&bundle));
+    succeeds(
+        Command::new("umoci")
+            .arg("unpack")
+            .arg("--image")
+            .arg(format!("{}:latest", layout.display()))
+            .arg(&bundle),
+    );
     assert!(bundle.join("rootfs/usr/local/bin/prog").exists());
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: podman's storage is used as root here");
@@ -74,13 +94,29 @@ fn read_by_others(env: &Env, archive: &std::path::Path) {
     let podman = |args: &[&str]| {
         let mut command = Command::new("podman");
         let run = env.path("podman-run");
-        command.arg("--root").arg(&storage).arg("--runroot").arg(run).args(["--cgroup-manager", "cgroupfs", "--runtime", "/usr/sbin/runc"]);
+        command
+            .arg("--root")
+            .arg(&storage)
+            .arg("--runroot")
+            .arg(run)
+            .args(["--cgroup-manager", "cgroupfs", "--runtime", "/usr/sbin/runc"]);
         let output = command.args(args).output().unwrap();
-        assert!(output.status.success(), "podman {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "podman {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     };
     podman(&["load", "-q", "-i", archive.to_str().unwrap()]);
-    let limits = ["--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+    let limits = [
+        "--network",
+        "host",
+        "--ulimit",
+        "nofile=1024:1024",
+        "--ulimit",
+        "nproc=1024:1024",
+    ];
     let printed = podman(&[&["run", "--rm"][..], &limits[..], &["debian:latest"][..]].concat());
     assert_eq!(printed, "built by a step\n");
     podman(&["rmi", "-af"]);
@@ -114,7 +150,10 @@ fn mirror() -> Option<String> {
     let texts = lists.iter().filter_map(|list| fs::read_to_string(list).ok());
     let mut words = texts.flat_map(|text| {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        lines.flat_map(str::split_whitespace).map(str::to_owned).collect::<Vec<_>>()
+        lines
+            .flat_map(str::split_whitespace)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     });
     words.find(|word| word.starts_with("http://"))
 }
@@ -123,11 +162,16 @@ fn mirror() -> Option<String> {
 fn publish(env: &Env, base: &std::path::Path, address: &str) {
     let name = format!("{address}/debian:base");
     let store = env.path("other-store");
-    env.rbuild_in(&store, ["import", base.to_str().unwrap(), &name]).ok();
+    env.rbuild_in(&store, ["import", base.to_str().unwrap(), &name])
+        .ok();
     env.rbuild_in(&store, ["push", "-q", &name]).ok();
 }
 
 fn succeeds(command: &mut Command) {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

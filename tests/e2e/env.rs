@@ -35,14 +35,26 @@ impl Run {
     /// The run, which has to have succeeded.
     #[track_caller]
     pub fn ok(self) -> Self {
-        assert_eq!(self.code, Some(0), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
     /// The run, which has to have failed with `code`.
     #[track_caller]
     pub fn fails(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
@@ -55,7 +67,11 @@ impl Run {
 impl From<Output> for Run {
     fn from(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Run { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Run {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 }
 
@@ -108,7 +124,11 @@ impl Env {
     /// Writes a file, with the directories above it, as the user.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(|parent| !parent.exists()).collect();
+        let mut missing: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .take_while(|parent| !parent.exists())
+            .collect();
         while let Some(directory) = missing.pop() {
             fs::create_dir(directory).unwrap();
             self.own(directory);
@@ -138,7 +158,11 @@ impl Env {
         let mut command = match &self.user {
             Some(user) => {
                 let mut command = Command::new("setpriv");
-                command.args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), "--init-groups"]);
+                command.args([
+                    &format!("--reuid={}", user.uid),
+                    &format!("--regid={}", user.gid),
+                    "--init-groups",
+                ]);
                 command.arg(program);
                 command.env("USER", &user.name);
                 command
@@ -146,7 +170,11 @@ impl Env {
             None => Command::new(program),
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
-        command.env_clear().env("PATH", path).env("HOME", self.folder.path()).env("LC_ALL", "C.UTF-8");
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", self.folder.path())
+            .env("LC_ALL", "C.UTF-8");
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
@@ -160,7 +188,13 @@ impl Env {
 
     /// Runs rbuild on another store to its end.
     pub fn rbuild_in<S: AsRef<OsStr>>(&self, store: &Path, args: impl IntoIterator<Item = S>) -> Run {
-        self.command(binary()).arg("--root").arg(store).args(args).output().unwrap().into()
+        self.command(binary())
+            .arg("--root")
+            .arg(store)
+            .args(args)
+            .output()
+            .unwrap()
+            .into()
     }
 
     /// Runs rbuild on the store of this environment to its end.
@@ -180,8 +214,15 @@ impl Env {
     /// Imports the busybox base under the name `base`.
     pub fn base(&self) {
         let tar = cached("busybox.tar", |file| {
-            let output = Command::new("scripts/busybox-base").current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let output = Command::new("scripts/busybox-base")
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             fs::write(file, output.stdout).unwrap();
         });
         self.rbuild(["import", tar.to_str().unwrap(), "base"]).ok();
@@ -192,7 +233,8 @@ impl Env {
         let dest = self.path(&format!("unpacked-{name}"));
         let context = self.path(name);
         let output = format!("type=local,dest={}", dest.display());
-        self.rbuild(["build", "-q", "-o", &output, context.to_str().unwrap()]).ok();
+        self.rbuild(["build", "-q", "-o", &output, context.to_str().unwrap()])
+            .ok();
         dest
     }
 
@@ -217,7 +259,10 @@ impl Drop for Env {
 pub fn cached(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _lock = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let directory = std::env::temp_dir().join(format!("rbuild-test-cache-{}", rustix::process::geteuid().as_raw()));
+    let directory = std::env::temp_dir().join(format!(
+        "rbuild-test-cache-{}",
+        rustix::process::geteuid().as_raw()
+    ));
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(name);
     if !path.exists() {
@@ -231,7 +276,12 @@ pub fn cached(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
 
 /// Whether a program is there; says so when it is not, because a test is then skipped.
 pub fn has(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .unwrap()
+        .status
+        .success();
     if !found {
         eprintln!("skipped: {program} is not installed");
     }
@@ -243,9 +293,17 @@ fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let built = Path::new(env!("CARGO_BIN_EXE_rbuild"));
-        let Some(user) = ordinary_user() else { return built.to_owned() };
+        let Some(user) = ordinary_user() else {
+            return built.to_owned();
+        };
         let reachable = Command::new("setpriv")
-            .args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid), "--clear-groups", "test", "-x"])
+            .args([
+                &format!("--reuid={}", user.uid),
+                &format!("--regid={}", user.gid),
+                "--clear-groups",
+                "test",
+                "-x",
+            ])
             .arg(built)
             .status();
         if reachable.is_ok_and(|status| status.success()) {
@@ -266,10 +324,19 @@ fn ordinary_user() -> Option<User> {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
-        let name = std::env::var("RBUILD_TEST_USER").ok().filter(|name| !name.is_empty())?;
+        let name = std::env::var("RBUILD_TEST_USER")
+            .ok()
+            .filter(|name| !name.is_empty())?;
         let passwd = fs::read_to_string("/etc/passwd").ok()?;
-        let fields: Vec<&str> = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name)?;
-        Some(User { uid: fields[2].parse().ok()?, gid: fields[3].parse().ok()?, name })
+        let fields: Vec<&str> = passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|fields| fields[0] == name)?;
+        Some(User {
+            uid: fields[2].parse().ok()?,
+            gid: fields[3].parse().ok()?,
+            name,
+        })
     })
     .clone()
 }

@@ -5,17 +5,45 @@ use crate::env::{Env, as_every_user};
 /// (Dockerfile, what the message says, where)
 const REFUSED: [(&str, &str, &str); 12] = [
     ("FROM base\nFOO bar\n", "unknown instruction: FOO", "Dockerfile:2"),
-    ("FROM base\nCOPY nope /x\n", "\"/nope\": not found", "Dockerfile:2"),
-    ("FROM base\nRUN --bogus true\n", "unknown flag: --bogus", "Dockerfile:2"),
+    (
+        "FROM base\nCOPY nope /x\n",
+        "\"/nope\": not found",
+        "Dockerfile:2",
+    ),
+    (
+        "FROM base\nRUN --bogus true\n",
+        "unknown flag: --bogus",
+        "Dockerfile:2",
+    ),
     ("FROM Base/x\n", "must be lowercase", "Dockerfile:1"),
     ("FROM 127.0.0.1:1/none\n", "127.0.0.1:1", "Dockerfile:1"),
-    ("FROM base\nRUN true\nRUN echo last words; exit 3\n", "exit code: 3", "Dockerfile:3"),
-    ("FROM base\nUSER stranger\nRUN true\n", "unable to find user stranger", "Dockerfile:3"),
+    (
+        "FROM base\nRUN true\nRUN echo last words; exit 3\n",
+        "exit code: 3",
+        "Dockerfile:3",
+    ),
+    (
+        "FROM base\nUSER stranger\nRUN true\n",
+        "unable to find user stranger",
+        "Dockerfile:3",
+    ),
     ("FROM base\nRUN [\"/no/such\"]\n", "/no/such", "Dockerfile:2"),
-    ("FROM base AS a\nCOPY --from=b / /\nFROM base AS b\n", "needs to be defined before", "Dockerfile:2"),
-    ("FROM base\nCOPY --from=7 / /\n", "invalid stage index 7", "Dockerfile:2"),
+    (
+        "FROM base AS a\nCOPY --from=b / /\nFROM base AS b\n",
+        "needs to be defined before",
+        "Dockerfile:2",
+    ),
+    (
+        "FROM base\nCOPY --from=7 / /\n",
+        "invalid stage index 7",
+        "Dockerfile:2",
+    ),
     ("# nothing\n", "file with no instructions", ""),
-    ("FROM base\nHEALTHCHECK --interval=1 CMD x\n", "missing unit", "Dockerfile:2"),
+    (
+        "FROM base\nHEALTHCHECK --interval=1 CMD x\n",
+        "missing unit",
+        "Dockerfile:2",
+    ),
 ];
 
 #[test]
@@ -27,14 +55,31 @@ fn bad_input_is_one_clear_error_and_moves_no_tag() {
         for (dockerfile, message, place) in REFUSED {
             env.write("bad/Dockerfile", dockerfile);
             let context = env.path("bad");
-            let run = env.rbuild(["--progress=plain", "-t", "good", context.to_str().unwrap()]).fails(1);
-            assert!(run.stderr.contains(message), "{dockerfile}: {message:?} is not in:\n{}", run.stderr);
-            assert!(run.stderr.contains(place), "{dockerfile}: {place:?} is not in:\n{}", run.stderr);
-            assert_eq!(run.count("ERROR: failed to build"), 1, "{dockerfile}:\n{}", run.stderr);
+            let run = env
+                .rbuild(["--progress=plain", "-t", "good", context.to_str().unwrap()])
+                .fails(1);
+            assert!(
+                run.stderr.contains(message),
+                "{dockerfile}: {message:?} is not in:\n{}",
+                run.stderr
+            );
+            assert!(
+                run.stderr.contains(place),
+                "{dockerfile}: {place:?} is not in:\n{}",
+                run.stderr
+            );
+            assert_eq!(
+                run.count("ERROR: failed to build"),
+                1,
+                "{dockerfile}:\n{}",
+                run.stderr
+            );
             assert_eq!(env.inspect("good")["Id"], id, "{dockerfile} moved the tag");
             nothing_left(env);
         }
-        let last = env.build("bad", "FROM base\nRUN echo last words; exit 3\n", &["-q"]).fails(1);
+        let last = env
+            .build("bad", "FROM base\nRUN echo last words; exit 3\n", &["-q"])
+            .fails(1);
         assert!(last.stderr.contains("last words"), "{}", last.stderr);
     });
 }
@@ -42,7 +87,12 @@ fn bad_input_is_one_clear_error_and_moves_no_tag() {
 #[test]
 fn bad_usage_is_exit_status_2() {
     as_every_user(|env| {
-        for args in [vec!["--no-such-flag", "."], vec!["build"], vec!["build", "--progress=wrong", "."], vec!["no-such", "verb"]] {
+        for args in [
+            vec!["--no-such-flag", "."],
+            vec!["build"],
+            vec!["build", "--progress=wrong", "."],
+            vec!["no-such", "verb"],
+        ] {
             env.rbuild(&args).fails(2);
         }
     });
@@ -61,12 +111,31 @@ fn contexts_that_cannot_be_read_are_named() {
             // Root reads everything.
             return;
         }
-        env.context("locked", &[("Dockerfile", "FROM base\nCOPY . /x\n"), ("secret/file", "x")]);
+        env.context(
+            "locked",
+            &[("Dockerfile", "FROM base\nCOPY . /x\n"), ("secret/file", "x")],
+        );
         let secret = env.path("locked/secret");
-        assert!(env.command("chmod").arg("000").arg(&secret).status().unwrap().success());
-        let run = env.rbuild(["-t", "x", env.path("locked").to_str().unwrap()]).fails(1);
+        assert!(
+            env.command("chmod")
+                .arg("000")
+                .arg(&secret)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let run = env
+            .rbuild(["-t", "x", env.path("locked").to_str().unwrap()])
+            .fails(1);
         assert!(run.stderr.contains("secret"), "{}", run.stderr);
-        assert!(env.command("chmod").arg("755").arg(&secret).status().unwrap().success());
+        assert!(
+            env.command("chmod")
+                .arg("755")
+                .arg(&secret)
+                .status()
+                .unwrap()
+                .success()
+        );
     });
 }
 
@@ -78,12 +147,22 @@ fn a_full_disk_is_an_error_and_then_forgotten() {
             return;
         }
         env.write("full/big", vec![b'x'; 3 << 20]);
-        env.write("full/Dockerfile", "FROM scratch\nCOPY big /a\nCOPY big /b/\nCOPY big /c/\n");
+        env.write(
+            "full/Dockerfile",
+            "FROM scratch\nCOPY big /a\nCOPY big /b/\nCOPY big /c/\n",
+        );
         let small = env.path("small");
         std::fs::create_dir(&small).unwrap();
         let mount = |size: &str| {
             let options = format!("size={size},mode=777");
-            assert!(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "rbuild-test"]).arg(&small).status().unwrap().success());
+            assert!(
+                Command::new("mount")
+                    .args(["-t", "tmpfs", "-o", &options, "rbuild-test"])
+                    .arg(&small)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         };
         let build = || {
             let store = small.join("store");
@@ -93,11 +172,22 @@ fn a_full_disk_is_an_error_and_then_forgotten() {
         mount("7m");
         let failed = build();
         let size = "remount,size=64m,mode=777";
-        assert!(Command::new("mount").args(["-o", size]).arg(&small).status().unwrap().success());
+        assert!(
+            Command::new("mount")
+                .args(["-o", size])
+                .arg(&small)
+                .status()
+                .unwrap()
+                .success()
+        );
         let again = build();
         assert!(Command::new("umount").arg(&small).status().unwrap().success());
         let failed = failed.fails(1);
-        assert!(failed.stderr.to_lowercase().contains("no space left"), "{}", failed.stderr);
+        assert!(
+            failed.stderr.to_lowercase().contains("no space left"),
+            "{}",
+            failed.stderr
+        );
         again.ok();
     });
 }

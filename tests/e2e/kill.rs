@@ -15,7 +15,8 @@ fn kill_9_at_any_moment_leaves_nothing_and_breaks_nothing() {
         prepare(env);
         let clean = listing(env, "clean");
         let began = Instant::now();
-        env.rbuild(["build", "-q", "--no-cache", "-t", "k", &context(env)]).ok();
+        env.rbuild(["build", "-q", "--no-cache", "-t", "k", &context(env)])
+            .ok();
         let whole = began.elapsed();
         let moments = 25;
         for moment in 0..moments {
@@ -35,18 +36,36 @@ fn kill_9_at_any_moment_leaves_nothing_and_breaks_nothing() {
 fn signals_end_a_build_and_its_steps() {
     as_every_user(|env| {
         prepare(env);
-        env.write("sleep/Dockerfile", "FROM base\nRUN trap 'exit 0' TERM; echo sleeping; sleep 31557 & wait\n");
+        env.write(
+            "sleep/Dockerfile",
+            "FROM base\nRUN trap 'exit 0' TERM; echo sleeping; sleep 31557 & wait\n",
+        );
         for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
             let context = env.path("sleep");
-            let mut command = env.rbuild_command(["build", "--progress=plain", "-t", "k", context.to_str().unwrap()]);
+            let mut command =
+                env.rbuild_command(["build", "--progress=plain", "-t", "k", context.to_str().unwrap()]);
             let log = env.path("log");
-            let build = command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
-            wait_for(|| fs::read_to_string(&log).is_ok_and(|text| text.contains(" sleeping\n")), "the step to run");
-            let kill = std::process::Command::new("kill").args([&format!("-{signal}"), &build.id().to_string()]).status();
+            let build = command
+                .stdout(Stdio::null())
+                .stderr(fs::File::create(&log).unwrap())
+                .spawn()
+                .unwrap();
+            wait_for(
+                || fs::read_to_string(&log).is_ok_and(|text| text.contains(" sleeping\n")),
+                "the step to run",
+            );
+            let kill = std::process::Command::new("kill")
+                .args([&format!("-{signal}"), &build.id().to_string()])
+                .status();
             assert!(kill.unwrap().success());
             let output = build.wait_with_output().unwrap();
             assert_eq!(output.status.signal(), None);
-            assert_eq!(output.status.code(), Some(code), "{}", fs::read_to_string(&log).unwrap());
+            assert_eq!(
+                output.status.code(),
+                Some(code),
+                "{}",
+                fs::read_to_string(&log).unwrap()
+            );
             gone_within(env, Duration::from_secs(1));
             nothing_left(env);
         }
@@ -65,7 +84,11 @@ fn context(env: &Env) -> String {
 
 fn spawn(env: &Env) -> Child {
     let mut command = env.rbuild_command(["build", "-q", "--no-cache", "-t", "k", &context(env)]);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// What the image holds that the base does not, with contents.
@@ -73,9 +96,21 @@ fn listing(env: &Env, name: &str) -> Vec<String> {
     let dest = env.path(name);
     let output = format!("type=local,dest={}", dest.display());
     env.rbuild(["build", "-q", "-o", &output, &context(env)]).ok();
-    let find = std::process::Command::new("find").args([".", "-not", "-path", "./bin/*", "-printf", "%p %y %m %s\\n"]);
+    let find = std::process::Command::new("find").args([
+        ".",
+        "-not",
+        "-path",
+        "./bin/*",
+        "-printf",
+        "%p %y %m %s\\n",
+    ]);
     let found = { find }.current_dir(&dest).output().unwrap();
-    let mut lines: Vec<String> = String::from_utf8(found.stdout).unwrap().lines().filter(|line| !line.contains(" d ")).map(str::to_owned).collect();
+    let mut lines: Vec<String> = String::from_utf8(found.stdout)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.contains(" d "))
+        .map(str::to_owned)
+        .collect();
     lines.sort();
     assert!(lines.iter().any(|line| line.starts_with("./b f")), "{lines:?}");
     lines
@@ -99,8 +134,12 @@ fn gone_within(env: &Env, limit: Duration) {
 fn processes(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().into_string().unwrap_or_default().parse::<u32>() else { continue };
-        let Ok(arguments) = fs::read(entry.path().join("cmdline")) else { continue };
+        let Ok(pid) = entry.file_name().into_string().unwrap_or_default().parse::<u32>() else {
+            continue;
+        };
+        let Ok(arguments) = fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
         let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
         // The steps' own file systems are made of files below the folder.
         let mounts = fs::read_to_string(entry.path().join("mountinfo")).unwrap_or_default();
@@ -114,7 +153,10 @@ fn processes(folder: &str) -> Vec<String> {
 fn wait_for(mut condition: impl FnMut() -> bool, what: &str) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain for {what}");
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "waited in vain for {what}"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

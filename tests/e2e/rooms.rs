@@ -13,7 +13,12 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("source", &["error", "frontend", "graph", "progress", "registry"]),
     ("solver", &["error", "graph", "progress", "source"]),
     ("exporter", &["graph", "registry"]),
-    ("cli", &["error", "exporter", "frontend", "graph", "progress", "registry", "solver", "source"]),
+    (
+        "cli",
+        &[
+            "error", "exporter", "frontend", "graph", "progress", "registry", "solver", "source",
+        ],
+    ),
 ];
 
 /// Which room's crate may depend on which crate of the house.
@@ -24,8 +29,13 @@ fn crates_of_the_rooms_do_not_know_each_other() {
     for (room, allowed) in CRATES {
         let manifest = fs::read_to_string(root().join(room).join("Cargo.toml")).unwrap();
         for other in ["parser", "cache", "executor"] {
-            let depends = manifest.lines().any(|line| line.starts_with(&format!("rbuild-{other}")));
-            assert!(!depends || allowed.contains(&other), "{room} depends on rbuild-{other}");
+            let depends = manifest
+                .lines()
+                .any(|line| line.starts_with(&format!("rbuild-{other}")));
+            assert!(
+                !depends || allowed.contains(&other),
+                "{room} depends on rbuild-{other}"
+            );
         }
     }
 }
@@ -37,7 +47,11 @@ fn modules_look_only_where_they_may() {
         for file in sources(&root().join("src"), module) {
             let text = fs::read_to_string(&file).unwrap();
             for used in uses(&text) {
-                assert!(used == module || allowed.contains(&used.as_str()), "{} uses crate::{used}", file.display());
+                assert!(
+                    used == module || allowed.contains(&used.as_str()),
+                    "{} uses crate::{used}",
+                    file.display()
+                );
                 checked += 1;
             }
         }
@@ -54,14 +68,22 @@ fn only_one_file_is_unsafe() {
                 let code = line.split("//").next().unwrap_or_default();
                 code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")
             });
-            assert!(!unsafe_code || file.ends_with("executor/src/sys.rs"), "{} is unsafe", file.display());
+            assert!(
+                !unsafe_code || file.ends_with("executor/src/sys.rs"),
+                "{} is unsafe",
+                file.display()
+            );
         }
     }
 }
 
 /// First parts of the paths after `crate::`, those in braces too.
 fn uses(text: &str) -> Vec<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let name = |text: &str| {
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let mut found = Vec::new();
     for (at, _) in text.match_indices("crate::") {
         let rest = &text[at + "crate::".len()..];
@@ -70,7 +92,13 @@ fn uses(text: &str) -> Vec<String> {
             continue;
         }
         match rest.strip_prefix('{') {
-            Some(list) => found.extend(list.split('}').next().unwrap_or_default().split(',').map(|part| name(part.trim()))),
+            Some(list) => found.extend(
+                list.split('}')
+                    .next()
+                    .unwrap_or_default()
+                    .split(',')
+                    .map(|part| name(part.trim())),
+            ),
             None => found.push(name(rest)),
         }
     }
@@ -88,7 +116,9 @@ fn sources(src: &Path, module: &str) -> Vec<PathBuf> {
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.unwrap().path();
