@@ -11,9 +11,21 @@ fn changes_apply_to_the_config_alone() {
         ("CMD [\"sh\"]", "Cmd", json!(["sh"])),
         ("CMD a b", "Cmd", json!(["/bin/ash", "-e", "-c", "a b"])),
         ("entrypoint []", "Entrypoint", json!(null)),
-        ("ENV A=b BASE_A=$BASE_B", "Env", json!([PATH, "BASE_A=two words", "BASE_B=two words", "EMPTYV=", "A=b"])),
-        ("EXPOSE 1", "ExposedPorts", json!({"1/tcp": {}, "53/udp": {}, "80/tcp": {}})),
-        ("LABEL x=y", "Labels", json!({"base.label": "x", "shared": "from base", "x": "y"})),
+        (
+            "ENV A=b BASE_A=$BASE_B",
+            "Env",
+            json!([PATH, "BASE_A=two words", "BASE_B=two words", "EMPTYV=", "A=b"]),
+        ),
+        (
+            "EXPOSE 1",
+            "ExposedPorts",
+            json!({"1/tcp": {}, "53/udp": {}, "80/tcp": {}}),
+        ),
+        (
+            "LABEL x=y",
+            "Labels",
+            json!({"base.label": "x", "shared": "from base", "x": "y"}),
+        ),
         ("ONBUILD RUN x", "OnBuild", json!(["RUN x"])),
         ("STOPSIGNAL 9", "StopSignal", json!("9")),
         ("USER u", "User", json!("u")),
@@ -27,7 +39,17 @@ fn changes_apply_to_the_config_alone() {
             assert_eq!(after[kept], before[kept], "{change}: {kept}");
         }
     }
-    for bad in ["RUN x", "COPY a b", "FROM x", "ARG A", "MAINTAINER m", "NOPE x", "", "STOPSIGNAL NOPE", "ONBUILD NOPE x"] {
+    for bad in [
+        "RUN x",
+        "COPY a b",
+        "FROM x",
+        "ARG A",
+        "MAINTAINER m",
+        "NOPE x",
+        "",
+        "STOPSIGNAL NOPE",
+        "ONBUILD NOPE x",
+    ] {
         assert!(apply(&config, bad).is_err(), "{bad}");
     }
     assert!(apply(b"nonsense", "USER x").is_err());

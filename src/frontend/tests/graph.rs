@@ -42,7 +42,11 @@ fn several_stages() {
 #[test]
 fn steps_are_named_as_in_buildkit() {
     let lowered = build(SEVERAL_STAGES);
-    let names: Vec<_> = lowered.definition.ids().map(|id| lowered.definition.vertex(id).name.clone()).collect();
+    let names: Vec<_> = lowered
+        .definition
+        .ids()
+        .map(|id| lowered.definition.vertex(id).name.clone())
+        .collect();
     let manifest = Digest::of(b"busybox");
     assert_eq!(
         names,
@@ -59,9 +63,27 @@ fn steps_are_named_as_in_buildkit() {
     let lines: Vec<_> = lowered
         .definition
         .ids()
-        .map(|id| lowered.definition.vertex(id).location.as_ref().map(|location| (location.start, location.end)))
+        .map(|id| {
+            lowered
+                .definition
+                .vertex(id)
+                .location
+                .as_ref()
+                .map(|location| (location.start, location.end))
+        })
         .collect();
-    assert_eq!(lines, [Some((3, 3)), Some((4, 4)), None, Some((8, 8)), Some((9, 9)), Some((16, 16)), Some((17, 19))]);
+    assert_eq!(
+        lines,
+        [
+            Some((3, 3)),
+            Some((4, 4)),
+            None,
+            Some((8, 8)),
+            Some((9, 9)),
+            Some((16, 16)),
+            Some((17, 19))
+        ]
+    );
 
     let mut many = "FROM busybox".to_owned();
     for number in 0..9 {
@@ -76,7 +98,8 @@ fn no_cache_marks_steps() {
     let marks = |request: &BuildRequest| {
         let lowered = lowered(request);
         let ids = lowered.definition.ids();
-        ids.map(|id| u8::from(lowered.definition.vertex(id).no_cache)).collect::<Vec<_>>()
+        ids.map(|id| u8::from(lowered.definition.vertex(id).no_cache))
+            .collect::<Vec<_>>()
     };
     let mut request = request("FROM busybox AS a\nRUN x\nFROM a\nRUN y");
     assert_eq!(marks(&request), [0, 0, 0]);
@@ -84,7 +107,10 @@ fn no_cache_marks_steps() {
     assert_eq!(marks(&request), [0, 1, 0]);
     request.no_cache_filter = vec!["stage-1".into(), "b".into()];
     assert_eq!(marks(&request), [0, 0, 1]);
-    assert_eq!(warned(&lowered(&request)), ["0 : --no-cache-filter b: there is no stage of that name (did you mean a?)"]);
+    assert_eq!(
+        warned(&lowered(&request)),
+        ["0 : --no-cache-filter b: there is no stage of that name (did you mean a?)"]
+    );
     request.no_cache_filter.clear();
     request.no_cache = true;
     assert_eq!(marks(&request), [0, 1, 1]);

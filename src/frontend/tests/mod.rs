@@ -31,7 +31,12 @@ impl Images {
                    "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"layer")]},
                    "history": [{"created": "2023-11-14T22:13:20Z", "created_by": "base layer 0", "x": 1}]})
         };
-        let onbuild = ["COPY trigger.txt /onbuild/", "RUN echo ran > /onbuild/ran", "ENV OB=1", "WORKDIR /onbuild"];
+        let onbuild = [
+            "COPY trigger.txt /onbuild/",
+            "RUN echo ran > /onbuild/ran",
+            "ENV OB=1",
+            "WORKDIR /onbuild",
+        ];
         let mut full = std(json!({
             "User": "app", "Env": [PATH, "BASE_A=one", "BASE_B=two words", "EMPTYV="], "WorkingDir": "/home/app",
             "Entrypoint": ["/bin/echo", "entry"], "Cmd": ["dflt", "arg"], "Volumes": {"/vol": {}, "/data": {}},
@@ -44,17 +49,29 @@ impl Images {
         arm["architecture"] = "arm64".into();
         arm["variant"] = "v8".into();
         let configs = [
-            ("busybox", std(json!({"Env": [PATH], "Cmd": ["sh"], "Labels": null}))),
+            (
+                "busybox",
+                std(json!({"Env": [PATH], "Cmd": ["sh"], "Labels": null})),
+            ),
             ("full", full),
             ("arm", arm),
             ("nopath", std(json!({"Env": ["A=1"], "WorkingDir": "/w/../x/"}))),
             ("noconfig", std(Value::Null)),
-            ("empty", json!({"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": null}, "history": null})),
+            (
+                "empty",
+                json!({"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": null}, "history": null}),
+            ),
             ("onbuild", std(json!({"Env": [PATH], "OnBuild": onbuild}))),
-            ("fromtrigger", std(json!({"OnBuild": ["COPY --from=tools /t /t"]}))),
+            (
+                "fromtrigger",
+                std(json!({"OnBuild": ["COPY --from=tools /t /t"]})),
+            ),
             ("badtrigger", std(json!({"OnBuild": ["NOPE x"]}))),
         ];
-        Self { configs: configs.into(), asked: Mutex::default() }
+        Self {
+            configs: configs.into(),
+            asked: Mutex::default(),
+        }
     }
 }
 
@@ -63,8 +80,14 @@ impl MetaResolver for Images {
         self.asked.lock().unwrap().push(format!("{reference} {platform}"));
         let name = reference.strip_prefix("oci-layout://").unwrap_or(reference);
         let name = name.split(':').next().unwrap();
-        let config = self.configs.get(name).ok_or_else(|| anyhow::anyhow!("not found"))?;
-        let diff_ids = config["rootfs"]["diff_ids"].as_array().cloned().unwrap_or_default();
+        let config = self
+            .configs
+            .get(name)
+            .ok_or_else(|| anyhow::anyhow!("not found"))?;
+        let diff_ids = config["rootfs"]["diff_ids"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let layer = |diff_id: &Value| ImageLayer {
             media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
             digest: Digest::of(name.as_bytes()),
@@ -77,7 +100,10 @@ impl MetaResolver for Images {
             platform: platform.clone(),
             layers: diff_ids.iter().map(layer).collect(),
         };
-        Ok(ImageMeta { op, config: serde_json::to_vec(config).unwrap() })
+        Ok(ImageMeta {
+            op,
+            config: serde_json::to_vec(config).unwrap(),
+        })
     }
 }
 
@@ -94,7 +120,10 @@ fn request(text: &str) -> BuildRequest {
 
 fn with_args(text: &str, args: &[(&str, &str)]) -> BuildRequest {
     let mut request = request(text);
-    request.build_args = args.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned()))).collect();
+    request.build_args = args
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned())))
+        .collect();
     request
 }
 
@@ -114,8 +143,14 @@ fn failure(request: &BuildRequest) -> String {
     match lower(request, &Images::new()) {
         Ok(_) => panic!("it was lowered"),
         Err(error) => {
-            let line = error.location.as_ref().map_or(String::new(), |location| format!("{}: ", location.start));
-            let hint = error.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
+            let line = error
+                .location
+                .as_ref()
+                .map_or(String::new(), |location| format!("{}: ", location.start));
+            let hint = error
+                .hint
+                .as_ref()
+                .map_or(String::new(), |hint| format!(" ({hint})"));
             format!("{line}{error}{hint}")
         }
     }
@@ -124,7 +159,9 @@ fn failure(request: &BuildRequest) -> String {
 /// The texts of the history, `*` behind those with a layer.
 fn history(lowered: &Lowered) -> Vec<String> {
     let entries = lowered.image.history();
-    entries.map(|(text, layer)| format!("{text}{}", if layer { " *" } else { "" })).collect()
+    entries
+        .map(|(text, layer)| format!("{text}{}", if layer { " *" } else { "" }))
+        .collect()
 }
 
 /// The written config, as if layer N had been made at second N and a diff id of its number.
@@ -132,10 +169,20 @@ fn written(lowered: &Lowered) -> Value {
     let layers: Vec<FinishedLayer> = (1..=lowered.image.layers().len())
         .map(|number| FinishedLayer {
             diff_id: DiffId(Digest::of(&[u8::try_from(number).unwrap()])),
-            created: BuildTime { seconds: i64::try_from(number).unwrap(), nanoseconds: 0 },
+            created: BuildTime {
+                seconds: i64::try_from(number).unwrap(),
+                nanoseconds: 0,
+            },
         })
         .collect();
-    let bytes = lowered.image.finish(&layers, lowered.source_date_epoch, BuildTime { seconds: 99, nanoseconds: 5 });
+    let bytes = lowered.image.finish(
+        &layers,
+        lowered.source_date_epoch,
+        BuildTime {
+            seconds: 99,
+            nanoseconds: 5,
+        },
+    );
     serde_json::from_slice(&bytes).unwrap()
 }
 
@@ -162,7 +209,10 @@ fn copied(lowered: &Lowered) -> &crate::graph::CopyOp {
 fn warned(lowered: &Lowered) -> Vec<String> {
     let text = |warning: &Warning| {
         let line = warning.location.as_ref().map_or(0, |location| location.start);
-        let help = warning.help.as_ref().map_or(String::new(), |help| format!(" ({help})"));
+        let help = warning
+            .help
+            .as_ref()
+            .map_or(String::new(), |help| format!(" ({help})"));
         format!("{line} {}: {}{help}", warning.rule, warning.message)
     };
     lowered.warnings.iter().map(text).collect()
