@@ -228,6 +228,7 @@ pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowe
         warnings: &mut warnings,
     };
     let mut states = lowering.stages(&needed)?;
+    warnings.enter(&[]);
     let Some(state) = states.get_mut(target).and_then(Option::take) else {
         return Err(BuildError::message("the target stage was not lowered"));
     };

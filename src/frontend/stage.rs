@@ -207,6 +207,7 @@ impl StageTable {
         warnings: &mut Warnings,
     ) -> Result<StagePlan, BuildError> {
         let from = &stage.from.value;
+        warnings.enter(&stage.from.comments);
         let location = warnings.location(stage.from.span);
         let expander = Expander::new(self.escape);
         let mut expand = |text: &str| -> Result<Expansion, ExpandError> {

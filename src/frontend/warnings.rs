@@ -14,6 +14,8 @@ use crate::graph::Location;
 pub(super) struct Warnings {
     file: Arc<str>,
     options: CheckOptions,
+    /// What `# check=` above the instruction that is being lowered says.
+    instruction: CheckOptions,
     list: Vec<Warning>,
 }
 
@@ -22,8 +24,20 @@ impl Warnings {
         Self {
             file,
             options,
+            instruction: CheckOptions::default(),
             list: Vec::new(),
         }
+    }
+
+    /// The instruction that is lowered next has these comments above it; one may say which rules to skip for it.
+    pub(super) fn enter(&mut self, comments: &[String]) {
+        let values = comments
+            .iter()
+            .filter_map(|comment| comment.trim().strip_prefix("check="));
+        let options = values
+            .filter_map(|value| CheckOptions::parse(value).ok())
+            .next_back();
+        self.instruction = options.unwrap_or_default();
     }
 
     /// The lines of `span` as a place in the file.
@@ -37,7 +51,8 @@ impl Warnings {
 
     /// Adds a warning unless its rule is skipped or it was given before (an instruction that is lowered once per use).
     pub(super) fn push(&mut self, warning: Warning) {
-        let skipped = !warning.rule.is_empty() && self.options.skip.contains(warning.rule);
+        let skips = [&self.options.skip, &self.instruction.skip];
+        let skipped = !warning.rule.is_empty() && skips.iter().any(|rules| rules.contains(warning.rule));
         if !skipped && !self.list.contains(&warning) {
             self.list.push(warning);
         }

@@ -279,6 +279,7 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     }
 
     fn dispatch(&mut self, command: &Command) -> Result<(), BuildError> {
+        self.shared.warnings.enter(&command.instruction.comments);
         match &command.instruction.value {
             Instruction::Add(add) => copy::add(self, command, add),
             Instruction::Arg(arg) => arg::arg(self, arg, &command.location),

@@ -238,6 +238,14 @@ fn doubtful_arguments_warn() {
             ],
         ),
         (
+            "check skip one",
+            "FROM busybox\n# check=skip=SecretsUsedInArgOrEnv\nARG API_TOKEN\nENV secret=1",
+            &[],
+            &[
+                "4 SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data (ENV \"secret\")",
+            ],
+        ),
+        (
             "check skip",
             "# check=skip=SecretsUsedInArgOrEnv\nFROM busybox\nARG API_TOKEN",
             &[],
