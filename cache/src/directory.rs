@@ -330,7 +330,7 @@ pub(crate) fn disk_usage(
 }
 
 /// `stat` counts blocks of 512 bytes, whatever the file system's are.
-fn disk_bytes(blocks: i64) -> u64 {
+pub(crate) fn disk_bytes(blocks: i64) -> u64 {
     u64::try_from(blocks).unwrap_or(0).saturating_mul(512)
 }
 
@@ -338,4 +338,94 @@ fn disk_bytes(blocks: i64) -> u64 {
 pub(crate) fn c_name(path: &Path) -> io::Result<CString> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     Ok(CString::new(name.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn remove(directory: &Path, name: &str) -> io::Result<u64> {
+        let parent = Directory::open(directory)?;
+        remove_tree(parent.as_fd(), &CString::new(name)?)
+    }
+
+    #[test]
+    fn whole_trees_go_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("precious"), b"x").unwrap();
+        let tree = directory.path().join("tree");
+        fs::create_dir_all(tree.join("a/b/c")).unwrap();
+        fs::write(tree.join("a/file"), [1; 10_000]).unwrap();
+        fs::hard_link(outside.join("precious"), tree.join("a/hard")).unwrap();
+        symlink(&outside, tree.join("a/b/link")).unwrap();
+        symlink("..", tree.join("up")).unwrap();
+        for closed in ["a/b/c", "a/b"] {
+            fs::set_permissions(tree.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
+        }
+        let mut seen = std::collections::HashSet::new();
+        let parent = Directory::open(directory.path()).unwrap();
+        assert!(disk_usage(parent.as_fd(), c"tree", &mut seen).unwrap() >= 10_000);
+        assert!(remove(directory.path(), "tree").unwrap() >= 10_000);
+        assert!(!tree.exists());
+        assert_eq!(fs::read(outside.join("precious")).unwrap(), b"x");
+        assert_eq!(remove(directory.path(), "tree").unwrap(), 0);
+        symlink(&outside, directory.path().join("link")).unwrap();
+        remove(directory.path(), "link").unwrap();
+        assert!(outside.join("precious").exists());
+    }
+
+    #[test]
+    fn depth_costs_no_descriptors() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = Directory::open(directory.path()).unwrap();
+        top.ensure_child("tree").unwrap();
+        let mut inner = top.child("tree").unwrap();
+        for level in 0..3000 {
+            fs::write(
+                format!(
+                    "/proc/self/fd/{}/file",
+                    std::os::fd::AsRawFd::as_raw_fd(&inner.fd)
+                ),
+                b"x",
+            )
+            .unwrap();
+            rustix::fs::mkdirat(&inner.fd, "sub", Mode::from_raw_mode(0o755)).unwrap();
+            inner = inner
+                .child("sub")
+                .unwrap_or_else(|error| panic!("{level}: {error}"));
+            inner.path = PathBuf::new();
+        }
+        remove(directory.path(), "tree").unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_tree_that_is_swapped_meanwhile_leads_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("precious"), b"x").unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let swapped = directory.path().join("tree/swapped");
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = fs::create_dir_all(&swapped);
+                    let _ = fs::remove_dir(&swapped);
+                    let _ = symlink(&outside, &swapped);
+                    let _ = fs::remove_file(&swapped);
+                }
+            });
+            for _ in 0..500 {
+                let _ = remove(directory.path(), "tree");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(outside.join("precious").exists());
+    }
 }

@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use crate::digest::{Digest, KeyBuilder};
 use crate::error::StoreError;
-use crate::store::{Store, lock};
+use crate::lock::lock;
+use crate::store::Store;
 
 /// A typed pointer to a blob (OCI image-spec, "OCI Content Descriptors").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,12 @@
 //! a step wanted twice at once runs once. The kernel lets go of them when a process dies.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 
 use crate::digest::Key;
 use crate::error::StoreError;
@@ -44,26 +46,22 @@ impl Store {
     /// As [`Store::lock_key`], but `None` at once when somebody holds it.
     pub fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
         self.take(key, |file| match file.try_lock() {
-            Err(std::fs::TryLockError::WouldBlock) => Err(std::io::ErrorKind::WouldBlock.into()),
+            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
             Ok(()) => Ok(()),
         })
     }
 
     /// Takes the lock; `None` when somebody else has it, or had it and removed the file meanwhile.
-    fn take(
-        &self,
-        key: &Key,
-        lock: impl Fn(&File) -> std::io::Result<()>,
-    ) -> Result<Option<KeyLock>, StoreError> {
+    fn take(&self, key: &Key, lock: impl Fn(&File) -> io::Result<()>) -> Result<Option<KeyLock>, StoreError> {
         let locks = &self.0.locks;
         let name = key.hex();
         let fail = |error| StoreError::io("locking", locks.path_of(&name), error);
         let file = locks.file(&name, OFlags::RDWR | OFlags::CREATE).map_err(fail)?;
         match lock(&file) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
             Err(error) => return Err(fail(error)),
         }
         let inode = file.metadata().map_err(fail)?.ino();
@@ -76,6 +74,48 @@ impl Store {
             store: Arc::clone(&self.0),
         }))
     }
+}
+
+/// `flock` that goes on after a signal.
+pub(crate) fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Says which other processes have locked `file`, as far as `/proc/locks` tells.
+pub(crate) fn holders(file: &File) -> String {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let me = std::process::id();
+    let mut pids: Vec<u32> = match file.metadata() {
+        Ok(metadata) => locks
+            .lines()
+            .filter_map(|line| holder(line, metadata.ino()))
+            .filter(|pid| *pid != me)
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    pids.sort_unstable();
+    pids.dedup();
+    let list = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    match pids.len() {
+        0 => "other rbuild processes are using the store".to_owned(),
+        1 => format!("another rbuild process is using the store (pid {list})"),
+        count => format!("{count} other rbuild processes are using the store (pids {list})"),
+    }
+}
+
+/// The holder of a lock on `inode` in a line such as `1: FLOCK  ADVISORY  READ 4242 08:01:1234 0 EOF`. Those who wait
+/// have `->` before the kind.
+fn holder(line: &str, inode: u64) -> Option<u32> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, _, pid, place, ..] = fields.as_slice() else {
+        return None;
+    };
+    (place.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok())?
 }
 
 #[cfg(test)]
@@ -111,5 +151,19 @@ mod tests {
             store.lock_key(&Key([8; 32])).unwrap(),
         );
         drop((one, other));
+    }
+
+    #[test]
+    fn holders_are_found_in_proc_locks() {
+        let inode = 1234;
+        for (line, pid) in [
+            ("1: FLOCK  ADVISORY  READ 4242 08:01:1234 0 EOF", Some(4242)),
+            ("1: FLOCK  ADVISORY  READ 4242 08:01:1235 0 EOF", None),
+            ("1: -> FLOCK  ADVISORY  WRITE 4242 08:01:1234 0 EOF", None),
+            ("1: POSIX  ADVISORY  READ 4242 08:01:1234 0 EOF", None),
+            ("", None),
+        ] {
+            assert_eq!(holder(line, inode), pid, "{line}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! `keys/v1/<key>` holds one line `rbuild-record 1 <blake3 of the rest, keyed by the key>` and JSON. `ops/v1/<op>` holds one line per key. The
 //! version is in the directory name: another version neither reads these records nor destroys them.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::time::{Duration, SystemTime};
 
@@ -37,20 +38,10 @@ const USED_AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
 impl Store {
     /// The record of `key`. A damaged record, and one in a format that this version does not know, is `None`.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let keys = &self.0.keys;
-        let name = key.hex();
-        let Some(mut file) = keys.open_file(&name)? else {
+        let Some((record, file)) = self.read_record(key)? else {
             return Ok(None);
         };
-        let mut text = String::new();
-        match file.read_to_string(&mut text) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(None),
-            Err(error) => return Err(StoreError::io("reading", keys.path_of(&name), error)),
-        }
-        let record = decode(key, &text);
-        if record.is_some()
-            && let Ok(used) = file.metadata().and_then(|metadata| metadata.modified())
+        if let Ok(used) = file.metadata().and_then(|metadata| metadata.modified())
             && SystemTime::now()
                 .duration_since(used)
                 .is_ok_and(|age| age > USED_AGAIN_AFTER)
@@ -67,7 +58,22 @@ impl Store {
                 },
             );
         }
-        Ok(record)
+        Ok(Some(record))
+    }
+
+    /// The record of `key` and its file, which does not count as a use.
+    pub(crate) fn read_record(&self, key: &Key) -> Result<Option<(Record, File)>, StoreError> {
+        let keys = &self.0.keys;
+        let name = key.hex();
+        let Some(mut file) = keys.open_file(&name)? else {
+            return Ok(None);
+        };
+        let mut text = String::new();
+        match file.read_to_string(&mut text) {
+            Ok(_) => Ok(decode(key, &text).map(|record| (record, file))),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(StoreError::io("reading", keys.path_of(&name), error)),
+        }
     }
 
     /// Writes the record of `key`, replacing an older one.

@@ -32,6 +32,7 @@ use rustix::io::Errno;
 use crate::blob::BlobProvider;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
+use crate::lock::lock;
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
 #[derive(Clone)]
@@ -219,16 +220,6 @@ fn check_access(root: &Directory) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// `flock` that goes on after a signal.
-pub(crate) fn lock(file: &fs::File, operation: FlockOperation) -> io::Result<()> {
-    loop {
-        match rustix::fs::flock(file, operation) {
-            Err(Errno::INTR) => {}
-            other => return Ok(other?),
-        }
-    }
-}
-
 /// A temporary directory of the store, removed with all that is in it when dropped. It lies on the file
 /// system of the store, so that things in it can be renamed into place.
 #[derive(Debug)]
@@ -309,4 +300,159 @@ fn random<const N: usize>(parent: &Directory) -> Result<[u8; N], StoreError> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn opens_what_it_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/store");
+        let store = Store::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::read_to_string(path.join("oci-layout")).unwrap(),
+            r#"{"imageLayoutVersion":"1.0.0"}"#
+        );
+        let digest = store.put_blob(b"x").unwrap();
+        assert!(Store::open(&path).unwrap().has_blob(&digest));
+        // The user may place the store behind a link.
+        symlink(&path, directory.path().join("link")).unwrap();
+        let linked = Store::open(&directory.path().join("link")).unwrap();
+        assert_eq!(linked.root(), path.canonicalize().unwrap());
+        let start = std::time::Instant::now();
+        for _ in 0..100 {
+            Store::open(&path).unwrap();
+        }
+        println!("opened in {:?}", start.elapsed() / 100);
+    }
+
+    #[test]
+    fn refuses_what_others_can_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        fs::create_dir(&path).unwrap();
+        for (mode, fine) in [
+            (0o700, true),
+            (0o755, true),
+            (0o775, false),
+            (0o1777, false),
+            (0o702, false),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let opened = Store::open(&path);
+            assert_eq!(opened.is_ok(), fine, "{mode:o}");
+            if let Err(error) = opened {
+                assert!(error.to_string().contains("chmod go-w"), "{error}");
+            }
+        }
+        if rustix::process::geteuid().is_root() {
+            let foreign = directory.path().join("foreign");
+            fs::create_dir(&foreign).unwrap();
+            std::os::unix::fs::chown(&foreign, Some(12345), None).unwrap();
+            let error = Store::open(&foreign).unwrap_err().to_string();
+            assert!(
+                error.contains("belongs to user 12345") && error.contains("--root"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn things_in_the_way_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, b"").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let error = Store::open(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("is not a directory") && error.contains("file"),
+                "{error}"
+            );
+        }
+        // A link planted inside is not followed.
+        for name in ["blobs", "tmp", "keys", "locks"] {
+            let store = directory.path().join(format!("store-{name}"));
+            let outside = directory.path().join(format!("outside-{name}"));
+            fs::create_dir(&store).unwrap();
+            fs::create_dir(&outside).unwrap();
+            symlink(&outside, store.join(name)).unwrap();
+            let error = Store::open(&store).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn garbage_is_swept_and_what_is_held_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let held = store.temp_dir().unwrap();
+        fs::write(held.path().join("file"), b"x").unwrap();
+        let mut writer = store.blob_writer().unwrap();
+        let garbage = store.root().join("tmp/0123456789abcdef");
+        fs::create_dir_all(garbage.join("work/work")).unwrap();
+        fs::set_permissions(garbage.join("work/work"), fs::Permissions::from_mode(0o000)).unwrap();
+        fs::write(store.root().join("tmp/file"), b"x").unwrap();
+        store.sweep_temporary().unwrap();
+        Store::open(store.root()).unwrap().sweep_temporary().unwrap();
+        assert!(!garbage.exists() && !store.root().join("tmp/file").exists());
+        io::Write::write_all(&mut writer, b"x").unwrap();
+        writer.commit(None).unwrap();
+
+        let path = held.path().to_owned();
+        assert!(path.join("file").exists());
+        held.persist(&store.root().join("layers/x")).unwrap();
+        assert!(!path.exists() && store.root().join("layers/x/file").exists());
+        let dropped = store.temp_dir().unwrap();
+        let path = dropped.path().to_owned();
+        drop(dropped);
+        assert!(!path.exists());
+        drop(store);
+        assert_eq!(
+            fs::read_dir(directory.path().join("store/tmp")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn sweeps_and_new_directories_do_not_meet() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    store.sweep_temporary().unwrap();
+                }
+            });
+            for _ in 0..300 {
+                let temporary = store.temp_dir().unwrap();
+                fs::write(temporary.path().join("x"), b"x").unwrap();
+                assert!(temporary.path().join("x").exists());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_leaves_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        store.replace_file(&store.0.files, "name", b"old", true).unwrap();
+        // A directory cannot be replaced by a file, whoever asks.
+        fs::create_dir(store.root().join("files/v1/directory")).unwrap();
+        let error = store
+            .replace_file(&store.0.files, "directory", b"new", false)
+            .unwrap_err();
+        assert!(error.to_string().contains("files/v1/directory"), "{error}");
+        let (scratch, name) = store.scratch_name().unwrap();
+        symlink("/dev/full", scratch.path().join(&name)).unwrap();
+        assert!(write_new(scratch.directory(), &name, b"new", false).is_err());
+        assert_eq!(fs::read(store.root().join("files/v1/name")).unwrap(), b"old");
+    }
 }
