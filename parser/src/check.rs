@@ -34,6 +34,13 @@ impl Rules {
             Self::Named(names) => names.iter().any(|name| name == rule),
         }
     }
+
+    fn parse(value: &str) -> Self {
+        match value.trim() {
+            "all" => Self::All,
+            names => Self::Named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+        }
+    }
 }
 
 /// The value is not a list of options.
@@ -43,7 +50,61 @@ pub struct CheckError(String);
 
 impl CheckOptions {
     /// Reads `skip=A,B;error=true;experimental=all`.
-    pub fn parse(_value: &str) -> Result<Self, CheckError> {
-        Err(CheckError("check options cannot be read yet".into()))
+    pub fn parse(value: &str) -> Result<Self, CheckError> {
+        let mut options = Self::default();
+        if value.trim().is_empty() {
+            return Ok(options);
+        }
+        for part in value.trim().splitn(3, ';') {
+            let Some((key, value)) = part.split_once('=') else {
+                return Err(CheckError(format!("invalid check option {part:?}")));
+            };
+            match key.trim() {
+                "skip" => options.skip = Rules::parse(value),
+                "experimental" => options.experimental = Rules::parse(value),
+                "error" => {
+                    options.error = parse_bool(value.trim()).ok_or_else(|| {
+                        CheckError(format!("failed to parse check option {part:?}: invalid syntax"))
+                    })?;
+                }
+                key => return Err(CheckError(format!("invalid check option {key:?}"))),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Go's `strconv.ParseBool`.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l18_options() {
+        let options = CheckOptions::parse("skip=A, B;error=True;experimental=all").expect("three parts");
+        assert!(options.skip.contains("A") && options.skip.contains("B") && !options.skip.contains("b"));
+        assert!(options.error && options.experimental.contains("anything"));
+        assert_eq!(CheckOptions::parse(""), Ok(CheckOptions::default()));
+        for (value, message) in [
+            ("skip", "invalid check option \"skip\""),
+            ("nope=1", "invalid check option \"nope\""),
+            (
+                "error=maybe",
+                "failed to parse check option \"error=maybe\": invalid syntax",
+            ),
+        ] {
+            assert_eq!(
+                CheckOptions::parse(value).map_err(|error| error.to_string()),
+                Err(message.to_owned())
+            );
+        }
     }
 }

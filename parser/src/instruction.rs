@@ -24,7 +24,7 @@ pub struct Directives {
     pub escape: char,
     /// Value of `# syntax=`.
     pub syntax: Option<String>,
-    /// Value of `# check=`.
+    /// Value of `# check=` up to its first blank.
     pub check: Option<String>,
 }
 
@@ -236,7 +236,7 @@ pub enum Instruction {
     Entrypoint(Command),
     /// ENV.
     Env(Vec<KeyValue>),
-    /// EXPOSE: operands, not expanded.
+    /// EXPOSE: operands, not expanded, sorted as text.
     Expose(Vec<String>),
     /// HEALTHCHECK.
     Healthcheck(Healthcheck),
@@ -282,17 +282,5 @@ impl Instruction {
             Self::Volume(_) => "VOLUME",
             Self::Workdir(_) => "WORKDIR",
         }
-    }
-}
-
-impl std::fmt::Display for Dockerfile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for directive in [&self.directives.syntax, &self.directives.check]
-            .into_iter()
-            .flatten()
-        {
-            writeln!(f, "# {directive}")?;
-        }
-        Ok(())
     }
 }

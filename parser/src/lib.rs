@@ -3,17 +3,26 @@
 
 pub mod check;
 pub mod diagnostic;
+pub mod directive;
+mod display;
+mod duration;
 pub mod expand;
+mod flags;
 pub mod glob;
+mod heredoc;
 pub mod ignore;
 pub mod instruction;
 mod json;
+mod line;
 pub mod mount;
 mod parse;
 pub mod port;
 pub mod signal;
 pub mod span;
+mod statement;
 pub mod suggest;
+mod typed;
+mod words;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use instruction::*;
