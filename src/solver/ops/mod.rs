@@ -35,3 +35,6 @@ impl EntrySink for LayerBuilder {
         Ok(LayerBuilder::append(self, entry, data)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1083 @@
+//! The golden vectors of the specification (section 16) that copy local things, and more of their kind: a real
+//! directory as the context, a tree in memory as the base, and the entries that come out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use rbuild_cache::ContentDigest;
+use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
+use rbuild_cache::tree::{Tree, TreeError};
+use rbuild_parser::ignore::Matcher;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
+
+use super::{EntrySink, copy, mkdir};
+use crate::graph::{CopyOp, CopySource, InlineFile, MkdirOp, Unpack};
+use crate::source::local::LocalContext;
+
+const NOW: Timestamp = Timestamp {
+    seconds: 42,
+    nanoseconds: 7,
+};
+
+/// A tree in memory: what a layer writes, seen as the base of the next one.
+#[derive(Debug, Default, Clone)]
+struct Memory(BTreeMap<LayerPath, (Entry, Vec<u8>)>);
+
+impl Memory {
+    /// Lines `path kind mode owner [target or content]`, kind one of `d f l`.
+    fn of(lines: &[&str]) -> Self {
+        let mut tree = Self::default();
+        for line in lines {
+            let words: Vec<&str> = line.splitn(5, ' ').collect();
+            let rest = words.get(4).copied().unwrap_or_default();
+            let kind = match words[1] {
+                "d" => Kind::Directory { opaque: false },
+                "l" => Kind::Symlink { target: rest.into() },
+                _ => Kind::File {
+                    size: rest.len() as u64,
+                },
+            };
+            let (uid, gid) = words[3].split_once(':').unwrap();
+            let entry = Entry {
+                path: path(words[0]),
+                kind,
+                mode: u32::from_str_radix(words[2], 8).unwrap(),
+                uid: uid.parse().unwrap(),
+                gid: gid.parse().unwrap(),
+                mtime: Timestamp {
+                    seconds: 5,
+                    nanoseconds: 0,
+                },
+                xattrs: Vec::new(),
+            };
+            tree.0.insert(entry.path.clone(), (entry, rest.into()));
+        }
+        tree
+    }
+
+    /// As [`Memory::of`] takes it, with times where they are wanted.
+    fn lines(&self, times: bool) -> Vec<String> {
+        let line = |(entry, data): &(Entry, Vec<u8>)| {
+            let (kind, rest) = match &entry.kind {
+                Kind::Directory { opaque } => (if *opaque { "D" } else { "d" }, String::new()),
+                Kind::File { .. } => ("f", String::from_utf8_lossy(data).into_owned()),
+                Kind::Symlink { target } => ("l", String::from_utf8_lossy(target).into_owned()),
+                Kind::Hardlink { target } => ("h", target.to_string()),
+                Kind::Fifo => ("p", String::new()),
+                other => ("?", format!("{other:?}")),
+            };
+            let mode = if kind == "l" { 0o777 } else { entry.mode };
+            let mut line = format!(
+                "{} {kind} {mode:o} {}:{} {rest}",
+                entry.path, entry.uid, entry.gid
+            );
+            if times {
+                line = format!("{line} @{}", entry.mtime.seconds);
+            }
+            line.trim_end().to_owned()
+        };
+        self.0.values().map(line).collect()
+    }
+
+    /// Puts a layer on top.
+    fn apply(&mut self, layer: &Memory) {
+        for (path, (entry, data)) in &layer.0 {
+            if !entry.is_dir() {
+                self.0
+                    .retain(|other, _| other == path || other.strip_prefix(path).is_none());
+            }
+            self.0.insert(path.clone(), (entry.clone(), data.clone()));
+        }
+    }
+}
+
+impl EntrySink for Memory {
+    fn append(
+        &mut self,
+        entry: &Entry,
+        data: Option<&mut dyn Read>,
+    ) -> anyhow::Result<Option<ContentDigest>> {
+        assert!(
+            self.0.keys().all(|path| *path < entry.path),
+            "{} is out of order",
+            entry.path
+        );
+        let parent = entry.path.parent().unwrap();
+        assert!(
+            parent.is_root() || self.0[&parent].0.is_dir(),
+            "{parent} is missing"
+        );
+        let mut bytes = Vec::new();
+        let mut digest = None;
+        if let Some(data) = data {
+            data.read_to_end(&mut bytes)?;
+            digest = Some(ContentDigest::of(&bytes));
+        }
+        if let Kind::File { size } = entry.kind {
+            assert_eq!(size, bytes.len() as u64, "{}", entry.path);
+        }
+        self.0.insert(entry.path.clone(), (entry.clone(), bytes));
+        Ok(digest)
+    }
+}
+
+impl Tree for Memory {
+    fn lookup(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
+        if path.is_root() {
+            return Ok(Some(self::root()));
+        }
+        Ok(self.0.get(path).map(|(entry, _)| entry.clone()))
+    }
+
+    fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
+        let below = self
+            .0
+            .values()
+            .filter(|(entry, _)| entry.path.parent().as_ref() == Some(path));
+        Ok(below.map(|(entry, _)| entry.clone()).collect())
+    }
+
+    fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
+        Ok(Box::new(io::Cursor::new(self.0[path].1.clone())))
+    }
+
+    fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
+        Ok(ContentDigest::of(&self.0[&entry.path].1))
+    }
+
+    fn link_group(&self, _entry: &Entry) -> Result<Option<u64>, TreeError> {
+        Ok(None)
+    }
+}
+
+fn root() -> Entry {
+    Entry {
+        path: LayerPath::root(),
+        kind: Kind::Directory { opaque: false },
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp::default(),
+        xattrs: Vec::new(),
+    }
+}
+
+fn path(text: &str) -> LayerPath {
+    LayerPath::clean(text.as_bytes())
+}
+
+/// The operation of an instruction as the specification writes it: words split at blanks, no quotes.
+fn op(instruction: &str) -> CopyOp {
+    let mut words = instruction.split(' ').peekable();
+    let unpack = if words.next() == Some("ADD") {
+        Unpack::Archives
+    } else {
+        Unpack::Never
+    };
+    let mut op = CopyOp {
+        sources: Vec::new(),
+        dest: String::new(),
+        cwd: "/".to_owned(),
+        chown: None,
+        chmod: None,
+        excludes: Vec::new(),
+        parents: false,
+        link: false,
+        unpack,
+        reset_owner: true,
+    };
+    while let Some(flag) = words.next_if(|word| word.starts_with("--")) {
+        let (name, value) = flag[2..].split_once('=').unwrap_or((&flag[2..], ""));
+        match name {
+            "chown" => op.chown = Some(value.to_owned()),
+            "chmod" => op.chmod = Some(value.to_owned()),
+            "exclude" => op.excludes.push(value.to_owned()),
+            "parents" => op.parents = true,
+            "link" => op.link = true,
+            "cwd" => op.cwd = value.to_owned(),
+            "from" => op.reset_owner = false,
+            _ => panic!("{flag}"),
+        }
+    }
+    let mut operands: Vec<String> = words.map(str::to_owned).collect();
+    op.dest = operands.pop().unwrap();
+    op.sources = operands
+        .into_iter()
+        .map(|operand| match operand.strip_prefix("<<") {
+            Some(name) => CopySource::Inline(InlineFile {
+                name: name.to_owned(),
+                data: "inline\n".to_owned(),
+            }),
+            None => CopySource::Path(operand),
+        })
+        .collect();
+    op
+}
+
+fn copied(op: &CopyOp, source: &dyn Tree, base: &Memory) -> anyhow::Result<Memory> {
+    let selection = copy::selection(op, Some(source))?;
+    let plan = copy::plan(op, &selection, Some(source), base)?;
+    let mut layer = Memory::default();
+    plan.write(Some(source), &mut layer, NOW)?;
+    Ok(layer)
+}
+
+fn run(instruction: &str, source: &dyn Tree, base: &Memory) -> anyhow::Result<Memory> {
+    copied(&op(instruction), source, base)
+}
+
+fn write(root: &Path, name: &str, mode: u32, data: &[u8]) {
+    let path = root.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, data).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn set_mtime(path: &Path, seconds: i64) {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 5,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+fn mkfifo(path: &Path) {
+    rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+}
+
+/// Context K of section 16.
+fn context() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let k = dir.path();
+    for (name, mode, data) in [
+        ("a", 0o644, "a\n"),
+        ("b.txt", 0o4755, "b\n"),
+        ("busybox", 0o755, "bb"),
+        ("c d/z", 0o600, "z"),
+        ("d/1", 0o644, "1"),
+        ("d/sub/2", 0o644, "2"),
+    ] {
+        write(k, name, mode, data.as_bytes());
+    }
+    fs::create_dir(k.join("e")).unwrap();
+    for (name, mode) in [("d", 0o750), ("d/sub", 0o755), ("e", 0o755), ("c d", 0o755)] {
+        fs::set_permissions(k.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    symlink("a", k.join("lnk")).unwrap();
+    symlink("d", k.join("dlnk")).unwrap();
+    fs::hard_link(k.join("a"), k.join("hard")).unwrap();
+    mkfifo(&k.join("fifo"));
+    fs::set_permissions(k.join("fifo"), fs::Permissions::from_mode(0o640)).unwrap();
+    set_mtime(&k.join("a"), 1_000_000_000);
+    dir
+}
+
+/// Base, instruction, entries of the layer (or the error that begins with `!`).
+fn check(vectors: &[(&[&str], &str, &[&str])], source: &dyn Tree) {
+    for (base, instruction, wanted) in vectors {
+        match (
+            run(instruction, source, &Memory::of(base)),
+            wanted.first().and_then(|w| w.strip_prefix('!')),
+        ) {
+            (Ok(layer), None) => assert_eq!(layer.lines(false), *wanted, "{instruction}"),
+            (Err(error), Some(text)) => {
+                assert!(format!("{error:#}").contains(text), "{instruction}: {error:#}");
+            }
+            (Ok(layer), Some(_)) => panic!("{instruction} gave {:#?}", layer.lines(false)),
+            (Err(error), None) => panic!("{instruction}: {error:#}"),
+        }
+    }
+}
+
+#[test]
+fn golden_vectors() {
+    let dir = context();
+    let k = LocalContext::open(dir.path(), None, None).unwrap();
+    let contents: &[&str] = &[
+        "/x d 755 0:0",
+        "/x/1 f 644 0:0 1",
+        "/x/sub d 755 0:0",
+        "/x/sub/2 f 644 0:0 2",
+    ];
+    let passwd = "/etc/passwd f 644 0:0 root:x:0:0::/:/bin/sh\nbob:x:12:34::/:/bin/sh\n";
+    let real: &[&str] = &["/l l 777 0:0 /real", "/real d 700 3:4"];
+    check(
+        &[
+            (&[], "COPY a /x", &["/x f 644 0:0 a"]),
+            (&[], "COPY a /x/", &["/x d 755 0:0", "/x/a f 644 0:0 a"]),
+            (
+                &[],
+                "COPY a x/y/z",
+                &["/x d 755 0:0", "/x/y d 755 0:0", "/x/y/z f 644 0:0 a"],
+            ),
+            (&[], "COPY d /x", contents),
+            (
+                &[],
+                "COPY d/ /",
+                &["/1 f 644 0:0 1", "/sub d 755 0:0", "/sub/2 f 644 0:0 2"],
+            ),
+            (&[], "COPY a b.txt /x", &["!must be a directory and end with a /"]),
+            (
+                &[],
+                "COPY [ab]* /x/",
+                &[
+                    "/x d 755 0:0",
+                    "/x/a f 644 0:0 a",
+                    "/x/b.txt f 4755 0:0 b",
+                    "/x/busybox f 755 0:0 bb",
+                ],
+            ),
+            (&[], "COPY nope* /x/", &[]),
+            (&[], "COPY nope /x/", &["!\"/nope\": not found"]),
+            (&[], "COPY lnk /x", &["/x f 644 0:0 a"]),
+            (&[], "COPY lnk* /x/", &["/x d 755 0:0", "/x/lnk f 644 0:0 a"]),
+            (&[], "COPY dlnk /x", contents),
+            (&[], "COPY dlnk/1 /x", &["/x f 644 0:0 1"]),
+            (&[], "COPY ../../a /x", &["/x f 644 0:0 a"]),
+            (&[], "COPY /a /x", &["/x f 644 0:0 a"]),
+            (&[], "COPY a/ /x", &["/x f 644 0:0 a"]),
+            (
+                &["/x d 700 5:6"],
+                "COPY a /x",
+                &["/x d 700 5:6", "/x/a f 644 0:0 a"],
+            ),
+            (
+                &["/x f 644 0:0 old"],
+                "COPY d /x",
+                &["!cannot copy to non-directory: /x"],
+            ),
+            (&["/x f 644 0:0 old"], "COPY a /x", &["/x f 644 0:0 a"]),
+            (
+                &["/x f 644 0:0 old"],
+                "COPY a /x/",
+                &["!cannot copy to non-directory: /x"],
+            ),
+            (real, "COPY a /l/", &["/real d 700 3:4", "/real/a f 644 0:0 a"]),
+            (real, "COPY a /l", &["/real d 700 3:4", "/real/a f 644 0:0 a"]),
+            (
+                &["/lf l 777 0:0 /real/f", "/real d 755 0:0"],
+                "COPY a /lf",
+                &["/real d 755 0:0", "/real/f f 644 0:0 a"],
+            ),
+            (
+                &["/l l 777 0:0 ../../../real", "/real d 755 0:0"],
+                "COPY a /l/",
+                &["/real d 755 0:0", "/real/a f 644 0:0 a"],
+            ),
+            (
+                &["/l l 777 0:0 /l2", "/l2 l 777 0:0 l"],
+                "COPY a /l/",
+                &["!too many levels"],
+            ),
+            (real, "COPY --link a /l/", &["/l d 755 0:0", "/l/a f 644 0:0 a"]),
+            (
+                &["/x d 755 0:0", "/x/sub l 777 0:0 /real", "/real d 755 0:0"],
+                "COPY d /x",
+                &["!cannot copy to non-directory: /x/sub"],
+            ),
+            (
+                &["/x d 755 0:0", "/x/1 d 755 0:0"],
+                "COPY d /x",
+                &["!cannot replace to directory /x/1 with file"],
+            ),
+            (&["/x d 755 0:0", "/x/1 l 777 0:0 /real"], "COPY d /x", contents),
+            (
+                &["/x d 711 1:1", "/x/sub d 700 9:9"],
+                "COPY d /x",
+                &[
+                    "/x d 711 1:1",
+                    "/x/1 f 644 0:0 1",
+                    "/x/sub d 755 0:0",
+                    "/x/sub/2 f 644 0:0 2",
+                ],
+            ),
+            (
+                &[],
+                "COPY --chown=5:6 a n/e/w/",
+                &[
+                    "/n d 755 5:6",
+                    "/n/e d 755 5:6",
+                    "/n/e/w d 755 5:6",
+                    "/n/e/w/a f 644 5:6 a",
+                ],
+            ),
+            (&[], "COPY --chown=5 a n/", &["/n d 755 5:5", "/n/a f 644 5:5 a"]),
+            (&[], "COPY --chown=:6 a n/", &["/n d 755 0:6", "/n/a f 644 0:6 a"]),
+            (&[], "COPY --chown=bob a n/", &["!invalid user index: -1"]),
+            (
+                &["/etc d 755 0:0", passwd],
+                "COPY --chown=bob a /x",
+                &["/x f 644 12:34 a"],
+            ),
+            (
+                &["/etc d 755 0:0", passwd],
+                "COPY --chown=bob:7 a /x",
+                &["/x f 644 12:7 a"],
+            ),
+            (
+                &["/etc d 755 0:0", passwd],
+                "COPY --chown=eve a /x",
+                &["!unable to find user eve"],
+            ),
+            (
+                &["/etc d 755 0:0", passwd],
+                "COPY --chown=bob:bobs a /x",
+                &["!invalid group index: -1"],
+            ),
+            (
+                &["/etc d 755 0:0", passwd],
+                "COPY --link --chown=bob a /x",
+                &["!invalid user index: -1"],
+            ),
+            (
+                &[],
+                "COPY --chmod=600 d n/",
+                &[
+                    "/n d 600 0:0",
+                    "/n/1 f 600 0:0 1",
+                    "/n/sub d 600 0:0",
+                    "/n/sub/2 f 600 0:0 2",
+                ],
+            ),
+            (
+                &[],
+                "COPY --chmod=u+s,g-r d /n/m/",
+                &[
+                    "/n d 755 0:0",
+                    "/n/m d 755 0:0",
+                    "/n/m/1 f 4604 0:0 1",
+                    "/n/m/sub d 4715 0:0",
+                    "/n/m/sub/2 f 4604 0:0 2",
+                ],
+            ),
+            (
+                &[],
+                "COPY --chmod=08 a /x",
+                &["!invalid chmod parameter: '08'. it should be octal"],
+            ),
+            (
+                &[],
+                "COPY --exclude=sub d /n/",
+                &["/n d 755 0:0", "/n/1 f 644 0:0 1"],
+            ),
+            (
+                &[],
+                "COPY --exclude=sub --exclude=!sub/2 d /n/",
+                &[
+                    "/n d 755 0:0",
+                    "/n/1 f 644 0:0 1",
+                    "/n/sub d 755 0:0",
+                    "/n/sub/2 f 644 0:0 2",
+                ],
+            ),
+            (
+                &[],
+                "COPY --exclude=b.txt [ab]* /n/",
+                &["/n d 755 0:0", "/n/a f 644 0:0 a", "/n/busybox f 755 0:0 bb"],
+            ),
+            (
+                &[],
+                "COPY --parents d/sub/2 a /n/",
+                &[
+                    "/n d 755 0:0",
+                    "/n/a f 644 0:0 a",
+                    "/n/d d 750 0:0",
+                    "/n/d/sub d 755 0:0",
+                    "/n/d/sub/2 f 644 0:0 2",
+                ],
+            ),
+            (
+                &[],
+                "COPY --parents ./d/./sub/2 /n/",
+                &["/n d 755 0:0", "/n/sub d 755 0:0", "/n/sub/2 f 644 0:0 2"],
+            ),
+            (
+                &[],
+                "COPY --parents **/2 /n/",
+                &[
+                    "/n d 755 0:0",
+                    "/n/d d 750 0:0",
+                    "/n/d/sub d 755 0:0",
+                    "/n/d/sub/2 f 644 0:0 2",
+                ],
+            ),
+            (
+                &[],
+                "COPY --parents d/* e /n/",
+                &[
+                    "/n d 755 0:0",
+                    "/n/d d 750 0:0",
+                    "/n/d/1 f 644 0:0 1",
+                    "/n/d/sub d 755 0:0",
+                    "/n/d/sub/2 f 644 0:0 2",
+                    "/n/e d 755 0:0",
+                ],
+            ),
+            (&[], "COPY --parents nope /n/", &["!\"/nope\": not found"]),
+            (&[], "COPY --parents nope* /n/", &["/n d 755 0:0"]),
+            (
+                &["/w d 755 0:0"],
+                "COPY --cwd=/w d/. d2/.",
+                &[
+                    "/w d 755 0:0",
+                    "/w/d2 d 755 0:0",
+                    "/w/d2/1 f 644 0:0 1",
+                    "/w/d2/sub d 755 0:0",
+                    "/w/d2/sub/2 f 644 0:0 2",
+                ],
+            ),
+            (&[], "COPY a ", &["/a f 644 0:0 a"]),
+            (
+                &[],
+                "COPY <<f a /x/",
+                &["/x d 755 0:0", "/x/a f 644 0:0 a", "/x/f f 644 0:0 inline"],
+            ),
+            (
+                &[],
+                "COPY --chmod=4711 --chown=1:2 <<f /x",
+                &["/x f 4711 1:2 inline"],
+            ),
+            (&[], "COPY <<a a /x/", &["/x d 755 0:0", "/x/a f 644 0:0 inline"]),
+            (&[], "COPY <<a/b /x/", &["!invalid name"]),
+            (&[], "COPY fifo /x", &["/x p 640 0:0"]),
+            (&[], "COPY [c-a]x* /x/", &["!syntax error in pattern"]),
+            (&[], "COPY [c /x/", &["!syntax error in pattern"]),
+            (&["/x d 755 0:0"], "COPY e /x", &[]),
+            (
+                &["/x d 755 0:0"],
+                "COPY a b.txt /x",
+                &["/x d 755 0:0", "/x/a f 644 0:0 a", "/x/b.txt f 4755 0:0 b"],
+            ),
+            (
+                &[],
+                "COPY a hard /n/",
+                &["/n d 755 0:0", "/n/a f 644 0:0 a", "/n/hard f 644 0:0 a"],
+            ),
+        ],
+        &k,
+    );
+    assert!(k.take_warnings().is_empty());
+}
+
+#[test]
+fn a_whole_context_keeps_its_shape() {
+    let dir = context();
+    let k = LocalContext::open(dir.path(), None, None).unwrap();
+    let layer = run("COPY . /x/", &k, &Memory::default()).unwrap();
+    let lines = layer.lines(true);
+    for wanted in [
+        "/x d 755 0:0 @42",
+        "/x/a f 644 0:0 a\n @1000000000",
+        "/x/hard h 644 0:0 /x/a @1000000000",
+    ] {
+        assert!(lines.iter().any(|line| line == wanted), "{wanted}: {lines:#?}");
+    }
+    let lines = layer.lines(false);
+    for wanted in [
+        "/x/d d 750 0:0",
+        "/x/lnk l 777 0:0 a",
+        "/x/dlnk l 777 0:0 d",
+        "/x/fifo p 640 0:0",
+        "/x/c d d 755 0:0",
+        "/x/e d 755 0:0",
+    ] {
+        assert!(lines.iter().any(|line| line == wanted), "{wanted}: {lines:#?}");
+    }
+    let layer = run("COPY --chmod=u=rwX,go=rX . n/", &k, &Memory::default()).unwrap();
+    let lines = layer.lines(false);
+    for wanted in [
+        "/n/b.txt f 755 0:0 b",
+        "/n/d d 755 0:0",
+        "/n/d/1 f 644 0:0 1",
+        "/n/lnk l 777 0:0 a",
+    ] {
+        assert!(lines.iter().any(|line| line == wanted), "{wanted}: {lines:#?}");
+    }
+    let layer = run(
+        "COPY --exclude=*.txt --exclude=d/sub --exclude=bus* . /n/",
+        &k,
+        &Memory::default(),
+    )
+    .unwrap();
+    for gone in ["/n/b.txt", "/n/busybox", "/n/d/sub", "/n/d/sub/2"] {
+        assert!(!layer.0.contains_key(&path(gone)), "{gone}");
+    }
+    assert!(layer.0.contains_key(&path("/n/d/1")));
+}
+
+#[test]
+fn owners_of_stages_are_kept() {
+    let stage = Memory::of(&[
+        "/a f 4755 7:8 a",
+        "/o d 700 1:2",
+        "/o/p d 711 3:4",
+        "/o/p/f f 600 5:6 f",
+    ]);
+    for (instruction, wanted) in [
+        ("COPY --from=s a /n/", &["/n d 755 0:0", "/n/a f 4755 7:8 a"][..]),
+        (
+            "COPY --from=s /o /n",
+            &["/n d 755 0:0", "/n/p d 711 3:4", "/n/p/f f 600 5:6 f"],
+        ),
+        (
+            "COPY --from=s --chown=9 /o /n",
+            &["/n d 755 9:9", "/n/p d 711 9:9", "/n/p/f f 600 9:9 f"],
+        ),
+    ] {
+        assert_eq!(
+            run(instruction, &stage, &Memory::default()).unwrap().lines(false),
+            wanted,
+            "{instruction}"
+        );
+    }
+}
+
+#[test]
+fn ignored_files_do_not_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [
+        ".hidden",
+        "a.txt",
+        "b.log",
+        "d/a.txt",
+        "d/sub/a.txt",
+        "d/sub/c.log",
+        "x/node_modules/q.js",
+    ] {
+        write(dir.path(), name, 0o644, b"x");
+    }
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    // Patterns, what there is.
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["*.log", "x"],
+            "/.hidden /a.txt /d /d/a.txt /d/sub /d/sub/a.txt /d/sub/c.log /empty",
+        ),
+        (&["*", "!d/sub/a.txt"], "/d /d/sub /d/sub/a.txt"),
+        (&["*", "!nothing"], ""),
+        (
+            &["d", "!d/sub", ".*", "empty", "x"],
+            "/a.txt /b.log /d /d/sub /d/sub/a.txt /d/sub/c.log",
+        ),
+        (
+            &["d/**/a.txt", "**/q.js", "empty/**"],
+            "/.hidden /a.txt /b.log /d /d/sub /d/sub/c.log /empty /x /x/node_modules",
+        ),
+        (
+            &["**/*.txt", "!**/sub/*.txt", "**/*.js", "x", "empty"],
+            "/.hidden /b.log /d /d/sub /d/sub/a.txt /d/sub/c.log",
+        ),
+    ];
+    for (patterns, wanted) in cases {
+        let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let open = || LocalContext::open(dir.path(), Some(Matcher::new(&patterns).unwrap()), None).unwrap();
+        let seen = |tree: &LocalContext| {
+            let layer = run("COPY . /", tree, &Memory::default()).unwrap();
+            layer
+                .0
+                .keys()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(seen(&open()), *wanted, "{patterns:?}");
+        // Names that are asked for one by one are the same as those of a walk.
+        for name in [
+            ".hidden",
+            "a.txt",
+            "b.log",
+            "d",
+            "d/a.txt",
+            "d/sub",
+            "d/sub/c.log",
+            "empty",
+            "x",
+        ] {
+            let exists = wanted.split(' ').any(|path| path == format!("/{name}"));
+            assert_eq!(
+                open().lookup(&path(name)).unwrap().is_some(),
+                exists,
+                "{patterns:?} {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn sockets_are_left_out_and_links_do_not_leave() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "m/f", 0o644, b"f");
+    let outside = tempfile::tempdir().unwrap();
+    write(outside.path(), "secret", 0o600, b"secret");
+    symlink(outside.path(), dir.path().join("out")).unwrap();
+    symlink("/m/f", dir.path().join("absolute")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("m/sock")).unwrap();
+    let tree = LocalContext::open(dir.path(), None, None).unwrap();
+    let layer = run("COPY m /m/", &tree, &Memory::default()).unwrap();
+    assert_eq!(layer.lines(false), ["/m d 755 0:0", "/m/f f 644 0:0 f"]);
+    assert_eq!(tree.take_warnings(), ["/m/sock is a socket and was left out"]);
+    assert!(tree.take_warnings().is_empty());
+    assert_eq!(
+        run("COPY absolute /e", &tree, &Memory::default())
+            .unwrap()
+            .lines(false),
+        ["/e f 644 0:0 f"]
+    );
+    let error = run("COPY out/secret /s", &tree, &Memory::default()).unwrap_err();
+    assert!(error.to_string().contains("not found"), "{error:#}");
+}
+
+#[test]
+fn keys_see_what_a_layer_gets_and_nothing_else() {
+    let dir = context();
+    let select = |instruction: &str| {
+        let k = LocalContext::open(dir.path(), None, None).unwrap();
+        copy::selection(&op(instruction), Some(&k)).unwrap()
+    };
+    let key = || select("COPY . /").key();
+    let first = key();
+    assert_eq!(first, key());
+    set_mtime(&dir.path().join("a"), 77);
+    assert_eq!(first, key(), "times are not in the key");
+    fs::set_permissions(dir.path().join("e"), fs::Permissions::from_mode(0o700)).unwrap();
+    let second = key();
+    assert_ne!(first, second, "modes of directories are");
+    fs::write(dir.path().join("a"), "A\n").unwrap();
+    let third = key();
+    assert_ne!(second, third);
+    fs::remove_file(dir.path().join("hard")).unwrap();
+    fs::write(dir.path().join("hard"), "A\n").unwrap();
+    assert_ne!(third, key(), "links are");
+    // What is not copied does not count, nor the name of a directory whose contents are copied.
+    let third = select("COPY d /").key();
+    fs::write(dir.path().join("b.txt"), "other").unwrap();
+    assert_eq!(third, select("COPY d /").key());
+    assert_eq!(third, select("COPY dlnk /").key());
+    assert_ne!(select("COPY a /").key(), select("COPY lnk /").key());
+    assert_eq!(select("COPY d/1 /").inputs().len(), 1);
+}
+
+#[test]
+fn facts_are_what_was_looked_at() {
+    let dir = context();
+    let k = LocalContext::open(dir.path(), None, None).unwrap();
+    let facts = |instruction: &str, base: &[&str]| {
+        let op = op(instruction);
+        let selection = copy::selection(&op, Some(&k)).unwrap();
+        copy::plan(&op, &selection, Some(&k), &Memory::of(base))
+            .unwrap()
+            .facts_key()
+    };
+    let plain = facts("COPY a /x/", &["/x d 755 0:0"]);
+    assert_eq!(plain, facts("COPY a /x/", &["/x d 755 0:0", "/y f 644 0:0 y"]));
+    assert_ne!(plain, facts("COPY a /x/", &["/x d 755 1:1"]));
+    assert_ne!(plain, facts("COPY a /x/", &[]));
+    let passwd = |id: u32| format!("/etc/passwd f 644 0:0 bob:x:{id}:1::/:\n");
+    let chown = |id| facts("COPY --chown=bob a /x", &["/etc d 755 0:0", &passwd(id)]);
+    assert_ne!(chown(1), chown(2));
+    assert_eq!(
+        facts("COPY --link a /x/", &[]),
+        facts("COPY --link a /x/", &["/x l 777 0:0 /y"])
+    );
+}
+
+#[test]
+fn a_change_after_the_key_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for (data, after) in [("same size", "SAME SIZE"), ("longer", "long"), ("gone", "")] {
+        write(dir.path(), "f", 0o644, data.as_bytes());
+        let tree = LocalContext::open(dir.path(), None, None).unwrap();
+        let op = op("COPY f /x");
+        let selection = copy::selection(&op, Some(&tree)).unwrap();
+        let plan = copy::plan(&op, &selection, Some(&tree), &Memory::default()).unwrap();
+        if after.is_empty() {
+            fs::remove_file(dir.path().join("f")).unwrap();
+        } else {
+            fs::write(dir.path().join("f"), after).unwrap();
+        }
+        let error = plan.write(Some(&tree), &mut Memory::default(), NOW).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("/f"), "{text}");
+        assert!(
+            after.is_empty() || text.contains("changed while it was being copied"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn files_larger_than_a_block_are_streamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = |size: usize| (0..size).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>();
+    let sizes = [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_333_333, 5, 1 << 21];
+    for (index, size) in sizes.iter().enumerate() {
+        write(dir.path(), &format!("f{index}"), 0o644, &data(*size));
+    }
+    let tree = LocalContext::open(dir.path(), None, None).unwrap();
+    let layer = run("COPY . /", &tree, &Memory::default()).unwrap();
+    for (index, size) in sizes.iter().enumerate() {
+        assert!(layer.0[&path(&format!("f{index}"))].1 == data(*size), "f{index}");
+    }
+}
+
+#[test]
+fn directories_are_made_for_workdir() {
+    let passwd = "/etc/passwd f 644 0:0 bob:x:12:34::/:\n";
+    for (base, dir, user, wanted) in [
+        (
+            &[][..],
+            "/wd/x",
+            "4242",
+            &["/wd d 755 4242:4242", "/wd/x d 755 4242:4242"][..],
+        ),
+        (&["/wd d 700 1:1"], "/wd", "bob", &[]),
+        (
+            &["/wd d 700 1:1"],
+            "/wd/x",
+            "",
+            &["/wd d 700 1:1", "/wd/x d 755 0:0"],
+        ),
+        (
+            &["/l l 777 0:0 ../../real"],
+            "/l/x",
+            "",
+            &["/real d 755 0:0", "/real/x d 755 0:0"],
+        ),
+        (&["/etc d 755 0:0", passwd], "/w", "bob", &["/w d 755 12:34"]),
+        (&[], "/", "nobody", &[]),
+        (&["/f f 644 0:0 f"], "/f", "", &["!not a directory"]),
+        (&["/f f 644 0:0 f"], "/f/g", "", &["!non-directory"]),
+    ] {
+        let op = MkdirOp {
+            path: dir.to_owned(),
+            user: user.to_owned(),
+        };
+        let mut layer = Memory::default();
+        let result = mkdir::plan(&op, &Memory::of(base)).and_then(|plan| plan.write(None, &mut layer, NOW));
+        match (result, wanted.first().and_then(|wanted| wanted.strip_prefix('!'))) {
+            (Ok(()), None) => assert_eq!(layer.lines(false), wanted, "{dir}"),
+            (Err(error), Some(text)) => assert!(error.to_string().contains(text), "{dir}: {error}"),
+            (result, _) => panic!("{dir}: {result:?}"),
+        }
+    }
+}
+
+/// A tar of members `(type, name, link or data, mode, owner)`.
+fn tar(members: &[(u8, &str, &str, u32, u32)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (kind, name, rest, mode, owner) in members {
+        let data = if *kind == b'0' { rest.as_bytes() } else { &[] };
+        let mut header = [0u8; 512];
+        let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        put(0, name);
+        put(100, &format!("{mode:07o}"));
+        put(108, &format!("{owner:07o}"));
+        put(116, &format!("{:07o}", owner + 1));
+        put(124, &format!("{:011o}", data.len()));
+        put(136, &format!("{:011o}", 1_100_000_000));
+        put(156, std::str::from_utf8(&[*kind]).unwrap());
+        put(257, "ustar\x0000");
+        if *kind == b'1' || *kind == b'2' {
+            put(157, rest);
+        }
+        put(148, "        ");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend_from_slice(&header);
+        out.extend_from_slice(data);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+#[test]
+fn archives_are_extracted() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = tar(&[
+        (b'5', "./", "", 0o700, 111),
+        (b'5', "tt/", "", 0o700, 33),
+        (b'2', "tt/l", "f", 0o777, 33),
+        (b'0', "tt/f", "file", 0o4755, 33),
+        (b'1', "tt/a", "tt/f", 0o4755, 33),
+        (b'0', "implied/x", "x", 0o600, 1),
+    ]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&plain).unwrap();
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
+    bzip2.write_all(&plain).unwrap();
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::default()).unwrap();
+    xz.write_all(&plain).unwrap();
+    let wanted = [
+        "/n d 755 0:0 @42",
+        "/n/implied d 755 0:0 @42",
+        "/n/implied/x f 600 1:2 x @1100000000",
+        "/n/tt d 700 33:34 @1100000000",
+        "/n/tt/a f 4755 33:34 file @1100000000",
+        "/n/tt/f h 4755 33:34 /n/tt/a @1100000000",
+        "/n/tt/l l 777 33:34 f @1100000000",
+    ];
+    let truncated = plain[..300].to_vec();
+    for (name, bytes) in [
+        ("p.tar", plain.clone()),
+        ("p.tar.gz", gzip.finish().unwrap()),
+        ("p.tar.bz2", bzip2.finish().unwrap()),
+        ("p.tar.xz", xz.finish().unwrap()),
+        ("p.tar.zst", zstd::encode_all(&plain[..], 3).unwrap()),
+    ] {
+        fs::write(dir.path().join(name), bytes).unwrap();
+        let tree = LocalContext::open(dir.path(), None, None).unwrap();
+        let layer = run(&format!("ADD --chmod=600 {name} /n"), &tree, &Memory::default()).unwrap();
+        assert_eq!(layer.lines(true), wanted, "{name}");
+    }
+    let mut not_tar = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    not_tar.write_all(b"hello").unwrap();
+    for (name, bytes) in [
+        ("nt.gz", not_tar.finish().unwrap()),
+        ("empty.tar", vec![0; 10240]),
+        ("trunc.tar", truncated),
+        ("broken.tar.gz", b"\x1f\x8b\x08 nonsense".to_vec()),
+        ("nothing", Vec::new()),
+    ] {
+        fs::write(dir.path().join(name), &bytes).unwrap();
+        let tree = LocalContext::open(dir.path(), None, None).unwrap();
+        let layer = run(&format!("ADD {name} /n/"), &tree, &Memory::default()).unwrap();
+        assert_eq!(layer.0[&path(&format!("n/{name}"))].1, bytes, "{name}");
+    }
+    let tree = LocalContext::open(dir.path(), None, None).unwrap();
+    let owned = run("ADD --chown=1:2 p.tar.gz /n", &tree, &Memory::default()).unwrap();
+    assert!(
+        owned
+            .0
+            .values()
+            .all(|(entry, _)| (entry.uid, entry.gid) == (1, 2))
+    );
+    let copied = run("COPY p.tar /n", &tree, &Memory::default()).unwrap();
+    assert_eq!(copied.0[&path("n")].1, plain);
+}
+
+#[test]
+fn archives_stay_where_they_are_put() {
+    let dir = tempfile::tempdir().unwrap();
+    // Base, members, entries or error.
+    type Case<'a> = (
+        &'a [&'a str],
+        &'a [(u8, &'a str, &'a str, u32, u32)],
+        &'a [&'a str],
+    );
+    let cases: &[Case<'_>] = &[
+        (
+            &[],
+            &[(b'0', "ok", "x", 0o644, 0), (b'0', ".wh.kept", "x", 0o644, 0)],
+            &["!.wh."],
+        ),
+        (&[], &[(b'0', "../x", "x", 0o644, 0)], &["!.."]),
+        (
+            &["/etc d 755 0:0"],
+            &[(b'2', "l", "/etc", 0o777, 0), (b'0', "l/f", "x", 0o644, 0)],
+            &[
+                "/n d 755 0:0",
+                "/n/etc d 755 0:0",
+                "/n/etc/f f 644 0:1 x",
+                "/n/l l 777 0:1 /etc",
+            ],
+        ),
+        (
+            &[
+                "/n d 711 3:3",
+                "/n/lib l 777 0:0 usr/lib",
+                "/n/usr d 755 0:0",
+                "/n/usr/lib d 755 0:0",
+            ],
+            &[(b'0', "lib/f", "x", 0o644, 0)],
+            &[
+                "/n d 711 3:3",
+                "/n/usr d 755 0:0",
+                "/n/usr/lib d 755 0:0",
+                "/n/usr/lib/f f 644 0:1 x",
+            ],
+        ),
+        (&[], &[(b'1', "h", "etc/shadow", 0o644, 0)], &["!hard link"]),
+        (
+            &["/n d 755 0:0", "/n/d d 755 0:0", "/n/d/old f 644 0:0 old"],
+            &[(b'0', "d", "file", 0o644, 0)],
+            &["/n d 755 0:0", "/n/d f 644 0:1 file"],
+        ),
+        (
+            &["/n d 755 0:0", "/n/d d 755 0:0", "/n/d/old f 644 0:0 old"],
+            &[
+                (b'0', "d", "file", 0o644, 0),
+                (b'5', "d", "", 0o700, 0),
+                (b'0', "d/new", "new", 0o644, 0),
+            ],
+            &["/n d 755 0:0", "/n/d D 700 0:1", "/n/d/new f 644 0:1 new"],
+        ),
+        (
+            &[],
+            &[
+                (b'5', "d", "", 0o700, 0),
+                (b'0', "d/f", "1", 0o644, 0),
+                (b'0', "d", "2", 0o644, 0),
+            ],
+            &["/n d 755 0:0", "/n/d f 644 0:1 2"],
+        ),
+        (
+            &[],
+            &[(b'0', "f", "first", 0o600, 0), (b'0', "f", "second", 0o644, 0)],
+            &["/n d 755 0:0", "/n/f f 644 0:1 second"],
+        ),
+    ];
+    for (base, members, wanted) in cases {
+        fs::write(dir.path().join("p.tar"), tar(members)).unwrap();
+        let tree = LocalContext::open(dir.path(), None, None).unwrap();
+        check(&[(base, "ADD p.tar /n/", wanted)], &tree);
+    }
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    let dir = tempfile::tempdir().unwrap();
+    // 3 GiB of zeros in one member, compressed to a few hundred KiB.
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    let mut head = tar(&[(b'0', "zeros", "", 0o644, 0)]);
+    head.truncate(512);
+    head[124..135].copy_from_slice(b"30000000000");
+    head[148..156].copy_from_slice(b"        ");
+    let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
+    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    encoder.write_all(&head).unwrap();
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..1100 {
+        encoder.write_all(&zeros).unwrap();
+    }
+    fs::write(dir.path().join("bomb"), encoder.finish().unwrap()).unwrap();
+    let tree = LocalContext::open(dir.path(), None, None).unwrap();
+    let error = run("ADD bomb /n/", &tree, &Memory::default()).unwrap_err();
+    assert!(format!("{error:#}").contains("too large"), "{error:#}");
+}
+
+#[test]
+fn a_second_layer_lies_on_the_first() {
+    let dir = context();
+    let k = LocalContext::open(dir.path(), None, None).unwrap();
+    let mut base = Memory::default();
+    for instruction in ["COPY d /x", "COPY a /x", "COPY --chown=3 d/sub /x/sub"] {
+        let layer = run(instruction, &k, &base).unwrap();
+        base.apply(&layer);
+    }
+    let wanted = [
+        "/x d 755 0:0",
+        "/x/1 f 644 0:0 1",
+        "/x/a f 644 0:0 a",
+        "/x/sub d 755 0:0",
+        "/x/sub/2 f 644 3:3 2",
+    ];
+    assert_eq!(base.lines(false), wanted);
+}
