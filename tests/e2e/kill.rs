@@ -97,7 +97,8 @@ fn listing(env: &Env, name: &str) -> Vec<String> {
     let output = format!("type=local,dest={}", dest.display());
     env.rbuild(["build", "-q", "-o", &output, &context(env)]).ok();
     let mut find = std::process::Command::new("find");
-    find.args([".", "-not", "-path", "./bin/*", "-printf", "%p %y %m %s\\n"]).current_dir(&dest);
+    find.args([".", "-not", "-path", "./bin/*", "-printf", "%p %y %m %s\\n"])
+        .current_dir(&dest);
     let found = find.output().unwrap();
     let mut lines: Vec<String> = String::from_utf8(found.stdout)
         .unwrap()

@@ -102,15 +102,20 @@ impl Copier<'_> {
                 self.to.put_file(planned)
             }
             Found::Contents(items) => {
-                let top = self.directory_path(items.is_empty())?;
+                let top = self.directory_path(items.is_empty(), self.created)?;
                 self.contents(number, &top, items)
             }
             Found::Parents(items) => {
-                let top = self.directory_path(items.is_empty())?;
+                let top = self.directory_path(items.is_empty(), self.created)?;
                 self.contents(number, &top, items)
             }
             Found::Archive(item) => {
-                let top = self.directory_path(false)?;
+                // `--chmod` says nothing about archives, and nothing about where they go (spec D2).
+                let created = Created {
+                    mode: 0o755,
+                    ..self.created
+                };
+                let top = self.directory_path(false, created)?;
                 let source = self.source.context("the copy has no source")?;
                 let file = add::Archive {
                     item,
@@ -150,12 +155,12 @@ impl Copier<'_> {
     }
 
     /// The destination as a directory, which is planned unless it is there and nothing comes into it.
-    fn directory_path(&mut self, empty: bool) -> anyhow::Result<LayerPath> {
+    fn directory_path(&mut self, empty: bool, created: Created) -> anyhow::Result<LayerPath> {
         let resolved = tree::resolve(&self.to, &self.path)?;
         match resolved.entry {
             Some(entry) if !entry.is_dir() => bail!("cannot copy to non-directory: {}", resolved.path),
             Some(_) if empty => {}
-            _ => self.to.make_directories(&resolved.path, self.created)?,
+            _ => self.to.make_directories(&resolved.path, created)?,
         }
         Ok(resolved.path)
     }

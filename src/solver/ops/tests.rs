@@ -74,6 +74,7 @@ impl Memory {
                 "{} {kind} {mode:o} {}:{} {rest}",
                 entry.path, entry.uid, entry.gid
             );
+            line.truncate(line.trim_end_matches(' ').len());
             if times {
                 line = format!("{line} @{}", entry.mtime.seconds);
             }
