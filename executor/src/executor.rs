@@ -1,35 +1,64 @@
 //! The door: entering the sandbox, and running steps in it.
 
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::net::SendFlags;
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use crate::enter::enter;
+use crate::inroot::Created;
+use crate::protocol::{self, Report, Request, order, receive_report, send_request};
+use crate::spawner::{self, Plan};
 use crate::{Cancel, Error, ExecSpec, Exit, Isolation};
 
 /// The process inside its namespaces, with the spawner beside it. Share it among threads.
+///
+/// Dropping it ends the spawner and with it whatever still runs.
 #[derive(Debug)]
 pub struct Executor {
     line: String,
+    control: OwnedFd,
+    /// A pidfd.
+    spawner: OwnedFd,
 }
 
 impl Executor {
-    /// Moves the calling process into the namespaces of `isolation`. It must have one thread.
+    /// Moves the calling process into the namespaces of `isolation`. It must have one thread, the main one.
     ///
     /// `scratch` is an existing, empty directory of this build on the file system of the layers; the
     /// executor keeps its stub layer there, and the caller removes it after the build. From here on
     /// file owners are those of the namespace: the process is uid 0 in it.
     pub fn enter(isolation: Isolation, scratch: &Path) -> Result<Executor, Error> {
-        let _ = (isolation, scratch);
-        Err(Error::Unavailable {
-            reason: "this build of rbuild cannot run steps".to_owned(),
+        let scratch = scratch
+            .canonicalize()
+            .map_err(|e| Error::internal(format!("finding {}", scratch.display()), e))?;
+        let entered = enter(isolation)?;
+        let plan = Plan {
+            scratch,
+            in_user_namespace: entered.in_user_namespace,
+        };
+        let (spawner, control) = spawner::spawn(&plan)?;
+        Ok(Executor {
+            line: entered.line,
+            control,
+            spawner,
         })
     }
 
-    /// Which isolation was taken and why, in one line.
+    /// Which isolation was taken, in one line.
     pub fn describe(&self) -> String {
         self.line.clone()
     }
 
     /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.
+    ///
+    /// When this returns, no process of the step is left, and `upper` holds what the step wrote and
+    /// nothing else. Nothing has been synced to disk: the step's own `fsync` calls do nothing.
     pub fn run(
         &self,
         spec: &ExecSpec,
@@ -37,7 +66,144 @@ impl Executor {
         stderr: OwnedFd,
         cancel: &Cancel,
     ) -> Result<Exit, Error> {
-        let _ = (spec, stdout, stderr, cancel);
-        Err(Error::Cancelled)
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let (reports, theirs) =
+            protocol::sockets().map_err(|e| Error::internal("making the step's socket", e))?;
+        let spec_file = describe_step(spec).map_err(|e| Error::internal("describing the step", e))?;
+        let request = Request {
+            spec: spec_file,
+            stdout,
+            stderr,
+            reports: theirs,
+        };
+        send_request(self.control.as_fd(), &request).map_err(|e| Error::internal("starting the step", e))?;
+        drop(request);
+
+        let (result, created) = self.follow(spec, &reports, cancel);
+        if !created.is_empty() {
+            remove_mount_points(&spec.rootfs.upper, &created)?;
+        }
+        result
     }
+
+    /// Reads reports until the step is gone, passing a cancellation on.
+    fn follow(
+        &self,
+        spec: &ExecSpec,
+        reports: &OwnedFd,
+        cancel: &Cancel,
+    ) -> (Result<Exit, Error>, Vec<Created>) {
+        let mut created = Vec::new();
+        let mut failure = None;
+        let mut stopping = Stopping::No;
+        loop {
+            let mut fds = vec![PollFd::new(reports, PollFlags::IN)];
+            match stopping {
+                Stopping::No => fds.push(PollFd::from_borrowed_fd(cancel.fd(), PollFlags::IN)),
+                Stopping::Asked { .. } => {
+                    fds.push(PollFd::from_borrowed_fd(cancel.forced_fd(), PollFlags::IN));
+                }
+                Stopping::Forced => {}
+            }
+            let timeout = stopping.time_left();
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return (Err(Error::internal("waiting for the step", e)), created),
+            }
+            let reported = !fds[0].revents().is_empty();
+            let pushed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+            stopping = stopping.next(pushed, reports, Duration::from_millis(spec.grace_ms.into()));
+            if !reported {
+                continue;
+            }
+            match receive_report(reports.as_fd()) {
+                Ok(Some(Report::Ready(made))) => created = made,
+                Ok(Some(Report::Setup(text))) => failure = Some(Error::Setup(text)),
+                Ok(Some(Report::Start(text))) => failure = Some(Error::Start(text)),
+                Ok(Some(Report::Gone(exit))) => {
+                    let result = match (failure, &stopping) {
+                        (Some(error), _) => Err(error),
+                        (None, Stopping::No) => Ok(exit),
+                        (None, _) => Err(Error::Cancelled),
+                    };
+                    return (result, created);
+                }
+                Ok(None) => {
+                    let ended = io::Error::other("the spawner ended");
+                    return (Err(Error::internal("waiting for the step", ended)), created);
+                }
+                Err(e) => return (Err(Error::internal("waiting for the step", e)), created),
+            }
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = pidfd_send_signal(&self.spawner, Signal::KILL);
+        let _ =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.spawner.as_fd()), WaitIdOptions::EXITED));
+    }
+}
+
+/// How far a cancellation has come.
+#[derive(Clone, Copy, Debug)]
+enum Stopping {
+    No,
+    Asked { until: Instant },
+    Forced,
+}
+
+impl Stopping {
+    fn time_left(self) -> Option<Timespec> {
+        let Stopping::Asked { until } = self else {
+            return None;
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        Some(Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        })
+    }
+
+    /// The next state, after `pushed` (the cancellation that was waited for came) or the time has run out.
+    fn next(self, pushed: bool, reports: &OwnedFd, grace: Duration) -> Stopping {
+        let send = |order: u8| {
+            // The step may be gone: then its last report is on the way.
+            let _ = rustix::net::send(reports, &[order], SendFlags::NOSIGNAL);
+        };
+        match self {
+            Stopping::No if pushed => {
+                send(order::TERMINATE);
+                Stopping::Asked {
+                    until: Instant::now() + grace,
+                }
+            }
+            Stopping::Asked { until } if pushed || Instant::now() >= until => {
+                send(order::KILL);
+                Stopping::Forced
+            }
+            same => same,
+        }
+    }
+}
+
+fn describe_step(spec: &ExecSpec) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create("step", MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(&serde_json::to_vec(spec)?)?;
+    Ok(file.into())
+}
+
+fn remove_mount_points(upper: &Path, created: &[Created]) -> Result<(), Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper = rustix::fs::open(upper, flags, Mode::empty())
+        .map_err(|e| Error::internal("opening the upper directory", e))?;
+    for made in created.iter().rev() {
+        made.remove(upper.as_fd());
+    }
+    Ok(())
 }

@@ -11,11 +11,23 @@
 //! what the sandbox itself needs in the root (mount points) never ends up in the layer.
 
 mod cancel;
+mod caps;
+mod enter;
 mod error;
 mod executor;
+mod idmap;
+mod inroot;
 mod isolation;
+mod mounts;
+mod program;
+mod protocol;
+mod seccomp;
 pub mod signals;
+mod spawner;
 mod spec;
+mod step;
+mod sys;
+mod user;
 
 pub use cancel::Cancel;
 pub use error::Error;

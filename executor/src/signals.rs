@@ -12,18 +12,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct Signals(OwnedFd);
 
 /// Turns SIGINT, SIGTERM and SIGHUP into descriptor events from now on. Call before any thread starts.
+///
+/// Children started with [`std::process::Command`] inherit the blocked signals: the builder forwards a
+/// stop by killing them. Steps start with nothing blocked.
 pub fn install() -> io::Result<Signals> {
-    Err(io::ErrorKind::Unsupported.into())
+    crate::sys::stop_signals().map(Signals)
 }
 
 impl Signals {
     /// Blocks until one of the signals arrives and returns its number.
     pub fn wait(&self) -> io::Result<i32> {
-        Err(io::ErrorKind::Unsupported.into())
+        crate::sys::read_signal(self.0.as_fd())
     }
 }
 
 impl AsFd for Signals {
+    /// Readable when a signal is there; for `poll` together with other descriptors.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

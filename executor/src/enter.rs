@@ -1,0 +1,210 @@
+//! Moving the builder into its namespaces, once per build, or saying which knob is in the way.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::idmap::IdMaps;
+use crate::sys::{self, namespace};
+use crate::{Error, Isolation, protocol};
+
+/// How long threads that have been joined may take to disappear from the kernel's books.
+const LINGERING_THREADS: Duration = Duration::from_secs(1);
+
+/// Where the builder is after entering.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) in_user_namespace: bool,
+    /// One line for the user.
+    pub(crate) line: String,
+}
+
+/// Enters the namespaces of `isolation`. The process has one thread.
+pub(crate) fn enter(isolation: Isolation) -> Result<Entered, Error> {
+    wait_for_single_thread()?;
+    let is_root = rustix::process::geteuid().is_root();
+    match isolation {
+        Isolation::Root => enter_as_root(),
+        Isolation::Userns => enter_user_namespace(),
+        Isolation::Auto if !is_root => enter_user_namespace(),
+        Isolation::Auto => enter_as_root().or_else(|root| match enter_user_namespace() {
+            Ok(entered) => Ok(entered),
+            Err(userns) => Err(unavailable(format!("{}; {}", reason(root), reason(userns)))),
+        }),
+    }
+}
+
+fn unavailable(reason: impl Into<String>) -> Error {
+    Error::Unavailable {
+        reason: reason.into(),
+    }
+}
+
+fn reason(error: Error) -> String {
+    match error {
+        Error::Unavailable { reason } => reason,
+        other => other.to_string(),
+    }
+}
+
+fn wait_for_single_thread() -> Result<(), Error> {
+    let begin = Instant::now();
+    loop {
+        match sys::unshare(namespace::NONE_IF_SINGLE_THREADED) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && begin.elapsed() < LINGERING_THREADS => {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Err(e) => {
+                let what = "entering the build sandbox: the builder still has more than one thread";
+                return Err(Error::internal(what, e));
+            }
+        }
+    }
+}
+
+fn enter_as_root() -> Result<Entered, Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(unavailable(
+            "isolation \"root\" was asked for, but the user is not root",
+        ));
+    }
+    let held = capabilities(None)
+        .map_err(|e| Error::internal("reading capabilities", e))?
+        .effective;
+    if !held.contains(CapabilitySet::SYS_ADMIN) {
+        return Err(unavailable(
+            "root lacks CAP_SYS_ADMIN, as in an ordinary container (start that container with --cap-add SYS_ADMIN \
+             --security-opt seccomp=unconfined --security-opt apparmor=unconfined, or run rbuild as an ordinary user)",
+        ));
+    }
+    sys::unshare(namespace::MOUNT).map_err(|e| {
+        unavailable(format!(
+            "root may not make a mount namespace: {e}{}",
+            confinement()
+        ))
+    })?;
+    make_private()?;
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let in_user_namespace = map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"];
+    let line = if in_user_namespace {
+        "isolation: root of the user namespace that rbuild was started in"
+    } else {
+        "isolation: root, namespaces without a user namespace"
+    };
+    Ok(Entered {
+        in_user_namespace,
+        line: line.to_owned(),
+    })
+}
+
+fn make_private() -> Result<(), Error> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| unavailable(format!("mounting is refused: {e}{}", confinement())))
+}
+
+fn enter_user_namespace() -> Result<Entered, Error> {
+    // What is certain to fail is told before anything is tried.
+    if let Some(obstacle) = switched_off() {
+        return Err(unavailable(obstacle));
+    }
+    let maps = IdMaps::of_caller().map_err(unavailable)?;
+
+    // The maps are written from outside: by a child that stays there.
+    let (ours, theirs) = protocol::sockets().map_err(|e| Error::internal("making a socket", e))?;
+    let builder = rustix::process::getpid().as_raw_nonzero().get();
+    let child = sys::clone_into(0).map_err(|e| Error::internal("forking", e))?;
+    let Some(child) = child else {
+        drop(ours);
+        let mut byte = [0u8; 1];
+        if matches!(rustix::io::read(&theirs, &mut byte[..]), Ok(1)) {
+            let answer = match maps.write(builder) {
+                Ok(()) => "+".to_owned(),
+                Err(error) => reason(error),
+            };
+            // Nobody to tell when the builder is gone.
+            let _ = rustix::io::write(&theirs, answer.as_bytes());
+        }
+        sys::exit_now(0)
+    };
+    drop(theirs);
+
+    let unshared = sys::unshare(namespace::USER | namespace::MOUNT);
+    let mapped = match &unshared {
+        Ok(()) => ask_for_maps(&ours),
+        Err(e) => Err(unavailable(format!(
+            "a user namespace is refused: {e}{}",
+            namespace_hint(e)
+        ))),
+    };
+    drop(ours);
+    // The child ends by itself: it has answered, or its socket has closed.
+    let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED));
+    mapped?;
+    make_private()?;
+    Ok(Entered {
+        in_user_namespace: true,
+        line: format!("isolation: user namespace with {} ids", maps.count),
+    })
+}
+
+fn ask_for_maps(socket: &std::os::fd::OwnedFd) -> Result<(), Error> {
+    let mut answer = vec![0u8; 4096];
+    let length = rustix::io::write(socket, b"!")
+        .and_then(|_| rustix::io::retry_on_intr(|| rustix::io::read(socket, &mut answer[..])))
+        .map_err(|e| Error::internal("waiting for the id maps", e))?;
+    match &answer[..length] {
+        b"+" => Ok(()),
+        b"" => Err(Error::internal(
+            "writing the id maps",
+            io::Error::from(io::ErrorKind::UnexpectedEof),
+        )),
+        text => Err(unavailable(String::from_utf8_lossy(text))),
+    }
+}
+
+fn setting(path: &str) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// A setting that forbids user namespaces to this user, and how to change it.
+fn switched_off() -> Option<String> {
+    if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
+        return Some(
+            "user namespaces are switched off (as root: sysctl -w user.max_user_namespaces=15000)".into(),
+        );
+    }
+    let privileged = rustix::process::geteuid().is_root();
+    if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) && !privileged {
+        return Some(
+            "user namespaces are switched off for ordinary users (as root: sysctl -w kernel.unprivileged_userns_clone=1)"
+                .into(),
+        );
+    }
+    None
+}
+
+fn namespace_hint(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => {
+            " (user.max_user_namespaces is reached, or namespaces are nested too deeply)".into()
+        }
+        _ => confinement(),
+    }
+}
+
+/// Who usually stands behind a refusal without a setting that explains it.
+fn confinement() -> String {
+    if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        return " (AppArmor restricts user namespaces; as root: sysctl -w \
+                kernel.apparmor_restrict_unprivileged_userns=0, or give rbuild an AppArmor profile with userns)"
+            .into();
+    }
+    " (a chroot, or the system call filter of a surrounding container: start it with --security-opt \
+     seccomp=unconfined --security-opt apparmor=unconfined)"
+        .into()
+}

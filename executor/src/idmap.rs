@@ -1,0 +1,173 @@
+//! The ids of a user namespace: 0 is the user, 1 and up are the user's subordinate ids.
+//!
+//! The maps are written by `newuidmap` and `newgidmap`, which check them against `/etc/subuid`
+//! and `/etc/subgid`; what is read here is only a proposal.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::Error;
+
+/// What is written: triples of inside, outside, count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdMap(Vec<(u32, u32, u32)>);
+
+/// Both maps and the programs that write them.
+#[derive(Debug)]
+pub(crate) struct IdMaps {
+    uid: (PathBuf, IdMap),
+    gid: (PathBuf, IdMap),
+    /// How many ids there are inside.
+    pub(crate) count: u32,
+}
+
+impl IdMap {
+    /// `own` as 0, then all ranges one after another.
+    fn new(own: u32, ranges: &[(u32, u32)]) -> IdMap {
+        let mut map = vec![(0, own, 1)];
+        let mut next = 1u32;
+        for &(start, count) in ranges {
+            let count = count.min(u32::MAX - next).min(u32::MAX - start);
+            if count > 0 {
+                map.push((next, start, count));
+                next += count;
+            }
+        }
+        IdMap(map)
+    }
+
+    fn count(&self) -> u32 {
+        self.0.iter().map(|(_, _, count)| count).sum()
+    }
+
+    fn arguments(&self) -> impl Iterator<Item = String> {
+        self.0
+            .iter()
+            .flat_map(|(inside, outside, count)| [inside.to_string(), outside.to_string(), count.to_string()])
+    }
+}
+
+impl IdMaps {
+    /// What the calling user can have; the error names what is missing.
+    pub(crate) fn of_caller() -> Result<IdMaps, String> {
+        let uid = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let name = name_of(uid, &passwd)
+            .or_else(|| std::env::var("USER").ok())
+            .unwrap_or_default();
+        let read = |file: &str, program: &str, own: u32| {
+            let path = in_path(program).ok_or_else(|| {
+                format!(
+                    "{program} is not installed (package uidmap on Debian and Ubuntu, shadow-utils on Fedora)"
+                )
+            })?;
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let ranges = ranges(&text, &name, uid);
+            if ranges.is_empty() {
+                let who = if name.is_empty() {
+                    uid.to_string()
+                } else {
+                    name.clone()
+                };
+                return Err(format!(
+                    "{file} gives no subordinate ids to {who} (as root: usermod --add-subuids 100000-165535 \
+                     --add-subgids 100000-165535 {who})"
+                ));
+            }
+            Ok((path, IdMap::new(own, &ranges)))
+        };
+        let uid_map = read("/etc/subuid", "newuidmap", uid)?;
+        let gid_map = read("/etc/subgid", "newgidmap", gid)?;
+        let count = uid_map.1.count().min(gid_map.1.count());
+        Ok(IdMaps {
+            uid: uid_map,
+            gid: gid_map,
+            count,
+        })
+    }
+
+    /// Writes both maps of the process `pid`. Called from outside its user namespace.
+    pub(crate) fn write(&self, pid: i32) -> Result<(), Error> {
+        for (program, map) in [&self.uid, &self.gid] {
+            let fail = |why: String| Error::Unavailable {
+                reason: format!("{}: {why}", program.display()),
+            };
+            let output = Command::new(program)
+                .arg(pid.to_string())
+                .args(map.arguments())
+                .stdin(Stdio::null())
+                .output()
+                .map_err(|e| fail(e.to_string()))?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Err(fail(format!(
+                    "{}; it has to be setuid root or to have the capability cap_setuid (cap_setgid)",
+                    said.trim()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name_of(uid: u32, passwd: &str) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// The ranges of `/etc/subuid` for a user, by name or by number.
+fn ranges(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
+    let number = uid.to_string();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            let wanted = owner == number || (!name.is_empty() && owner == name);
+            let range = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            (wanted && range.1 > 0).then_some(range)
+        })
+        .collect()
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/local/bin".into());
+    std::env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(program))
+        .find(|candidate| rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_by_name_and_by_number() {
+        let text = "alice:100000:65536\nbob:200000:10\n1000:300000:5\nalice:x:y\nalice:1:0\n\n";
+        assert_eq!(ranges(text, "alice", 1000), [(100000, 65536), (300000, 5)]);
+        assert_eq!(ranges(text, "", 1000), [(300000, 5)]);
+        assert_eq!(ranges(text, "carol", 7), []);
+    }
+
+    #[test]
+    fn maps_are_gapless_inside() {
+        let map = IdMap::new(1000, &[(100000, 65536), (300000, 5)]);
+        assert_eq!(map.0, [(0, 1000, 1), (1, 100000, 65536), (65537, 300000, 5)]);
+        assert_eq!(map.count(), 65542);
+        assert_eq!(map.arguments().take(3).collect::<Vec<_>>(), ["0", "1000", "1"]);
+        assert_eq!(IdMap::new(0, &[(1, u32::MAX)]).count(), u32::MAX);
+    }
+
+    #[test]
+    fn names_come_from_passwd() {
+        assert_eq!(
+            name_of(1000, "root:x:0:0::/:\nalice:x:1000:1::/:").as_deref(),
+            Some("alice")
+        );
+        assert_eq!(name_of(7, "root:x:0:0::/:"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! What the builder, the spawner and a step say to each other.
+//!
+//! A request is one packet on the control socket: the step as JSON in a memory file, its two
+//! output descriptors and a socket of its own. On that socket the step and the spawner
+//! report as JSON packets, and the builder orders signals as single bytes; its end of file means that nobody
+//! waits any more.
+
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::inroot::Created;
+use crate::{Error, Exit};
+
+/// The most bytes of one report; longer texts are cut.
+const MAX_PACKET: usize = 64 * 1024;
+const MAX_TEXT: usize = 16 * 1024;
+
+/// Orders on a step's socket.
+pub(crate) mod order {
+    /// Ask the command to end.
+    pub(crate) const TERMINATE: u8 = b'T';
+    /// End it.
+    pub(crate) const KILL: u8 = b'K';
+}
+
+/// What is reported about a step.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Report {
+    /// The command is about to be executed; these mount points were made for it.
+    Ready(Vec<Created>),
+    /// The sandbox could not be made.
+    Setup(String),
+    /// The command could not be started.
+    Start(String),
+    /// Everything of the step is gone. Always the last report.
+    Gone(Exit),
+}
+
+impl Report {
+    /// An error as the report that brings it to the builder.
+    pub(crate) fn of(error: Error) -> Report {
+        match error {
+            Error::Start(mut text) => {
+                truncate(&mut text);
+                Report::Start(text)
+            }
+            Error::Setup(mut text) => {
+                truncate(&mut text);
+                Report::Setup(text)
+            }
+            other => {
+                let mut text = other.to_string();
+                truncate(&mut text);
+                Report::Setup(text)
+            }
+        }
+    }
+}
+
+fn truncate(text: &mut String) {
+    let mut end = MAX_TEXT.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+}
+
+/// A pair of packet sockets.
+pub(crate) fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// The descriptors of a request.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) spec: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    pub(crate) reports: OwnedFd,
+}
+
+/// Sends a request; the spawner gets copies of the descriptors.
+pub(crate) fn send_request(control: BorrowedFd<'_>, request: &Request) -> io::Result<()> {
+    let fds = [
+        request.spec.as_fd(),
+        request.stdout.as_fd(),
+        request.stderr.as_fd(),
+        request.reports.as_fd(),
+    ];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::io::retry_on_intr(|| {
+        sendmsg(
+            control,
+            &[IoSlice::new(b"R")],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
+    })?;
+    Ok(())
+}
+
+/// Receives a request; `None` when the builder is gone.
+pub(crate) fn receive_request(control: BorrowedFd<'_>) -> io::Result<Option<Request>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8; 1];
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(
+            control,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let mut fds = ancillary.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    match (fds.next(), fds.next(), fds.next(), fds.next()) {
+        (Some(spec), Some(stdout), Some(stderr), Some(reports))
+            if !received.flags.contains(ReturnFlags::CTRUNC) =>
+        {
+            Ok(Some(Request {
+                spec,
+                stdout,
+                stderr,
+                reports,
+            }))
+        }
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a request without its descriptors",
+        )),
+    }
+}
+
+/// Sends a report.
+pub(crate) fn send_report(socket: BorrowedFd<'_>, report: &Report) -> io::Result<()> {
+    let packet = serde_json::to_vec(report)?;
+    rustix::io::retry_on_intr(|| rustix::net::send(socket, &packet, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Receives a report; `None` at the end.
+pub(crate) fn receive_report(socket: BorrowedFd<'_>) -> io::Result<Option<Report>> {
+    let mut packet = vec![0u8; MAX_PACKET];
+    let (length, _) =
+        match rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut packet[..], RecvFlags::empty())) {
+            // The other end closed with an order unread: the same as an end.
+            Err(rustix::io::Errno::CONNRESET) => (0, 0),
+            result => result?,
+        };
+    if length == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&packet[..length])?))
+}

@@ -1,0 +1,204 @@
+//! The system call filter of a step: Docker's default profile, assembled once per build.
+//!
+//! The program looks at the architecture, then finds the call number by binary search over
+//! ranges, so that the usual call costs some ten instructions; calls that depend on an
+//! argument end in a short block of their own. Both 64-bit machines also admit their 32-bit
+//! sub-architecture (and x32), as libseccomp does for Docker; any other one is killed.
+
+mod assembler;
+mod profile;
+
+use std::collections::BTreeMap;
+
+use crate::sys::BpfInstruction;
+use assembler::{Action, Assembler};
+use profile::{
+    ALLOWED, CLONE, CLONE3, NAMESPACE_FLAGS, NO, PERSONALITIES, PERSONALITY, SOCKET, SOCKET_FAMILIES, X32_OWN,
+};
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+const AUDIT_ARCH_ARM: u32 = 0x4000_0028;
+
+/// Marks an x32 call under the x86_64 architecture.
+const X32_BIT: u32 = 0x4000_0000;
+
+/// Arm's private calls start here; they say nothing about how new a call is.
+const ARM_PRIVATE: u32 = 0xf_0000;
+
+const EPERM: u16 = 1;
+const ENOSYS: u16 = 38;
+
+/// A filter ready to be installed.
+#[derive(Debug)]
+pub(crate) struct Filter(Vec<BpfInstruction>);
+
+impl Filter {
+    /// The default profile for the machine this is compiled for; `None` when it has no table.
+    pub(crate) fn docker_default() -> Option<Filter> {
+        let columns: &[(u32, usize)] = if cfg!(target_arch = "x86_64") {
+            &[(AUDIT_ARCH_X86_64, 0), (AUDIT_ARCH_I386, 1)]
+        } else if cfg!(target_arch = "aarch64") {
+            &[(AUDIT_ARCH_AARCH64, 2), (AUDIT_ARCH_ARM, 3)]
+        } else {
+            return None;
+        };
+        Some(Filter::for_architectures(columns))
+    }
+
+    fn for_architectures(columns: &[(u32, usize)]) -> Filter {
+        let mut asm = Assembler::new();
+        for &(arch, column) in columns {
+            asm.architecture(arch, &decisions(column), |asm| {
+                asm.clone_block(NAMESPACE_FLAGS, EPERM);
+                asm.values_block(PERSONALITIES, EPERM);
+                asm.ranges_block(SOCKET_FAMILIES, EPERM);
+            });
+        }
+        Filter(asm.finish())
+    }
+
+    /// The instructions.
+    pub(crate) fn program(&self) -> &[BpfInstruction] {
+        &self.0
+    }
+}
+
+/// Where the answer changes, walking up the call numbers: from each number on, this action.
+fn decisions(column: usize) -> Vec<(u32, Action)> {
+    let mut single: BTreeMap<u32, Action> = BTreeMap::new();
+    let mut newest = 0;
+    for row in ALLOWED {
+        let number = [row.1, row.2, row.3, row.4][column];
+        if number == NO {
+            continue;
+        }
+        single.insert(number, Action::Allow);
+        if number < ARM_PRIVATE {
+            newest = newest.max(number);
+        }
+    }
+    single.insert(CLONE[column], Action::Block(0));
+    single.insert(CLONE3[column], Action::Errno(ENOSYS));
+    single.insert(PERSONALITY[column], Action::Block(1));
+    single.insert(SOCKET[column], Action::Block(2));
+    if column == 0 {
+        let shared: Vec<_> = single.range(..512).map(|(n, a)| (n | X32_BIT, *a)).collect();
+        single.extend(shared);
+        for &(first, last) in X32_OWN {
+            single.extend((first..=last).map(|n| (n | X32_BIT, Action::Allow)));
+        }
+    }
+
+    let default = |number: u32| {
+        if number <= newest {
+            Action::Errno(EPERM)
+        } else {
+            Action::Errno(ENOSYS)
+        }
+    };
+    let mut changes: Vec<(u32, Action)> = Vec::new();
+    let mut push = |number: u32, action: Action| {
+        if changes.last().is_none_or(|(_, last)| *last != action) {
+            changes.push((number, action));
+        }
+    };
+    let mut next = 0;
+    for (number, action) in single {
+        if next < number {
+            push(next, default(next));
+            if next <= newest && newest < number - 1 {
+                push(newest + 1, Action::Errno(ENOSYS));
+            }
+        }
+        push(number, action);
+        next = number + 1;
+    }
+    push(next, Action::Errno(ENOSYS));
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::assembler::simulate;
+    use super::*;
+
+    const ALLOW: u32 = 0x7fff_0000;
+    const KILL: u32 = 0x8000_0000;
+
+    fn errno(e: u16) -> u32 {
+        0x0005_0000 | u32::from(e)
+    }
+
+    #[test]
+    fn every_call_gets_its_answer() {
+        let filter = Filter::for_architectures(&[(AUDIT_ARCH_X86_64, 0), (AUDIT_ARCH_I386, 1)]);
+        let run = |arch, nr, args: [u64; 6]| simulate(filter.program(), arch, nr, args);
+        for row in ALLOWED {
+            for (arch, nr) in [(AUDIT_ARCH_X86_64, row.1), (AUDIT_ARCH_I386, row.2)] {
+                if nr != NO {
+                    assert_eq!(run(arch, nr, [0; 6]), ALLOW, "{} on {arch:x}", row.0);
+                }
+            }
+        }
+        let x64 = AUDIT_ARCH_X86_64;
+        let cases: &[(&str, u32, u32, u64, u32)] = &[
+            ("mount", x64, 165, 0, errno(EPERM)),
+            ("umount2", x64, 166, 0, errno(EPERM)),
+            ("unshare", x64, 272, 0, errno(EPERM)),
+            ("keyctl", x64, 250, 0, errno(EPERM)),
+            ("bpf", x64, 321, 0, errno(EPERM)),
+            ("io_uring_setup", x64, 425, 0, errno(EPERM)),
+            ("userfaultfd", x64, 323, 0, errno(EPERM)),
+            ("clone3", x64, 435, 0, errno(ENOSYS)),
+            ("newer than the table", x64, 467, 0, errno(ENOSYS)),
+            ("thread", x64, 56, 0x0031_0f00, ALLOW),
+            ("clone of a user namespace", x64, 56, 0x1000_0011, errno(EPERM)),
+            ("clone of a mount namespace", x64, 56, 0x0002_0011, errno(EPERM)),
+            ("clone of a cgroup namespace", x64, 56, 0x0200_0011, errno(EPERM)),
+            ("personality linux", x64, 135, 0, ALLOW),
+            ("personality query", x64, 135, 0xffff_ffff, ALLOW),
+            ("personality no-randomize", x64, 135, 0x0004_0000, errno(EPERM)),
+            ("unix socket", x64, 41, 1, ALLOW),
+            ("netlink socket", x64, 41, 16, ALLOW),
+            ("alg socket", x64, 41, 38, errno(EPERM)),
+            ("vsock socket", x64, 41, 40, errno(EPERM)),
+            ("x32 read", x64, X32_BIT, 0, ALLOW),
+            ("x32 ioctl", x64, X32_BIT | 514, 0, ALLOW),
+            ("x32 kexec_load", x64, X32_BIT | 528, 0, errno(ENOSYS)),
+            (
+                "x32 clone of a user namespace",
+                x64,
+                X32_BIT | 56,
+                0x1000_0011,
+                errno(EPERM),
+            ),
+            ("i386 mount", AUDIT_ARCH_I386, 21, 0, errno(EPERM)),
+            (
+                "i386 clone of a user namespace",
+                AUDIT_ARCH_I386,
+                120,
+                0x1000_0011,
+                errno(EPERM),
+            ),
+            ("i386 vsock socket", AUDIT_ARCH_I386, 359, 40, errno(EPERM)),
+            ("another architecture", AUDIT_ARCH_ARM, 4, 0, KILL),
+        ];
+        for &(name, arch, nr, arg, expected) in cases {
+            assert_eq!(run(arch, nr, [arg, 0, 0, 0, 0, 0]), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn arm_keeps_its_private_calls() {
+        let filter = Filter::for_architectures(&[(AUDIT_ARCH_AARCH64, 2), (AUDIT_ARCH_ARM, 3)]);
+        let run = |arch, nr| simulate(filter.program(), arch, nr, [0; 6]);
+        assert_eq!(run(AUDIT_ARCH_ARM, 0xf0002), ALLOW);
+        assert_eq!(run(AUDIT_ARCH_ARM, 0xf0003), errno(ENOSYS));
+        assert_eq!(run(AUDIT_ARCH_ARM, 500), errno(ENOSYS));
+        assert_eq!(run(AUDIT_ARCH_AARCH64, 40), errno(EPERM), "mount");
+        assert_eq!(run(AUDIT_ARCH_AARCH64, 63), ALLOW, "read");
+        assert_eq!(run(AUDIT_ARCH_X86_64, 0), KILL);
+    }
+}

@@ -1,0 +1,420 @@
+//! The process that gives birth to steps.
+//!
+//! It has one thread, so that a forked child may allocate; it is pid 1 of a pid namespace, so that
+//! its end (by order, by the death of the builder, by the closed socket) ends every step with all its
+//! descendants; it has a mount namespace of its own, in which the files that steps see are kept in
+//! memory. It holds nothing of the builder: no descriptor but the control socket, no terminal.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountAttrFlags;
+use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
+
+use crate::protocol::{self, Report, Request, order, receive_request, send_report};
+use crate::seccomp::Filter;
+use crate::spec::{ExecSpec, Exit, Network};
+use crate::step::{self, Shared};
+use crate::sys::{self, namespace};
+use crate::{Error, mounts};
+
+/// The most bytes of a step's description.
+const MAX_SPEC: u64 = 64 * 1024 * 1024;
+
+/// What the spawner needs to know from the builder.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The directory of this build.
+    pub(crate) scratch: PathBuf,
+    pub(crate) in_user_namespace: bool,
+}
+
+/// The directory whose tree is the lowest layer of every step.
+const STUB: &str = "stub";
+/// Where the spawner mounts its files.
+const FILES: &str = "files";
+
+/// Makes what lies in the scratch directory; in the builder, so that errors are told there.
+pub(crate) fn prepare(scratch: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let directory = |path: &Path| match std::fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    };
+    directory(&scratch.join(FILES))?;
+    let stub = scratch.join(STUB);
+    directory(&stub)?;
+    for name in ["proc", "sys", "dev", "etc"] {
+        directory(&stub.join(name))?;
+    }
+    for name in ["etc/resolv.conf", "etc/hosts"] {
+        std::fs::File::create(stub.join(name))?;
+    }
+    Ok(())
+}
+
+/// The spawner's life: ready byte, then requests until the builder is gone.
+pub(crate) fn run(plan: &Plan, control: OwnedFd) -> ! {
+    match Spawner::start(plan) {
+        Ok(mut spawner) => {
+            if rustix::net::send(&control, b"+", rustix::net::SendFlags::NOSIGNAL).is_ok() {
+                spawner.serve(control.as_fd());
+            }
+        }
+        Err(error) => {
+            // The builder shows it; if it is gone, so is the reader.
+            let _ = rustix::net::send(
+                &control,
+                error.to_string().as_bytes(),
+                rustix::net::SendFlags::NOSIGNAL,
+            );
+        }
+    }
+    sys::exit_now(0)
+}
+
+struct Spawner {
+    shared: Shared,
+    files: PathBuf,
+    /// The hosts files made so far: name and lines, path.
+    hosts: Vec<(String, PathBuf)>,
+    steps: Vec<Running>,
+    /// The machine's count of out-of-memory kills when it was last looked at.
+    oom_kills: u64,
+}
+
+struct Running {
+    child: OwnedFd,
+    /// `None` once the builder has closed its end.
+    reports: Option<OwnedFd>,
+    /// Was it killed from here?
+    killed: bool,
+}
+
+impl Spawner {
+    fn start(plan: &Plan) -> Result<Spawner, Error> {
+        let setup = |doing: &'static str| move |e: io::Error| Error::Setup(format!("{doing}: {e}"));
+        // The terminal's signals are for the builder, which decides what becomes of the steps.
+        rustix::process::setsid().map_err(|e| setup("starting a session")(e.into()))?;
+        rustix::process::umask(Mode::empty());
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| setup("opening /dev/null")(e.into()))?;
+        for target in 0..=2 {
+            sys::replace_standard(null.as_fd(), target).map_err(setup("closing the terminal"))?;
+        }
+        drop(null);
+
+        let files = plan.scratch.join(FILES);
+        let memory = mounts::detached(
+            "the files of the steps",
+            "tmpfs",
+            &[("mode", "755"), ("size", "16m")],
+            MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        )?;
+        let target = rustix::fs::open(&files, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| setup("opening the scratch directory")(e.into()))?;
+        mounts::attach("the files of the steps", &memory, target.as_fd())?;
+
+        let empty = files.join("empty");
+        std::fs::create_dir(&empty).map_err(setup("making an empty directory"))?;
+        set_mode(&empty, 0o755).map_err(setup("making an empty directory"))?;
+        let resolv_conf = files.join("resolv.conf");
+        write_public(&resolv_conf, &host_resolv_conf()).map_err(setup("writing resolv.conf"))?;
+        let filter = Filter::docker_default();
+        if filter.is_none() {
+            return Err(Error::Setup(
+                "no system call filter is known for this machine".to_owned(),
+            ));
+        }
+        Ok(Spawner {
+            shared: Shared {
+                in_user_namespace: plan.in_user_namespace,
+                has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+                stub: plan.scratch.join(STUB),
+                empty,
+                resolv_conf,
+                filter,
+            },
+            files,
+            hosts: Vec::new(),
+            steps: Vec::new(),
+            oom_kills: oom_kills(),
+        })
+    }
+
+    /// Returns when the builder is gone. The end of this process then ends the steps.
+    fn serve(&mut self, control: std::os::fd::BorrowedFd<'_>) {
+        loop {
+            let mut fds = vec![PollFd::from_borrowed_fd(control, PollFlags::IN)];
+            for step in &self.steps {
+                fds.push(PollFd::new(&step.child, PollFlags::IN));
+                if let Some(reports) = &step.reports {
+                    fds.push(PollFd::new(reports, PollFlags::IN));
+                }
+            }
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+            let mut ready = fds
+                .iter()
+                .map(|fd| !fd.revents().is_empty())
+                .collect::<Vec<_>>()
+                .into_iter();
+            let requested = ready.next().unwrap_or(false);
+            let mut ended = Vec::new();
+            for (index, step) in self.steps.iter_mut().enumerate() {
+                let has_ended = ready.next().unwrap_or(false);
+                let ordered = step.reports.is_some() && ready.next().unwrap_or(false);
+                if has_ended {
+                    ended.push(index);
+                } else if ordered {
+                    step.obey();
+                }
+            }
+            for index in ended.into_iter().rev() {
+                let step = self.steps.swap_remove(index);
+                self.bury(step);
+            }
+            if requested {
+                match receive_request(control) {
+                    Ok(Some(request)) => self.start_step(request),
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        }
+    }
+
+    fn start_step(&mut self, request: Request) {
+        let reports = match sys::duplicate_above_standard(request.reports.as_fd()) {
+            Ok(reports) => reports,
+            // The builder sees the socket close and reports that the spawner failed.
+            Err(_) => return,
+        };
+        match self.try_start(request) {
+            Ok(child) => {
+                self.steps.push(Running {
+                    child,
+                    reports: Some(reports),
+                    killed: false,
+                });
+            }
+            Err(error) => {
+                let _ = send_report(reports.as_fd(), &Report::of(error));
+                let _ = send_report(reports.as_fd(), &Report::Gone(Exit::Code(1)));
+            }
+        }
+    }
+
+    fn try_start(&mut self, request: Request) -> Result<OwnedFd, Error> {
+        let spec = read_spec(request.spec)?;
+        let hosts = self.hosts_file(&spec)?;
+        let mut namespaces =
+            namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
+        if spec.network == Network::None {
+            namespaces |= namespace::NET;
+        }
+        match sys::clone_into(namespaces) {
+            Ok(Some(child)) => Ok(child),
+            Ok(None) => step::run(
+                &self.shared,
+                &spec,
+                &hosts,
+                request.stdout,
+                request.stderr,
+                request.reports,
+            ),
+            Err(e) => {
+                let knob = match e.raw_os_error() {
+                    Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
+                    Some(libc::EAGAIN) => " (the limit of processes, ulimit -u or pids.max, is reached)",
+                    _ => "",
+                };
+                Err(Error::Setup(format!(
+                    "making the namespaces of the step: {e}{knob}"
+                )))
+            }
+        }
+    }
+
+    /// The hosts file of a step, shared by all steps that want the same.
+    fn hosts_file(&mut self, spec: &ExecSpec) -> Result<PathBuf, Error> {
+        let text = hosts_text(&spec.hostname, &spec.extra_hosts);
+        if let Some((_, path)) = self.hosts.iter().find(|(known, _)| *known == text) {
+            return Ok(path.clone());
+        }
+        let path = self.files.join(format!("hosts{}", self.hosts.len()));
+        write_public(&path, text.as_bytes()).map_err(|e| Error::Setup(format!("writing /etc/hosts: {e}")))?;
+        self.hosts.push((text, path.clone()));
+        Ok(path)
+    }
+
+    fn bury(&mut self, step: Running) {
+        let status =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(step.child.as_fd()), WaitIdOptions::EXITED));
+        let exit = match status {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Code(1),
+            },
+            _ => Exit::Code(1),
+        };
+        let kill = Signal::KILL.as_raw();
+        let looks_killed = exit == Exit::Signal(kill) || exit == Exit::Code(128 + kill);
+        let exit = if looks_killed && !step.killed && self.memory_ran_out() {
+            Exit::OutOfMemory
+        } else {
+            exit
+        };
+        if let Some(reports) = step.reports {
+            let _ = send_report(reports.as_fd(), &Report::Gone(exit));
+        }
+    }
+
+    /// Has the kernel killed anything for memory since the last look? That it was this step is
+    /// likely, not certain: without a cgroup of its own nothing tells.
+    fn memory_ran_out(&mut self) -> bool {
+        let now = oom_kills();
+        std::mem::replace(&mut self.oom_kills, now) < now
+    }
+}
+
+impl Running {
+    /// Reads one order. A command that does not handle SIGTERM would ignore it as pid 1, so it is killed instead:
+    /// the same result that the signal has for any other process, without the wait.
+    fn obey(&mut self) {
+        let Some(reports) = &self.reports else { return };
+        let mut byte = [0u8; 1];
+        let received = rustix::net::recv(reports, &mut byte[..], rustix::net::RecvFlags::DONTWAIT);
+        let kill = match received {
+            Ok((1, _)) if byte[0] == order::TERMINATE => !handles_term(&self.child),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Ok((1, _)) => true,
+            _ => {
+                self.reports = None;
+                true
+            }
+        };
+        self.killed |= kill;
+        let signal = if kill { Signal::KILL } else { Signal::TERM };
+        // It may have ended by itself meanwhile.
+        let _ = rustix::process::pidfd_send_signal(&self.child, signal);
+    }
+}
+
+/// Does the process catch SIGTERM? Looked up in the builder's /proc, where its number is another one.
+fn handles_term(child: &OwnedFd) -> bool {
+    use std::os::fd::AsRawFd;
+    let field = |text: &str, name: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(|value| value.trim().to_owned())
+    };
+    let info = format!("/proc/self/fdinfo/{}", child.as_raw_fd());
+    let caught = std::fs::read_to_string(info)
+        .ok()
+        .and_then(|text| field(&text, "Pid:"))
+        .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
+        .and_then(|text| field(&text, "SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+}
+
+fn read_spec(file: OwnedFd) -> Result<ExecSpec, Error> {
+    use std::io::{Read, Seek};
+    let fail = |e: io::Error| Error::Setup(format!("reading the step: {e}"));
+    let mut file = std::fs::File::from(file);
+    file.rewind().map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SPEC).read_to_end(&mut bytes).map_err(fail)?;
+    serde_json::from_slice(&bytes).map_err(|e| fail(e.into()))
+}
+
+/// `/etc/hosts` as BuildKit writes it (rule R6).
+fn hosts_text(hostname: &str, extra: &[(String, String)]) -> String {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in extra {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+fn host_resolv_conf() -> Vec<u8> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    // A machine without one still builds; only names do not resolve there.
+    if let Ok(file) = std::fs::File::open("/etc/resolv.conf") {
+        let _ = file.take(1024 * 1024).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    std::fs::write(path, bytes)?;
+    set_mode(path, 0o644)
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+fn oom_kills() -> u64 {
+    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    text.lines()
+        .find_map(|l| l.strip_prefix("oom_kill "))
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Starts the spawner beside the builder and waits until it is ready.
+pub(crate) fn spawn(plan: &Plan) -> Result<(OwnedFd, OwnedFd), Error> {
+    prepare(&plan.scratch).map_err(|e| Error::internal("making the stub layer", e))?;
+    let (ours, theirs) =
+        protocol::sockets().map_err(|e| Error::internal("making the spawner's socket", e))?;
+    let child = sys::clone_into(namespace::PID | namespace::MOUNT)
+        .map_err(|e| Error::internal("starting the spawner", e))?;
+    let Some(child) = child else {
+        let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        if tied.is_err() || sys::close_all_but(theirs.as_fd()).is_err() {
+            sys::exit_now(1)
+        }
+        run(plan, theirs)
+    };
+    drop(theirs);
+    let mut answer = vec![0u8; 16 * 1024];
+    let (length, _) = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(&ours, &mut answer[..], rustix::net::RecvFlags::empty())
+    })
+    .map_err(|e| Error::internal("waiting for the spawner", e))?;
+    match &answer[..length] {
+        b"+" => Ok((child, ours)),
+        b"" => Err(Error::internal(
+            "starting the spawner",
+            io::Error::other("it ended at once"),
+        )),
+        text => Err(Error::Setup(String::from_utf8_lossy(text).into_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_as_buildkit() {
+        let extra = [
+            ("db".to_owned(), "10.0.0.7".to_owned()),
+            ("v6".to_owned(), "fd00::1".to_owned()),
+        ];
+        assert_eq!(
+            hosts_text("buildkitsandbox", &extra),
+            "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\nfd00::1\tv6\n"
+        );
+    }
+}

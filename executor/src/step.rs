@@ -1,0 +1,286 @@
+//! A step from its birth to exec.
+//!
+//! [`run`] is the whole life of the child that the spawner clones: mounts, a new root, the
+//! identity, the limits, the filter, the command. The order is forced: mounts need the old root and all
+//! capabilities, the filter needs CAP_SYS_ADMIN (there is no `no_new_privs`), and after the change of
+//! user nothing privileged is left to do.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::Signal;
+use rustix::thread::CapabilitySet;
+
+use crate::inroot::{self, Created, Kind};
+use crate::mounts::{self, Sysfs};
+use crate::protocol::{Report, send_report};
+use crate::seccomp::Filter;
+use crate::spec::{ExecSpec, Network, Rlimit};
+use crate::user::{self, Identity};
+use crate::{Error, caps, program, sys};
+
+/// What all steps of a build share; made once by the spawner.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) in_user_namespace: bool,
+    pub(crate) has_cgroup2: bool,
+    /// The lowest layer of every step: the mount points.
+    pub(crate) stub: PathBuf,
+    /// An empty directory.
+    pub(crate) empty: PathBuf,
+    /// The host's `resolv.conf`, copied.
+    pub(crate) resolv_conf: PathBuf,
+    pub(crate) filter: Option<Filter>,
+}
+
+/// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces.
+pub(crate) fn run(
+    shared: &Shared,
+    spec: &ExecSpec,
+    hosts: &std::path::Path,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    reports: OwnedFd,
+) -> ! {
+    let error = match prepare(shared, spec, hosts, stdout, stderr, reports.as_fd()) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    // When nobody listens any more, the spawner is about to end this process anyway.
+    let _ = send_report(reports.as_fd(), &Report::of(error));
+    sys::exit_now(1)
+}
+
+enum Never {}
+
+fn prepare(
+    shared: &Shared,
+    spec: &ExecSpec,
+    hosts: &std::path::Path,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    reports: BorrowedFd<'_>,
+) -> Result<Never, Error> {
+    die_with_spawner()?;
+    rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
+    rustix::process::umask(Mode::empty());
+
+    let Mounted { root, null, created } = mount_all(shared, spec, hosts)?;
+    pivot(root.as_fd())?;
+
+    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| setup("setting the host name", e))?;
+    if spec.network == Network::None {
+        sys::loopback_up().map_err(|e| setup("setting loopback up", e))?;
+    }
+    let identity = user::resolve_in(root.as_fd(), &spec.user)?;
+    let cwd = working_directory(root.as_fd(), &spec.cwd)?;
+
+    for limit in &spec.ulimits {
+        set_limit(limit)?;
+    }
+    // Without a keyring of its own a step shares the builder's; kernels without keyrings have none to share.
+    let _ = sys::new_session_keyring();
+    for (fd, target) in [(null.as_fd(), 0), (stdout.as_fd(), 1), (stderr.as_fd(), 2)] {
+        sys::replace_standard(fd, target).map_err(|e| setup("placing the output", e))?;
+    }
+    sys::close_on_exec_from_3().map_err(|e| setup("closing descriptors", e))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::reset_signals();
+
+    if let (Some(filter), false) = (&shared.filter, spec.insecure) {
+        sys::install_filter(filter.program()).map_err(|e| setup("installing the system call filter", e))?;
+    }
+    // As runc: root may enter a directory that the user may not; where root may not, the user may.
+    let entered = rustix::process::fchdir(&cwd).is_ok();
+    become_user(&identity, spec.insecure)?;
+    enter_directory((!entered).then_some(&cwd), &spec.cwd)?;
+    // The change of user has cleared it.
+    die_with_spawner()?;
+
+    let env = environment(spec, &identity)?;
+    let (path, args) = program::locate(&spec.args, &spec.env)?;
+    send_report(reports, &Report::Ready(created)).map_err(|e| setup("reporting", e))?;
+    let error = sys::execve(&path, &args, &env);
+    Err(program::explain(&path, error))
+}
+
+fn setup(doing: &str, error: impl Into<std::io::Error>) -> Error {
+    Error::Setup(format!("{doing}: {}", error.into()))
+}
+
+/// The spawner is pid 1 of its own namespace, so its death ends everything below it; this signal
+/// is the second lock on the same door.
+fn die_with_spawner() -> Result<(), Error> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| setup("tying the step to the builder", e))
+}
+
+/// What the mounts leave in hand.
+struct Mounted {
+    /// The root of the step.
+    root: OwnedFd,
+    /// Its `/dev/null`.
+    null: OwnedFd,
+    /// Mount points that the image did not have.
+    created: Vec<Created>,
+}
+
+/// Mounts everything. All targets are opened before anything covers them, so that no mount can
+/// redirect another one.
+fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &std::path::Path) -> Result<Mounted, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let upper = rustix::fs::openat(CWD, &spec.rootfs.upper, flags, Mode::empty())
+        .map_err(|e| setup("opening the upper directory", e))?;
+    let root = mounts::overlay(&spec.rootfs, &shared.stub, upper.as_fd())?;
+
+    let mut created = Vec::new();
+    let mut target = |path: &str, kind: Kind| -> Result<OwnedFd, Error> {
+        let (fd, made) = Created::record(root.as_fd(), upper.as_fd(), path, kind)
+            .map_err(|e| Error::Setup(format!("finding {path} in the image, to mount there: {e}")))?;
+        created.extend(made);
+        Ok(fd)
+    };
+    let proc = target("/proc", Kind::Directory)?;
+    let sys = target("/sys", Kind::Directory)?;
+    let dev = target("/dev", Kind::Directory)?;
+    let resolv_conf = target("/etc/resolv.conf", Kind::File)?;
+    let hosts_file = target("/etc/hosts", Kind::File)?;
+
+    mounts::file("/etc/resolv.conf", &shared.resolv_conf, resolv_conf.as_fd())?;
+    mounts::file("/etc/hosts", hosts, hosts_file.as_fd())?;
+    mounts::proc(proc.as_fd(), &shared.empty, !spec.insecure)?;
+    let sysfs = match (shared.in_user_namespace, spec.network) {
+        (true, Network::Host) => Sysfs::Bind,
+        _ => Sysfs::Fresh,
+    };
+    mounts::sys(
+        sys.as_fd(),
+        sysfs,
+        shared.has_cgroup2,
+        &shared.empty,
+        spec.insecure,
+    )?;
+    let null = mounts::dev(dev.as_fd(), shared.in_user_namespace, spec.script.as_ref())?;
+    Ok(Mounted { root, null, created })
+}
+
+/// Makes `root` the root and lets go of the old one, by descriptors as runc does.
+fn pivot(root: BorrowedFd<'_>) -> Result<(), Error> {
+    let fail = |e: rustix::io::Errno| setup("changing the root", e);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = rustix::fs::open("/", flags, Mode::empty()).map_err(fail)?;
+    rustix::process::fchdir(root).map_err(fail)?;
+    rustix::process::pivot_root(".", ".").map_err(fail)?;
+    rustix::process::fchdir(&old).map_err(fail)?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).map_err(fail)?;
+    rustix::process::chdir("/").map_err(fail)
+}
+
+/// The working directory, made when the image has none (rule R3).
+fn working_directory(root: BorrowedFd<'_>, cwd: &str) -> Result<OwnedFd, Error> {
+    inroot::ensure(root, cwd, Kind::Directory, &mut Vec::new())
+        .map_err(|e| Error::Start(format!("finding the working directory {cwd:?}: {e}")))
+}
+
+/// Goes to `directory` unless that is done, and checks that the place is below the root (CVE-2024-21626).
+fn enter_directory(directory: Option<&OwnedFd>, name: &str) -> Result<(), Error> {
+    let fail = |e: rustix::io::Errno| Error::Start(format!("entering the working directory {name:?}: {e}"));
+    if let Some(directory) = directory {
+        rustix::process::fchdir(directory).map_err(fail)?;
+    }
+    let inside = rustix::process::getcwd(Vec::new()).map_err(fail)?;
+    if inside.as_bytes().first() != Some(&b'/') {
+        return Err(Error::Start(format!(
+            "the working directory {name:?} is outside the root file system"
+        )));
+    }
+    Ok(())
+}
+
+fn set_limit(limit: &Rlimit) -> Result<(), Error> {
+    const NAMES: [(&str, u32); 15] = [
+        ("core", libc::RLIMIT_CORE),
+        ("cpu", libc::RLIMIT_CPU),
+        ("data", libc::RLIMIT_DATA),
+        ("fsize", libc::RLIMIT_FSIZE),
+        ("locks", libc::RLIMIT_LOCKS),
+        ("memlock", libc::RLIMIT_MEMLOCK),
+        ("msgqueue", libc::RLIMIT_MSGQUEUE),
+        ("nice", libc::RLIMIT_NICE),
+        ("nofile", libc::RLIMIT_NOFILE),
+        ("nproc", libc::RLIMIT_NPROC),
+        ("rss", libc::RLIMIT_RSS),
+        ("rtprio", libc::RLIMIT_RTPRIO),
+        ("rttime", libc::RLIMIT_RTTIME),
+        ("sigpending", libc::RLIMIT_SIGPENDING),
+        ("stack", libc::RLIMIT_STACK),
+    ];
+    let Some((_, resource)) = NAMES.iter().find(|(name, _)| *name == limit.name) else {
+        return Err(Error::Setup(format!(
+            "setting limits: unknown limit {:?}",
+            limit.name
+        )));
+    };
+    let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    sys::set_limit(*resource, value(limit.soft), value(limit.hard))
+        .map_err(|e| setup(&format!("setting the limit {}", limit.name), e))
+}
+
+/// Groups, ids, capabilities. Leaving uid 0 empties the permitted set by itself.
+fn become_user(identity: &Identity, insecure: bool) -> Result<(), Error> {
+    let fail =
+        |e: rustix::io::Errno| Error::Start(format!("becoming user {}:{}: {e}", identity.uid, identity.gid));
+    let all = rustix::thread::capabilities(None).map_err(fail)?.permitted;
+    // Root of a surrounding container may hold fewer than Docker's default.
+    let keep = if insecure {
+        all
+    } else {
+        all.intersection(caps::DOCKER_DEFAULT)
+    };
+    caps::bound(keep).map_err(fail)?;
+    caps::hold(all).map_err(fail)?;
+
+    let gid = rustix::process::Gid::from_raw(identity.gid);
+    let uid = rustix::process::Uid::from_raw(identity.uid);
+    let groups: Vec<_> = identity
+        .groups
+        .iter()
+        .map(|g| rustix::process::Gid::from_raw(*g))
+        .collect();
+    let unmapped = |e: rustix::io::Errno| match e {
+        rustix::io::Errno::INVAL => Error::Start(format!(
+            "becoming user {}:{}: this id is outside the ids that /etc/subuid and /etc/subgid give the builder",
+            identity.uid, identity.gid
+        )),
+        e => fail(e),
+    };
+    rustix::thread::set_thread_groups(&groups).map_err(unmapped)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(unmapped)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(unmapped)?;
+    let held = if identity.uid == 0 {
+        keep
+    } else {
+        CapabilitySet::empty()
+    };
+    caps::hold(held).map_err(fail)
+}
+
+/// `env` with `HOME` when it has none.
+fn environment(spec: &ExecSpec, identity: &Identity) -> Result<Vec<CString>, Error> {
+    let has_home = spec
+        .env
+        .iter()
+        .any(|v| v.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
+    let home = (!has_home).then(|| format!("HOME={}", identity.home));
+    let given = spec
+        .env
+        .iter()
+        .filter(|v| has_home || !v.starts_with("HOME="))
+        .cloned();
+    given
+        .chain(home)
+        .map(|v| CString::new(v).map_err(|_| Error::Start("the environment contains a NUL byte".to_owned())))
+        .collect()
+}

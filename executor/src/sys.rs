@@ -1,0 +1,265 @@
+//! The system calls that have no safe wrapper elsewhere. The only `unsafe` of the program.
+//!
+//! Each function is safe to call as its comment says; raw descriptors and pointers stay inside.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// One instruction of classic BPF, laid out as `struct sock_filter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct BpfInstruction {
+    pub(crate) code: u16,
+    pub(crate) jt: u8,
+    pub(crate) jf: u8,
+    pub(crate) k: u32,
+}
+
+/// Namespaces for [`unshare`] and [`clone_into`].
+pub(crate) mod namespace {
+    pub(crate) const MOUNT: u64 = libc::CLONE_NEWNS as u64;
+    pub(crate) const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+    pub(crate) const UTS: u64 = libc::CLONE_NEWUTS as u64;
+    pub(crate) const IPC: u64 = libc::CLONE_NEWIPC as u64;
+    pub(crate) const USER: u64 = libc::CLONE_NEWUSER as u64;
+    pub(crate) const PID: u64 = libc::CLONE_NEWPID as u64;
+    pub(crate) const NET: u64 = libc::CLONE_NEWNET as u64;
+    /// No namespace: the kernel's own test that the process has one thread.
+    pub(crate) const NONE_IF_SINGLE_THREADED: u64 = libc::CLONE_THREAD as u64;
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Moves the process into new namespaces.
+pub(crate) fn unshare(namespaces: u64) -> io::Result<()> {
+    // SAFETY: none of the flags that this crate passes changes who owns memory or descriptors.
+    check(unsafe { libc::unshare(namespaces as libc::c_int) }.into()).map(drop)
+}
+
+/// Forks the process into new namespaces: a pidfd of the child, or `None` in the child.
+///
+/// The caller has one thread (the child would own locks of threads that it does not have).
+pub(crate) fn clone_into(namespaces: u64) -> io::Result<Option<OwnedFd>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM and with no new stack this is fork(2): the child continues here on its
+    // own copy of the memory. `args` and `pidfd` live across the call.
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// Ends this process at once, without running anything that its parent registered.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: always allowed; it does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Executes `path`; returns only the error.
+pub(crate) fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end with a null pointer, and the strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Makes `fd` the process's standard descriptor `target` (0, 1 or 2), open across exec.
+pub(crate) fn replace_standard(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
+    debug_assert!((0..=2).contains(&target));
+    // SAFETY: 0, 1 and 2 are owned by nobody in Rust; replacing what they refer to is what they are for.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), target) }.into())?;
+    if fd.as_raw_fd() == target {
+        // SAFETY: as above; dup2 onto itself leaves close-on-exec set.
+        check(unsafe { libc::fcntl(target, libc::F_SETFD, 0) }.into())?;
+    }
+    Ok(())
+}
+
+/// Marks every descriptor from 3 on to be closed by exec.
+pub(crate) fn close_on_exec_from_3() -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: nothing is closed here; the flag only matters at exec.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
+}
+
+/// Closes every descriptor from 3 on but `keep`. Only for a fresh child that will not use any other.
+pub(crate) fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
+    let keep = keep.as_raw_fd() as libc::c_uint;
+    let close = |first: libc::c_uint, last: libc::c_uint| {
+        if first > last {
+            return Ok(0);
+        }
+        // SAFETY: the child shares no descriptor table and never touches the owners of these
+        // descriptors again: they stay on a stack that is not returned to.
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+    };
+    close(3, keep.saturating_sub(1))?;
+    close(keep + 1, libc::c_uint::MAX)?;
+    Ok(())
+}
+
+/// Attributes for [`mount_setattr`].
+pub(crate) mod attr {
+    pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY as u64;
+    pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID as u64;
+    pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV as u64;
+    pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC as u64;
+}
+
+/// Sets attributes on the mount behind `mount`, and on those below it when `recursive`.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+    // SAFETY: all-zero is a valid mount_attr.
+    let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attributes.attr_set = set;
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, `attributes` lives across the call and its size is given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Installs a system call filter on this process for good.
+pub(crate) fn install_filter(program: &[BpfInstruction]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: BpfInstruction has the layout of sock_filter; the kernel copies `len` of them and checks the program.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const filter,
+        )
+    })
+    .map(drop)
+}
+
+/// Gives the process an empty session keyring of its own.
+pub(crate) fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<u8>()) })
+        .map(drop)
+}
+
+/// Sets the loopback interface of the current network namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives across the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) }.into())
+        .map(drop)
+}
+
+/// The signals that ask the builder to stop.
+const STOP_SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+/// Blocks the stop signals for this thread and its future threads, and opens a descriptor to read them.
+pub(crate) fn stop_signals() -> io::Result<OwnedFd> {
+    // SAFETY: an all-zero sigset_t is initialised by sigemptyset before anything reads it, and
+    // lives across the calls.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in STOP_SIGNALS {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Reads one signal number from a descriptor of [`stop_signals`]; blocks.
+pub(crate) fn read_signal(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut buffer[..]))?;
+    if read < 4 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // The first field of signalfd_siginfo is the number, 32 bits.
+    Ok(i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]))
+}
+
+/// Gives every signal its default action and unblocks all: what a program expects at its start.
+pub(crate) fn reset_signals() {
+    // SAFETY: SIG_DFL runs no code of ours; the set lives across the call. Signals whose action cannot
+    // be changed (SIGKILL, SIGSTOP, those of the C library) answer with an error that is of no interest.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..=31 {
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        }
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut());
+    }
+}
+
+/// A second descriptor for `fd`, never one of 0, 1, 2.
+pub(crate) fn duplicate_above_standard(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)?)
+}
+
+/// Sets a resource limit by its Linux number.
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the structure lives across the call, and no old value is asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            ptr::null_mut::<u8>(),
+        )
+    })
+    .map(drop)
+}
