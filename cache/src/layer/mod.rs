@@ -1,21 +1,31 @@
 //! A layer is an ordered list of entries (design D3). Its bytes have up to three forms: a
 //! directory tree (an overlay lower), an uncompressed tar, a compressed blob.
 
+mod assemble;
+mod beneath;
 mod builder;
 mod compress;
 pub mod entry;
 mod forms;
 mod index;
+mod pipe;
 mod record;
 mod snapshot;
 mod tar_header;
 mod tar_read;
+mod tar_write;
+mod unpack;
+mod upper;
 
+pub use assemble::{AssembleError, IndexAssembler};
 pub use builder::LayerBuilder;
-pub use compress::{Compression, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
+pub use compress::{Compression, Compressor, Decompressor, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
 pub use entry::{Entry, Kind, LayerPath, Timestamp};
 pub use forms::Layer;
-pub use index::{IndexEntry, LayerIndex};
+pub use index::{Children, IndexDamaged, IndexEntry, LayerIndex};
 pub use record::{CompressedForm, LayerBlob, LayerRecord, RECORD_VERSION, TarForm};
 pub use snapshot::Snapshot;
 pub use tar_read::{TarEntry, TarError, TarReader};
+pub use tar_write::{TarWriter, Written};
+pub use unpack::Unpacker;
+pub use upper::walk_tree;

@@ -564,6 +564,10 @@ impl Facts {
             return Err(bad_name(&self.name, "a whiteout is a regular file"));
         }
         if path.name() == OPAQUE_MARKER {
+            // Overlayfs knows no opaque root, and no builder writes one.
+            if parent.is_root() {
+                return Err(bad_name(&self.name, "the root cannot be opaque"));
+            }
             return Ok((whiteout_entry(parent, Kind::Directory { opaque: true }), true));
         }
         match &path.name()[WHITEOUT_PREFIX.len()..] {

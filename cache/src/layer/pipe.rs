@@ -1,0 +1,232 @@
+//! Bytes on their way from one thread to others: bounded, in large pieces that are used again.
+
+use std::io::{self, Read, Write};
+use std::ops::Deref;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use sha2::Digest as _;
+
+use crate::digest::Digest;
+
+/// Size of a piece.
+pub(super) const PIECE: usize = 256 << 10;
+/// Pieces between two threads: enough that neither waits for the other's every step.
+const DEPTH: usize = 8;
+
+/// Memory of pieces that nobody reads any more. Fresh pages cost more than what is done with them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Pool {
+    /// A piece of [`PIECE`] bytes with any content.
+    pub fn take(&self) -> Vec<u8> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| vec![0; PIECE])
+    }
+
+    /// `length` bytes of `buffer`, to be shared.
+    pub fn share(&self, buffer: Vec<u8>, length: usize) -> Piece {
+        Piece(Arc::new(Shared {
+            length: length.min(buffer.len()),
+            buffer,
+            pool: self.clone(),
+        }))
+    }
+}
+
+/// Bytes that several threads may read; their memory goes back to the pool.
+#[derive(Debug, Clone)]
+pub(super) struct Piece(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    buffer: Vec<u8>,
+    length: usize,
+    pool: Pool,
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.buffer[..self.0.length]
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.pool
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(buffer);
+    }
+}
+
+/// A bounded channel of pieces.
+pub(super) fn pieces() -> (SyncSender<Piece>, PieceReader) {
+    let (sender, receiver) = sync_channel(DEPTH);
+    (
+        sender,
+        PieceReader {
+            receiver,
+            current: None,
+            position: 0,
+        },
+    )
+}
+
+/// Reads what another thread sends; the end is where that thread drops its sender.
+#[derive(Debug)]
+pub(super) struct PieceReader {
+    receiver: Receiver<Piece>,
+    current: Option<Piece>,
+    position: usize,
+}
+
+impl PieceReader {
+    /// The next whole piece.
+    pub fn next_piece(&mut self) -> Option<Piece> {
+        self.receiver.recv().ok()
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(piece) = &self.current
+                && self.position < piece.len()
+            {
+                let length = out.len().min(piece.len() - self.position);
+                out[..length].copy_from_slice(&piece[self.position..self.position + length]);
+                self.position += length;
+                return Ok(length);
+            }
+            self.position = 0;
+            self.current = self.next_piece();
+            if self.current.is_none() {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+/// Hands what is written to a writer that has a thread of its own.
+#[derive(Debug)]
+pub(super) struct ThreadWriter<W> {
+    sender: Option<SyncSender<Piece>>,
+    thread: Option<JoinHandle<io::Result<W>>>,
+    pool: Pool,
+}
+
+impl<W: Write + Send + 'static> ThreadWriter<W> {
+    /// Starts the thread.
+    pub fn new(mut out: W) -> io::Result<Self> {
+        let (sender, mut pieces) = pieces();
+        let thread = std::thread::Builder::new()
+            .name("layer writer".to_owned())
+            .spawn(move || {
+                while let Some(piece) = pieces.next_piece() {
+                    out.write_all(&piece)?;
+                }
+                out.flush()?;
+                Ok(out)
+            })?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+            pool: Pool::default(),
+        })
+    }
+
+    /// Waits until everything was written.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.join()
+    }
+}
+
+impl<W> ThreadWriter<W> {
+    fn join(&mut self) -> io::Result<W> {
+        self.sender = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => Err(io::Error::other("the writing thread is gone")),
+        }
+    }
+}
+
+impl<W> Write for ThreadWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut buffer = self.pool.take();
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        let piece = self.pool.share(buffer, length);
+        if self
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.send(piece).is_ok())
+        {
+            return Ok(length);
+        }
+        // The thread ended before its time: it knows why.
+        Err(self
+            .join()
+            .err()
+            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<W> Drop for ThreadWriter<W> {
+    fn drop(&mut self) {
+        // No thread may outlive its owner: the process may be about to enter a namespace.
+        if self.thread.is_some() {
+            let _ = self.join();
+        }
+    }
+}
+
+/// sha256 of what passes through to another writer.
+pub(super) struct HashWriter<W> {
+    out: W,
+    hasher: sha2::Sha256,
+    written: u64,
+}
+
+impl<W> HashWriter<W> {
+    pub fn new(out: W) -> Self {
+        Self {
+            out,
+            hasher: sha2::Sha256::new(),
+            written: 0,
+        }
+    }
+
+    /// The writer below, the digest and the length of what was written.
+    pub fn finish(self) -> (W, Digest, u64) {
+        (
+            self.out,
+            Digest::from_bytes(self.hasher.finalize().into()),
+            self.written,
+        )
+    }
+}
+
+impl<W: Write> Write for HashWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..length]);
+        self.written += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,357 @@
+//! The tree form of a layer: a directory that overlayfs takes as a lower layer.
+//!
+//! Files, links and nodes are made in the order of the tar; what depends on all members together
+//! (whiteouts, opaque directories, times and modes of directories) is made from the index at the end.
+//! Everything goes by descriptors of directories of this tree; nothing is followed.
+
+use std::collections::HashSet;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::beneath::{DirectoryCursor, proc_path};
+use super::entry::{Entry, Kind, LayerPath, Timestamp};
+use super::index::LayerIndex;
+use super::tar_read::{TarError, TarReader};
+
+/// Says in a tree that lower layers do not shine through a directory.
+pub(super) const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// Fills an empty directory with a layer.
+#[derive(Debug)]
+pub struct Unpacker {
+    cursor: DirectoryCursor,
+    /// Owner that new files have by themselves.
+    uid: u32,
+    gid: u32,
+    /// Device nodes that must not be made here; the index keeps them.
+    skipped: HashSet<LayerPath>,
+}
+
+impl Unpacker {
+    /// Unpacks into `root`, an empty directory.
+    pub fn new(root: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root, flags, Mode::empty())?;
+        rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
+        let stat = rustix::fs::fstat(&root)?;
+        let uid = rustix::process::geteuid().as_raw();
+        // A directory that hands its group down would give it to every file.
+        let gid = rustix::process::getegid().as_raw();
+        let gid = if stat.st_gid == gid { gid } else { u32::MAX };
+        Ok(Self {
+            cursor: DirectoryCursor::new(root),
+            uid,
+            gid,
+            skipped: HashSet::new(),
+        })
+    }
+
+    /// Makes one member, which the index has accepted; `data` are the bytes of a regular file.
+    pub fn member<R: Read>(&mut self, entry: &Entry, data: &mut TarReader<R>) -> io::Result<()> {
+        if entry.path.is_root() {
+            return Ok(());
+        }
+        match &entry.kind {
+            Kind::Directory { .. } => self.directory(&entry.path),
+            Kind::File { .. } => self.file(entry, data),
+            Kind::Symlink { target } => self
+                .node(entry, |parent, name| {
+                    rustix::fs::symlinkat(target.as_slice(), parent, name)
+                })
+                .map(|_| ()),
+            Kind::Hardlink { target } => self.hardlink(&entry.path, target),
+            Kind::Fifo => self.special(entry, FileType::Fifo, 0),
+            Kind::CharDevice { major, minor } => self.special(
+                entry,
+                FileType::CharacterDevice,
+                rustix::fs::makedev(*major, *minor),
+            ),
+            Kind::BlockDevice { major, minor } => {
+                self.special(entry, FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
+            }
+            Kind::Whiteout => Ok(()),
+        }
+        .map_err(|error| at(&entry.path, error))
+    }
+
+    /// Makes what `index` says about the layer as a whole.
+    pub fn finish(mut self, index: &LayerIndex) -> io::Result<()> {
+        for entry in index
+            .entries()
+            .iter()
+            .map(|e| &e.entry)
+            .filter(|e| e.kind == Kind::Whiteout)
+        {
+            self.whiteout(&entry.path)
+                .map_err(|error| at(&entry.path, error))?;
+        }
+        // What lies in a directory comes after it: going backwards, its time is set when nothing changes it any more.
+        for entry in index.entries().iter().rev().map(|e| &e.entry) {
+            if let Kind::Directory { opaque } = entry.kind {
+                self.directory_metadata(entry, opaque)
+                    .map_err(|error| at(&entry.path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file<R: Read>(&mut self, entry: &Entry, data: &mut TarReader<R>) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file: OwnedFd = self.make(&entry.path, |parent, name| {
+            rustix::fs::openat(parent, name, flags, mode)
+        })?;
+        loop {
+            let piece = data.data()?;
+            if piece.is_empty() {
+                break;
+            }
+            let length = rustix::io::write(&file, piece)?;
+            if length == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            data.consume_data(length);
+        }
+        self.fix_owner(entry, |uid, gid| rustix::fs::fchown(&file, Some(uid), Some(gid)))?;
+        for (name, value) in &entry.xattrs {
+            check_xattr(
+                name,
+                rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty()),
+            )?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
+        rustix::fs::futimens(&file, &times(entry.mtime))?;
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &LayerPath) -> io::Result<()> {
+        match self
+            .enter_parent(path)
+            .and_then(|parent| Ok(rustix::fs::mkdirat(parent, path.name(), Mode::RWXU)?))
+        {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => return result,
+        }
+        let parent = self.enter_parent(path)?;
+        let stat = rustix::fs::statat(parent, path.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            rustix::fs::unlinkat(parent, path.name(), AtFlags::empty())?;
+            rustix::fs::mkdirat(parent, path.name(), Mode::RWXU)?;
+        }
+        Ok(())
+    }
+
+    fn hardlink(&mut self, path: &LayerPath, target: &LayerPath) -> io::Result<()> {
+        if self.skipped.contains(target) {
+            self.remove(path)?;
+            self.skipped.insert(path.clone());
+            return Ok(());
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let target_parent =
+            super::beneath::open_beneath(self.cursor.root(), &target.parent().unwrap_or_default(), flags)?;
+        self.make(path, |parent, name| {
+            rustix::fs::linkat(&target_parent, target.name(), parent, name, AtFlags::empty())
+        })
+    }
+
+    fn special(&mut self, entry: &Entry, kind: FileType, device: u64) -> io::Result<()> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        let made = self.node(entry, |parent, name| {
+            rustix::fs::mknodat(parent, name, kind, mode, device)
+        });
+        match made {
+            Ok(()) => {
+                let parent = self.enter_parent(&entry.path)?;
+                // Not a link: it was just made, and nobody else works in this tree.
+                rustix::fs::chmodat(
+                    parent,
+                    entry.path.name(),
+                    Mode::from_raw_mode(entry.mode),
+                    AtFlags::empty(),
+                )?;
+                self.node_times(entry)
+            }
+            // Devices cannot be made inside a user namespace.
+            Err(error)
+                if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) && kind != FileType::Fifo =>
+            {
+                self.skipped.insert(entry.path.clone());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes something that is not opened, with owner, attributes and time.
+    fn node(
+        &mut self,
+        entry: &Entry,
+        make: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>,
+    ) -> io::Result<()> {
+        self.make(&entry.path, make)?;
+        let (uid, gid) = (self.uid, self.gid);
+        let parent = self.enter_parent(&entry.path)?;
+        let name = entry.path.name();
+        fix_owner(entry, uid, gid, |uid, gid| {
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        })?;
+        for (key, value) in &entry.xattrs {
+            let path = proc_path(parent, name);
+            check_xattr(
+                key,
+                rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty()),
+            )?;
+        }
+        self.node_times(entry)
+    }
+
+    fn node_times(&mut self, entry: &Entry) -> io::Result<()> {
+        let parent = self.enter_parent(&entry.path)?;
+        let times = times(entry.mtime);
+        Ok(rustix::fs::utimensat(
+            parent,
+            entry.path.name(),
+            &times,
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
+    }
+
+    fn whiteout(&mut self, path: &LayerPath) -> io::Result<()> {
+        let device = rustix::fs::makedev(0, 0);
+        self.make(path, |parent, name| {
+            rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), device)
+        })
+    }
+
+    fn directory_metadata(&mut self, entry: &Entry, opaque: bool) -> io::Result<()> {
+        let (uid, gid) = (self.uid, self.gid);
+        self.cursor.enter(&entry.path, true)?;
+        let parent = self
+            .cursor
+            .enter(&entry.path.parent().unwrap_or_default(), false)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(parent, entry.path.name(), flags, Mode::empty())?;
+        if opaque {
+            rustix::fs::fsetxattr(&directory, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
+        }
+        fix_owner(entry, uid, gid, |uid, gid| {
+            rustix::fs::fchown(&directory, Some(uid), Some(gid))
+        })?;
+        for (name, value) in &entry.xattrs {
+            check_xattr(
+                name,
+                rustix::fs::fsetxattr(&directory, name.as_slice(), value, XattrFlags::empty()),
+            )?;
+        }
+        rustix::fs::fchmod(&directory, Mode::from_raw_mode(entry.mode))?;
+        rustix::fs::futimens(&directory, &times(entry.mtime))?;
+        Ok(())
+    }
+
+    /// Makes something new at `path`; what an earlier member left there goes.
+    fn make<T>(
+        &mut self,
+        path: &LayerPath,
+        make: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
+    ) -> io::Result<T> {
+        match make(self.enter_parent(path)?, path.name()) {
+            Err(Errno::EXIST) => {
+                self.remove(path)?;
+                Ok(make(self.enter_parent(path)?, path.name())?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn remove(&mut self, path: &LayerPath) -> io::Result<()> {
+        self.cursor.forget(path);
+        let parent = self.enter_parent(path)?;
+        match rustix::fs::unlinkat(parent, path.name(), AtFlags::empty()) {
+            Err(Errno::ISDIR) => remove_directory(parent, path.name()),
+            Err(Errno::NOENT) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn enter_parent(&mut self, path: &LayerPath) -> io::Result<BorrowedFd<'_>> {
+        self.cursor.enter(&path.parent().unwrap_or_default(), true)
+    }
+
+    fn fix_owner(&self, entry: &Entry, chown: impl FnOnce(Uid, Gid) -> Result<(), Errno>) -> io::Result<()> {
+        fix_owner(entry, self.uid, self.gid, chown)
+    }
+}
+
+/// Gives a new file its owner unless it has it by itself.
+fn fix_owner(
+    entry: &Entry,
+    uid: u32,
+    gid: u32,
+    chown: impl FnOnce(Uid, Gid) -> Result<(), Errno>,
+) -> io::Result<()> {
+    if entry.uid == uid && entry.gid == gid {
+        return Ok(());
+    }
+    match chown(Uid::from_raw(entry.uid), Gid::from_raw(entry.gid)) {
+        Err(Errno::INVAL) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "its owner {}:{} lies outside the ids of this user namespace: a larger range in /etc/subuid and /etc/subgid is needed",
+                entry.uid, entry.gid
+            ),
+        )),
+        result => Ok(result?),
+    }
+}
+
+/// Attributes that only a privileged process may set are left to the index; all others must succeed.
+fn check_xattr(name: &[u8], result: Result<(), Errno>) -> io::Result<()> {
+    let privileged =
+        name.starts_with(b"trusted.") || name.starts_with(b"security.") && name != b"security.capability";
+    match result {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL) if privileged => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn remove_directory(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    for child in rustix::fs::Dir::read_from(&directory)? {
+        let child = child?;
+        let child = child.file_name().to_bytes();
+        if child == b"." || child == b".." {
+            continue;
+        }
+        match rustix::fs::unlinkat(&directory, child, AtFlags::empty()) {
+            Err(Errno::ISDIR) => remove_directory(directory.as_fd(), child)?,
+            result => result?,
+        }
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
+fn times(mtime: Timestamp) -> Timestamps {
+    let time = Timespec {
+        tv_sec: mtime.seconds,
+        tv_nsec: i64::from(mtime.nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Says which member an error is about.
+fn at(path: &LayerPath, error: io::Error) -> io::Error {
+    // What the archive itself got wrong already says so.
+    if error.get_ref().is_some_and(|inner| inner.is::<TarError>()) {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("unpacking {path}: {error}"))
+}
