@@ -72,6 +72,17 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A layer cannot be read, written or converted.
+    #[error("{doing} layer {layer}: {source}")]
+    Layer {
+        /// What was being done, for example `"unpacking"`.
+        doing: &'static str,
+        /// Its name, or what will be its name.
+        layer: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// Other processes use the store, and this needs it alone.
     #[error("{others}: wait for them to end and try again")]
     Busy {

@@ -67,6 +67,19 @@ impl Compression {
     }
 }
 
+impl Compression {
+    /// The setting that [`Compression::encoder`] names, unless that was another version's.
+    pub(super) fn of_encoder(encoder: &str) -> Option<Self> {
+        let mut parts = encoder.split('/');
+        let compression = match (parts.next()?, parts.next()?) {
+            ("gzip", level) => Self::Gzip(level.parse().ok()?),
+            ("zstd", level) => Self::Zstd(level.parse().ok()?),
+            _ => return None,
+        };
+        (compression.encoder() == encoder).then_some(compression)
+    }
+}
+
 /// As many threads as the process may use, within reason.
 pub(super) fn default_threads() -> usize {
     std::thread::available_parallelism()

@@ -1,92 +1,710 @@
-//! The forms of a layer, each made when it is asked for and kept.
+//! The forms of a layer (design D3), each made when it is asked for and then kept.
+//!
+//! A form appears by one rename, made under the lock of the layer, so that processes that want the
+//! same form at the same time make it once. A form that turns out damaged is made again from another
+//! one; the diff id says whether that gave the same layer.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::compress::Compression;
-use super::index::LayerIndex;
-use super::record::{LayerBlob, LayerRecord};
-use crate::digest::{ContentDigest, DiffId, Digest, LayerId};
+use super::beneath::open_beneath;
+use super::compress::{Compression, Compressor, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
+use super::entry::Kind;
+use super::index::{IndexEntry, LayerIndex};
+use super::pipe::{HashWriter, ThreadWriter};
+use super::receive::{Pass, Passed, index_of};
+use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
+use super::tar_write::TarWriter;
+use super::upper::walk_tree;
+use crate::digest::{ContentDigest, DiffId, Digest, KeyBuilder, LayerId};
 use crate::error::StoreError;
+use crate::lock::KeyLock;
 use crate::store::Store;
 
 /// A layer of the store: a cheap handle, shared between threads. Its forms are made on demand, once, even when many
 /// processes ask.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct Layer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     store: Store,
     id: LayerId,
+    index: Mutex<Option<Arc<LayerIndex>>>,
 }
 
 impl Layer {
     /// Its name.
     pub fn id(&self) -> &LayerId {
-        &self.id
+        &self.0.id
     }
 
     /// What is known about it.
     pub fn record(&self) -> Result<LayerRecord, StoreError> {
-        Err(self.unfinished())
+        LayerRecord::load(&self.directory(), self.id())?.ok_or_else(|| {
+            let source = io::Error::new(io::ErrorKind::NotFound, "the store does not have it");
+            self.failed("looking for", source)
+        })
     }
 
     /// Whether the tree form is there.
     pub fn has_tree(&self) -> bool {
-        self.store
-            .root()
-            .join("layers")
-            .join(self.id.as_str())
-            .join("fs")
-            .is_dir()
+        self.existing_tree().is_some()
     }
 
     /// Its entries. Fetches the layer when nothing but its name is here.
     pub fn index(&self) -> Result<Arc<LayerIndex>, StoreError> {
-        Err(self.unfinished())
+        if let Some(index) = self.remembered() {
+            return Ok(index);
+        }
+        if let Some(index) = self.stored_index()? {
+            return Ok(self.remember(index));
+        }
+        let lock = self.lock()?;
+        let index = match self.stored_index()? {
+            Some(index) => index,
+            None => self.make_index(&lock)?,
+        };
+        Ok(self.remember(index))
     }
 
     /// The directory that holds its tree, an overlay lower. Call it inside the user namespace.
     pub fn tree(&self) -> Result<PathBuf, StoreError> {
-        Err(self.unfinished())
+        if let Some(tree) = self.existing_tree() {
+            return Ok(tree);
+        }
+        let lock = self.lock()?;
+        if let Some(tree) = self.existing_tree() {
+            return Ok(tree);
+        }
+        let record = self.record()?;
+        let unpacked = match self.local_tar(&record) {
+            Some(digest) => self.unpack_tar(&lock, &digest),
+            None => self.receive(&lock, &record, true, false),
+        };
+        match unpacked {
+            Err(error) if is_damage(&error) => self.receive(&lock, &self.record()?, true, false)?,
+            result => result?,
+        }
+        self.existing_tree()
+            .ok_or_else(|| self.failed("unpacking", io::ErrorKind::NotFound.into()))
     }
 
     /// Digest of the uncompressed tar. Of a snapshot it has to be computed; who needs [`Layer::blob`] or
     /// [`Layer::compressed`] as well should ask for those first, which find the diff id on the way.
     pub fn diff_id(&self) -> Result<DiffId, StoreError> {
-        Err(self.unfinished())
+        if let Some(diff_id) = self.record()?.diff_id {
+            return Ok(diff_id);
+        }
+        let lock = self.lock()?;
+        if let Some(diff_id) = self.record()?.diff_id {
+            return Ok(diff_id);
+        }
+        let sink = ThreadWriter::new(HashWriter::new(io::sink())).map_err(|e| self.failed("hashing", e))?;
+        let (sink, index) = self.write_tree_as_tar(sink)?;
+        let (_, digest, _) = sink.finish().map_err(|e| self.failed("hashing", e))?.finish();
+        self.note_tar_of_tree(&lock, &index, DiffId(digest), None)?;
+        Ok(DiffId(digest))
     }
 
     /// Makes sure that the uncompressed tar is a blob of the store.
     pub fn tar(&self) -> Result<Digest, StoreError> {
-        Err(self.unfinished())
+        if let Some(digest) = self.local_tar(&self.record()?) {
+            return Ok(digest);
+        }
+        let lock = self.lock()?;
+        let record = self.record()?;
+        match self.local_tar(&record) {
+            Some(digest) => Ok(digest),
+            None => self.make_tar(&lock, &record),
+        }
     }
 
     /// The blob to name in a manifest without converting anything: the pulled one, which may not be here yet
     /// ([`Layer::ensure_blob`]), else the uncompressed tar.
     pub fn blob(&self) -> Result<LayerBlob, StoreError> {
-        Err(self.unfinished())
+        let pulled = self
+            .record()?
+            .compressed
+            .into_iter()
+            .find(|form| form.encoder.is_none());
+        match pulled {
+            Some(form) => Ok(form.into_blob()),
+            None => self.tar_blob(),
+        }
     }
 
     /// A blob compressed as asked. A pulled or already made blob of the same media type is taken as it is, unless
     /// `force` asks for exactly what `compression` says.
     pub fn compressed(&self, compression: &Compression, force: bool) -> Result<LayerBlob, StoreError> {
-        let _ = (compression, force);
-        Err(self.unfinished())
+        let record = self.record()?;
+        let store = &self.0.store;
+        let made = |form: &&CompressedForm| form.encoder.as_ref() == Some(&compression.encoder());
+        if let Some(form) = record
+            .compressed
+            .iter()
+            .find(made)
+            .filter(|form| store.has_blob(&form.digest))
+        {
+            return Ok(form.clone().into_blob());
+        }
+        let same_kind =
+            |form: &&CompressedForm| kind_of(&form.media_type) == kind_of(compression.media_type());
+        if !force && let Some(form) = record.compressed.iter().find(same_kind) {
+            self.ensure_blob(&form.digest)?;
+            return Ok(form.clone().into_blob());
+        }
+        if *compression == Compression::Uncompressed {
+            return self.tar_blob();
+        }
+        let lock = self.lock()?;
+        if let Some(form) = self
+            .record()?
+            .compressed
+            .iter()
+            .find(made)
+            .filter(|form| store.has_blob(&form.digest))
+        {
+            return Ok(form.clone().into_blob());
+        }
+        match self.compress(&lock, *compression) {
+            // The tar was damaged and is gone now: once more from another form.
+            Err(error) if is_damage(&error) => self.compress(&lock, *compression),
+            result => result,
+        }
     }
 
     /// Makes sure that the store holds the blob `digest`, one of this layer's: fetched from its origin, or made again.
     pub fn ensure_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        let _ = digest;
-        Err(self.unfinished())
+        let store = &self.0.store;
+        if store.has_blob(digest) {
+            return Ok(());
+        }
+        let record = self.record()?;
+        let form = record.compressed.iter().find(|form| form.digest == *digest);
+        let remade = match form.map(|form| &form.encoder) {
+            Some(None) => {
+                let lock = self.lock()?;
+                if !store.has_blob(digest) {
+                    self.fetch(&lock, &record, digest)?;
+                }
+                return Ok(());
+            }
+            Some(Some(encoder)) => match Compression::of_encoder(encoder) {
+                Some(compression) => self.compressed(&compression, true)?.digest,
+                None => return Err(StoreError::MissingBlob { digest: *digest }),
+            },
+            None => self.tar()?,
+        };
+        if remade == *digest {
+            Ok(())
+        } else {
+            Err(StoreError::MissingBlob { digest: *digest })
+        }
     }
 
     /// Digest of all entries and of the bytes of all files, without times.
     pub fn content(&self) -> Result<ContentDigest, StoreError> {
-        Err(self.unfinished())
+        if let Some(content) = self.record()?.content {
+            return Ok(content);
+        }
+        let mut index = self.index()?;
+        if index.content().is_none() {
+            let lock = self.lock()?;
+            index = self.digest_files(&lock)?;
+        }
+        let content = index
+            .content()
+            .ok_or_else(|| self.failed("hashing", io::ErrorKind::InvalidData.into()))?;
+        let _lock = self.lock()?;
+        self.change_record(|record| record.content = Some(content))?;
+        Ok(content)
     }
 
-    fn unfinished(&self) -> StoreError {
-        StoreError::Busy {
-            others: format!("{:?}", self.store),
+    pub(super) fn named(store: &Store, id: LayerId) -> Self {
+        Self(Arc::new(Inner {
+            store: store.clone(),
+            id,
+            index: Mutex::new(None),
+        }))
+    }
+
+    /// `layers/<id>`.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.0.store.root().join("layers").join(self.id().as_str())
+    }
+
+    /// Makes the layer known, or adds to what is known about it.
+    pub(super) fn establish(
+        &self,
+        index: Option<&LayerIndex>,
+        change: impl FnOnce(&mut LayerRecord),
+    ) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        if self.directory().is_dir() {
+            if let Some(index) = index {
+                self.write_index(index)?;
+            }
+            return self.change_record(change);
+        }
+        let staged = self.0.store.temp_dir()?;
+        let write = |name: &str, bytes: &[u8]| {
+            let path = staged.path().join(name);
+            fs::write(&path, bytes).map_err(|error| StoreError::io("writing", path, error))
+        };
+        let mut record = LayerRecord::new(self.id().clone());
+        change(&mut record);
+        write("record.json", &record.to_bytes())?;
+        if let Some(index) = index {
+            write("index", &index.to_bytes())?;
+        }
+        staged.persist(&self.directory())
+    }
+
+    /// The tree, if there is one.
+    pub(crate) fn existing_tree(&self) -> Option<PathBuf> {
+        let tree = self.directory().join("fs");
+        tree.is_dir().then_some(tree)
+    }
+
+    /// The blob of the uncompressed tar, if it is here.
+    pub(crate) fn existing_tar(&self) -> Result<Option<PathBuf>, StoreError> {
+        Ok(self
+            .local_tar(&self.record()?)
+            .map(|digest| self.0.store.blob_path(&digest)))
+    }
+
+    /// An index that knows the digests of all files, for which the tar must be here.
+    pub(crate) fn verified_index(&self) -> Result<Arc<LayerIndex>, StoreError> {
+        let lock = self.lock()?;
+        self.digest_files(&lock)
+    }
+
+    /// Removes a tar that was found damaged.
+    pub(crate) fn discard_tar(&self) -> Result<(), StoreError> {
+        match self.local_tar(&self.record()?) {
+            Some(digest) => self.0.store.discard_blob(&digest),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> Result<KeyLock, StoreError> {
+        self.0.store.lock_key(
+            &KeyBuilder::new("layer lock/1")
+                .field("id", self.id().as_str().as_bytes())
+                .finish(),
+        )
+    }
+
+    fn remembered(&self) -> Option<Arc<LayerIndex>> {
+        self.0
+            .index
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn remember(&self, index: LayerIndex) -> Arc<LayerIndex> {
+        let index = Arc::new(index);
+        *self.0.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
+        index
+    }
+
+    /// The index file; `None` when it is missing or damaged.
+    fn stored_index(&self) -> Result<Option<LayerIndex>, StoreError> {
+        let path = self.directory().join("index");
+        match fs::read(&path) {
+            Ok(bytes) => Ok(LayerIndex::from_bytes(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("reading", path, error)),
+        }
+    }
+
+    fn make_index(&self, lock: &KeyLock) -> Result<LayerIndex, StoreError> {
+        let record = self.record()?;
+        if let Some(digest) = self.local_tar(&record) {
+            let made = self.0.store.open_blob(&digest).and_then(|source| {
+                index_of(source, None, true).map_err(|error| self.failed("reading", error))
+            });
+            match made {
+                Err(error) if is_damage(&error) => {}
+                made => {
+                    let index = made?;
+                    self.write_index(&index)?;
+                    return Ok(index);
+                }
+            }
+        }
+        if record.compressed.iter().any(|form| form.encoder.is_none()) {
+            self.receive(lock, &record, false, false)?;
+            return self
+                .stored_index()?
+                .ok_or_else(|| self.failed("reading", io::ErrorKind::InvalidData.into()));
+        }
+        let index = self.walk()?;
+        self.write_index(&index)?;
+        Ok(index)
+    }
+
+    /// The entries of the tree form.
+    fn walk(&self) -> Result<LayerIndex, StoreError> {
+        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
+        // Outside of the user namespace in which it was written, its owners are others.
+        if !rustix::process::geteuid().is_root() {
+            let source = io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "its tree can only be read inside the user namespace",
+            );
+            return Err(self.failed("reading", source));
+        }
+        walk_tree(&tree).map_err(|error| self.failed("reading", error))
+    }
+
+    /// The tar of the tree form, into `sink`.
+    fn write_tree_as_tar<W: Write>(&self, sink: W) -> Result<(W, LayerIndex), StoreError> {
+        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
+        let index = self.walk()?;
+        let fail = |error| self.failed("reading", error);
+        let root = fs::File::open(&tree).map_err(fail)?;
+        let mut tar = TarWriter::new(sink);
+        let mut entries = Vec::with_capacity(index.entries().len());
+        for IndexEntry { entry, .. } in index.entries() {
+            let written = if let Kind::File { .. } = entry.kind {
+                let mut file = open_file(&root, &entry.path).map_err(fail)?;
+                tar.append(entry, Some(&mut file)).map_err(fail)?
+            } else {
+                tar.append(entry, None).map_err(fail)?
+            };
+            entries.push(IndexEntry {
+                entry: entry.clone(),
+                data_offset: written.map(|written| written.data_offset),
+                digest: written.map(|written| written.digest),
+            });
+        }
+        let (sink, _) = tar.finish().map_err(fail)?;
+        Ok((sink, LayerIndex::from_sorted(entries)))
+    }
+
+    fn note_tar_of_tree(
+        &self,
+        _lock: &KeyLock,
+        index: &LayerIndex,
+        diff_id: DiffId,
+        tar: Option<TarForm>,
+    ) -> Result<(), StoreError> {
+        if let Some(expected) = self.record()?.diff_id
+            && expected != diff_id
+        {
+            let message = format!("its tree gives {diff_id} and not {expected}");
+            return Err(self.failed("reading", io::Error::new(io::ErrorKind::InvalidData, message)));
+        }
+        self.write_index(index)?;
+        self.change_record(|record| {
+            record.diff_id = Some(diff_id);
+            record.size = Some(index.size());
+            record.tar = tar.or_else(|| record.tar.take());
+        })
+    }
+
+    fn make_tar(&self, lock: &KeyLock, record: &LayerRecord) -> Result<Digest, StoreError> {
+        if record.compressed.iter().any(|form| form.encoder.is_none()) || self.existing_tree().is_none() {
+            self.receive(lock, record, false, true)?;
+        } else {
+            let writer = self.0.store.blob_writer()?;
+            let sink = ThreadWriter::new(writer).map_err(|e| self.failed("writing", e))?;
+            let (sink, index) = self.write_tree_as_tar(sink)?;
+            let writer = sink.finish().map_err(|e| self.failed("writing", e))?;
+            let expected = record.diff_id.map(|diff_id| diff_id.0);
+            let (digest, size) = writer.commit(expected.as_ref())?;
+            self.note_tar_of_tree(lock, &index, DiffId(digest), Some(TarForm { digest, size }))?;
+        }
+        let record = self.record()?;
+        self.local_tar(&record)
+            .ok_or_else(|| self.failed("writing", io::ErrorKind::NotFound.into()))
+    }
+
+    fn unpack_tar(&self, _lock: &KeyLock, digest: &Digest) -> Result<(), StoreError> {
+        let source = self.0.store.open_blob(digest)?;
+        let (staged, tree) = self.stage_tree()?;
+        let index = index_of(source, Some(&tree), false).map_err(|error| self.failed("unpacking", error))?;
+        if self.stored_index()?.is_none() {
+            self.write_index(&index)?;
+        }
+        self.place_tree(&tree)?;
+        drop(staged);
+        Ok(())
+    }
+
+    /// Compresses the tar, or the tree if there is no tar.
+    fn compress(&self, lock: &KeyLock, compression: Compression) -> Result<LayerBlob, StoreError> {
+        let fail = |error| self.failed("compressing", error);
+        let record = self.record()?;
+        let out = Compressor::new(self.0.store.blob_writer()?, compression).map_err(fail)?;
+        let pulled = record.compressed.iter().any(|form| form.encoder.is_none());
+        let tar = match self.local_tar(&record) {
+            None if pulled || self.existing_tree().is_none() => Some(self.make_tar(lock, &record)?),
+            tar => tar,
+        };
+        let out = if let Some(digest) = tar {
+            let mut source = self.0.store.open_blob(&digest)?;
+            let mut out = out;
+            copy(&mut source, &mut out).map_err(fail)?;
+            out
+        } else {
+            let (sink, index) = self.write_tree_as_tar(HashWriter::new(out))?;
+            let (out, digest, _) = sink.finish();
+            self.note_tar_of_tree(lock, &index, DiffId(digest), None)?;
+            out
+        };
+        let (digest, size) = out.finish().map_err(fail)?.commit(None)?;
+        let form = CompressedForm {
+            digest,
+            size,
+            media_type: compression.media_type().to_owned(),
+            encoder: Some(compression.encoder()),
+        };
+        self.change_record(|record| {
+            record
+                .compressed
+                .retain(|other| other.encoder != form.encoder || other.digest == form.digest);
+            if !record.compressed.contains(&form) {
+                record.compressed.push(form.clone());
+            }
+        })?;
+        Ok(form.into_blob())
+    }
+
+    /// Index and, as wanted, tree and tar of a pulled layer, from its blob or, when that is not here, its origin.
+    fn receive(
+        &self,
+        _lock: &KeyLock,
+        record: &LayerRecord,
+        want_tree: bool,
+        want_tar: bool,
+    ) -> Result<(), StoreError> {
+        let store = &self.0.store;
+        let pulled = record.compressed.iter().filter(|form| form.encoder.is_none());
+        // One that is here before those that must be fetched.
+        let mut forms: Vec<&CompressedForm> = pulled.collect();
+        forms.sort_by_key(|form| !store.has_blob(&form.digest));
+        let Some(form) = forms.first() else {
+            return Err(self.no_form());
+        };
+        match self.pass(record, form, want_tree, want_tar) {
+            // The blob was damaged and has been removed: the origin has another.
+            Err(error)
+                if is_damage(&error) && !store.has_blob(&form.digest) && store.provider().is_some() =>
+            {
+                self.pass(record, form, want_tree, want_tar)
+            }
+            result => result,
+        }
+    }
+
+    fn pass(
+        &self,
+        record: &LayerRecord,
+        form: &CompressedForm,
+        want_tree: bool,
+        want_tar: bool,
+    ) -> Result<(), StoreError> {
+        let store = &self.0.store;
+        check_media_type(&form.media_type).map_err(|error| self.failed("reading", error))?;
+        let here = store.has_blob(&form.digest);
+        let source: Box<dyn Read + Send> = if here {
+            Box::new(store.open_blob(&form.digest)?)
+        } else {
+            self.origin(record, form)?
+        };
+        let diff_id = record.diff_id.as_ref();
+        // A pulled blob that is not compressed is the tar already.
+        let is_tar = diff_id.is_some_and(|diff_id| diff_id.0 == form.digest);
+        let staged = if want_tree { Some(self.stage_tree()?) } else { None };
+        let pass = Pass {
+            source,
+            size: form.size,
+            blob: if here { None } else { Some(store.blob_writer()?) },
+            tar: if want_tar && !is_tar {
+                Some(store.blob_writer()?)
+            } else {
+                None
+            },
+            tree: staged.as_ref().map(|(_, tree)| tree.as_path()),
+            diff_id,
+        };
+        let Passed { index, blob, tar } = pass.run().map_err(|error| self.failed("reading", error))?;
+        let tar = match tar {
+            Some(tar) => Some(tar.commit(diff_id.map(|diff_id| &diff_id.0))?),
+            None => is_tar.then_some((form.digest, form.size)),
+        };
+        if let Some(blob) = blob {
+            blob.commit(Some(&form.digest))?;
+        }
+        if want_tar || self.stored_index()?.is_none() {
+            self.write_index(&index)?;
+        }
+        if let Some((staged, tree)) = staged {
+            if self.existing_tree().is_none() {
+                self.place_tree(&tree)?;
+            }
+            drop(staged);
+        }
+        self.change_record(|record| {
+            record.size = Some(index.size());
+            if let Some((digest, size)) = tar {
+                record.diff_id = Some(DiffId(digest));
+                record.tar = Some(TarForm { digest, size });
+            }
+        })
+    }
+
+    /// Fetches a blob only to have it.
+    fn fetch(&self, _lock: &KeyLock, record: &LayerRecord, digest: &Digest) -> Result<(), StoreError> {
+        let Some(form) = record.compressed.iter().find(|form| form.digest == *digest) else {
+            return Err(StoreError::MissingBlob { digest: *digest });
+        };
+        let mut blob = self.0.store.blob_writer()?;
+        let source = self.origin(record, form)?;
+        copy(&mut source.take(form.size.saturating_add(1)), &mut blob)
+            .map_err(|e| self.failed("fetching", e))?;
+        blob.commit(Some(digest)).map(drop)
+    }
+
+    fn origin(
+        &self,
+        record: &LayerRecord,
+        form: &CompressedForm,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let provider = self
+            .0
+            .store
+            .provider()
+            .ok_or(StoreError::MissingBlob { digest: form.digest })?;
+        provider
+            .fetch(&form.digest, form.size, &record.origins)
+            .map_err(|error| self.failed("fetching", error))
+    }
+
+    /// The index with the digests of all files, read where they lie.
+    fn digest_files(&self, lock: &KeyLock) -> Result<Arc<LayerIndex>, StoreError> {
+        if let Some(index) = self.stored_index()?
+            && index
+                .entries()
+                .iter()
+                .all(|e| e.digest.is_some() || !matches!(e.entry.kind, Kind::File { .. }))
+        {
+            return Ok(self.remember(index));
+        }
+        let record = self.record()?;
+        if let Some(digest) = self.local_tar(&record) {
+            let source = self.0.store.open_blob(&digest)?;
+            let index = index_of(source, None, true).map_err(|error| self.failed("hashing", error))?;
+            self.write_index(&index)?;
+            return Ok(self.remember(index));
+        }
+        if record.diff_id.is_none() {
+            let (sink, index) = self.write_tree_as_tar(HashWriter::new(io::sink()))?;
+            self.note_tar_of_tree(lock, &index, DiffId(sink.finish().1), None)?;
+            return Ok(self.remember(index));
+        }
+        self.make_tar(lock, &record)?;
+        match self.stored_index()? {
+            Some(index) => Ok(self.remember(index)),
+            None => Err(self.failed("hashing", io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    fn stage_tree(&self) -> Result<(crate::store::TempDir, PathBuf), StoreError> {
+        let staged = self.0.store.temp_dir()?;
+        let tree = staged.path().join("fs");
+        fs::create_dir(&tree).map_err(|error| StoreError::io("creating", &tree, error))?;
+        Ok((staged, tree))
+    }
+
+    fn place_tree(&self, staged: &Path) -> Result<(), StoreError> {
+        let place = self.directory().join("fs");
+        fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))
+    }
+
+    fn write_index(&self, index: &LayerIndex) -> Result<(), StoreError> {
+        self.write_file("index", &index.to_bytes())?;
+        if self.remembered().is_some() {
+            self.remember(index.clone());
+        }
+        Ok(())
+    }
+
+    /// Call it with the lock held.
+    fn change_record(&self, change: impl FnOnce(&mut LayerRecord)) -> Result<(), StoreError> {
+        let before = self.record()?;
+        let mut record = before.clone();
+        change(&mut record);
+        if record == before {
+            Ok(())
+        } else {
+            self.write_file("record.json", &record.to_bytes())
+        }
+    }
+
+    fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (scratch, temporary) = self.0.store.scratch_name()?;
+        let temporary = scratch.path().join(temporary);
+        let place = self.directory().join(name);
+        fs::write(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, &place))
+            .map_err(|error| {
+                // What is left of it goes with the temporary directory.
+                StoreError::io("writing", place, error)
+            })
+    }
+
+    fn local_tar(&self, record: &LayerRecord) -> Option<Digest> {
+        let digest = record
+            .tar
+            .as_ref()
+            .map(|tar| tar.digest)
+            .or(record.diff_id.map(|diff_id| diff_id.0))?;
+        self.0.store.has_blob(&digest).then_some(digest)
+    }
+
+    fn tar_blob(&self) -> Result<LayerBlob, StoreError> {
+        let digest = self.tar()?;
+        let size = self
+            .0
+            .store
+            .blob_size(&digest)
+            .ok_or(StoreError::MissingBlob { digest })?;
+        Ok(LayerBlob {
+            media_type: MEDIA_TYPE_TAR.to_owned(),
+            digest,
+            size,
+        })
+    }
+
+    fn no_form(&self) -> StoreError {
+        self.failed(
+            "reading",
+            io::Error::new(io::ErrorKind::NotFound, "the store has lost its bytes"),
+        )
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> StoreError {
+        StoreError::Layer {
+            doing,
+            layer: self.id().to_string(),
+            source,
+        }
+    }
+}
+
+impl CompressedForm {
+    fn into_blob(self) -> LayerBlob {
+        LayerBlob {
+            media_type: self.media_type,
+            digest: self.digest,
+            size: self.size,
         }
     }
 }
@@ -94,16 +712,19 @@ impl Layer {
 impl Store {
     /// The layer called `id`, which must exist.
     pub fn layer(&self, id: &LayerId) -> Result<Layer, StoreError> {
-        Ok(Layer {
-            store: self.clone(),
-            id: id.clone(),
-        })
+        let layer = Layer::named(self, id.clone());
+        layer.record()?;
+        Ok(layer)
     }
 
     /// Whether the layer is here in some form, or can be fetched.
     pub fn layer_exists(&self, id: &LayerId) -> bool {
-        let _ = id;
-        false
+        let layer = Layer::named(self, id.clone());
+        let Ok(record) = layer.record() else { return false };
+        layer.existing_tree().is_some()
+            || layer.local_tar(&record).is_some()
+            || record.compressed.iter().any(|form| self.has_blob(&form.digest))
+            || record.compressed.iter().any(|form| form.encoder.is_none()) && !record.origins.is_empty()
     }
 
     /// Makes a layer of a manifest known, by its blob, its diff id and the repositories
@@ -114,14 +735,132 @@ impl Store {
         diff_id: &DiffId,
         origins: &[String],
     ) -> Result<LayerId, StoreError> {
-        let _ = (blob, origins);
-        Ok(LayerId::of_diff_id(diff_id))
+        let layer = Layer::named(self, LayerId::of_diff_id(diff_id));
+        layer.establish(None, |record| {
+            record.diff_id = Some(*diff_id);
+            if !record.compressed.iter().any(|form| form.digest == blob.digest) {
+                let pulled = record
+                    .compressed
+                    .iter()
+                    .filter(|form| form.encoder.is_none())
+                    .count();
+                let LayerBlob {
+                    media_type,
+                    digest,
+                    size,
+                } = blob.clone();
+                record.compressed.insert(
+                    pulled,
+                    CompressedForm {
+                        digest,
+                        size,
+                        media_type,
+                        encoder: None,
+                    },
+                );
+            }
+            for origin in origins {
+                if !record.origins.contains(origin) {
+                    record.origins.push(origin.clone());
+                }
+            }
+        })?;
+        Ok(layer.id().clone())
     }
 
     /// Fetches a registered layer, if it is not here: blob, index and, if wanted, tree come of one pass over the
     /// bytes. With `want_tree`, call it inside the user namespace.
     pub fn receive_layer(&self, id: &LayerId, want_tree: bool) -> Result<(), StoreError> {
-        let _ = want_tree;
-        Err(self.layer(id)?.unfinished())
+        let layer = self.layer(id)?;
+        if want_tree {
+            return layer.tree().map(drop);
+        }
+        let record = layer.record()?;
+        if let Some(form) = record.compressed.first().filter(|form| form.encoder.is_none())
+            && !self.has_blob(&form.digest)
+        {
+            let lock = layer.lock()?;
+            if !self.has_blob(&form.digest) {
+                return layer.receive(&lock, &record, false, false);
+            }
+        }
+        layer.index().map(drop)
+    }
+}
+
+/// Opens a regular file of a tree; never waits, whatever lies there.
+pub(crate) fn open_file(root: &fs::File, path: &super::LayerPath) -> io::Result<fs::File> {
+    use rustix::fd::AsFd;
+    use rustix::fs::OFlags;
+    let file = fs::File::from(open_beneath(
+        root.as_fd(),
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK,
+    )?);
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{path} is no regular file"),
+    ))
+}
+
+/// Whether the bytes were wrong, as opposed to everything else that can go wrong.
+fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Layer { source, .. } | StoreError::Io { source, .. } => {
+            source.kind() == io::ErrorKind::InvalidData
+        }
+        StoreError::Damaged { .. } | StoreError::MissingBlob { .. } | StoreError::DigestMismatch { .. } => {
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The compression that a media type names; OCI and Docker types alike.
+fn kind_of(media_type: &str) -> &str {
+    if media_type.ends_with("gzip") {
+        "gzip"
+    } else if media_type.ends_with("zstd") {
+        "zstd"
+    } else {
+        "tar"
+    }
+}
+
+/// Refuses blobs that are no layers, encrypted ones for example. Which compression it is, the bytes say.
+fn check_media_type(media_type: &str) -> io::Result<()> {
+    let known = [
+        MEDIA_TYPE_TAR,
+        MEDIA_TYPE_ZSTD,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ];
+    if known.contains(&media_type) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("unsupported media type {media_type:?} of a layer"),
+    ))
+}
+
+fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
+    let mut buffer = vec![0; super::pipe::PIECE];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => out.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

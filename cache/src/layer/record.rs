@@ -3,9 +3,13 @@
 //! Whether the tree (`fs/`) and the index (`index`) exist is not repeated here: they lie in the
 //! same directory, and each appears there by one rename.
 
+use std::path::Path;
+use std::{fs, io};
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{ContentDigest, DiffId, Digest, LayerId};
+use crate::error::StoreError;
 
 /// The version that this program writes. A record with a higher one is left alone.
 pub const RECORD_VERSION: u32 = 1;
@@ -63,16 +67,64 @@ pub struct CompressedForm {
 impl LayerRecord {
     /// A record that knows nothing but the name.
     pub fn new(id: LayerId) -> Self {
+        // A layer that was pulled or built from entries carries its diff id in its name.
+        let diff_id = id
+            .as_str()
+            .strip_prefix("d-")
+            .and_then(|hex| format!("sha256:{hex}").parse().ok())
+            .map(DiffId);
         Self {
             version: RECORD_VERSION,
             id,
-            diff_id: None,
+            diff_id,
             tar: None,
             compressed: Vec::new(),
             origins: Vec::new(),
             content: None,
             size: None,
         }
+    }
+
+    /// The record of the layer `id` in its directory; `None` when the store has no such layer. A damaged record
+    /// is as good as an empty one: all that it says can be found out again, but where a missing blob came from.
+    pub fn load(directory: &Path, id: &LayerId) -> Result<Option<Self>, StoreError> {
+        let path = directory.join("record.json");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(directory.is_dir().then(|| Self::new(id.clone())));
+            }
+            Err(error) => return Err(StoreError::io("reading", &path, error)),
+        };
+        let Ok(stored) = serde_json::from_slice::<Stored>(&bytes) else {
+            return Ok(Some(Self::new(id.clone())));
+        };
+        if stored.record.version > RECORD_VERSION {
+            let source = io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a newer version of this program wrote it",
+            );
+            return Err(StoreError::Layer {
+                doing: "reading the record of",
+                layer: id.to_string(),
+                source,
+            });
+        }
+        let sound = stored.record.id == *id && stored.check == check(&stored.record);
+        Ok(Some(if sound {
+            stored.record
+        } else {
+            Self::new(id.clone())
+        }))
+    }
+
+    /// As [`LayerRecord::load`] reads it.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let stored = Stored {
+            check: check(self),
+            record: self.clone(),
+        };
+        serde_json::to_vec(&stored).unwrap_or_default()
     }
 
     /// Every blob that belongs to the layer, whether it is in the store or not.
@@ -82,6 +134,17 @@ impl LayerRecord {
             .map(|tar| &tar.digest)
             .chain(self.compressed.iter().map(|form| &form.digest))
     }
+}
+
+/// What lies on the disk.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    check: ContentDigest,
+    record: LayerRecord,
+}
+
+fn check(record: &LayerRecord) -> ContentDigest {
+    ContentDigest::of(&serde_json::to_vec(record).unwrap_or_default())
 }
 
 /// How a manifest names a layer.

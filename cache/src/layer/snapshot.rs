@@ -1,14 +1,20 @@
 //! A directory that a process writes into through overlayfs, and that then is a layer.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::forms::Layer;
+use super::record::LayerRecord;
 use crate::digest::LayerId;
 use crate::error::StoreError;
-use crate::store::Store;
+use crate::store::{Store, TempDir};
 
 /// The upper and work directory of an overlay. Dropped without commit, it leaves nothing.
 #[derive(Debug)]
 pub struct Snapshot {
+    store: Store,
+    scratch: TempDir,
     upper: PathBuf,
     work: PathBuf,
 }
@@ -26,16 +32,46 @@ impl Snapshot {
 
     /// Makes a layer of what was written, by a rename: nothing is read. The overlay must be unmounted.
     pub fn commit(self) -> Result<LayerId, StoreError> {
-        Ok(LayerId::from_random([0; 16]))
+        let mut random = [0; 16];
+        let mut filled = 0;
+        while filled < random.len() {
+            let flags = rustix::rand::GetRandomFlags::empty();
+            filled += rustix::rand::getrandom(&mut random[filled..], flags)
+                .map_err(|errno| StoreError::io("naming a layer in", self.store.root(), errno))?;
+        }
+        let layer = Layer::named(&self.store, LayerId::from_random(random));
+        let staged = self.scratch.path().join("layer");
+        let fail = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |error: std::io::Error| StoreError::io(doing, path, error)
+        };
+        fs::create_dir(&staged).map_err(fail("creating", &staged))?;
+        let record = staged.join("record.json");
+        fs::write(&record, LayerRecord::new(layer.id().clone()).to_bytes())
+            .map_err(fail("writing", &record))?;
+        fs::rename(&self.upper, staged.join("fs")).map_err(fail("renaming", &self.upper))?;
+        let place = layer.directory();
+        fs::rename(&staged, &place).map_err(fail("renaming into place", &place))?;
+        Ok(layer.id().clone())
     }
 }
 
 impl Store {
     /// An empty snapshot. Call it inside the user namespace.
     pub fn begin_snapshot(&self) -> Result<Snapshot, StoreError> {
+        let scratch = self.temp_dir()?;
+        let (upper, work) = (scratch.path().join("upper"), scratch.path().join("work"));
+        for directory in [&upper, &work] {
+            fs::create_dir(directory)
+                // Whatever the umask and the parent say: this becomes the root of an image.
+                .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o755)))
+                .map_err(|error| StoreError::io("creating", directory, error))?;
+        }
         Ok(Snapshot {
-            upper: PathBuf::new(),
-            work: PathBuf::new(),
+            store: self.clone(),
+            scratch,
+            upper,
+            work,
         })
     }
 }
