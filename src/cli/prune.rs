@@ -1,15 +1,87 @@
-//! `rbuild prune`: x
+//! `rbuild prune`: gives disk space back.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::Context;
+use anyhow::{Context as _, bail};
+use rbuild_cache::PruneOptions;
+use rbuild_executor::{Executor, Isolation};
 
-/// x
+use super::context::print;
+use super::{Context, human};
+
+/// `rbuild prune`.
 #[derive(Debug, clap::Args)]
-pub struct PruneArgs {}
+pub struct PruneArgs {
+    /// Remove all build cache, not only what no image needs
+    #[arg(short, long)]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+    /// Only what was not used for this long: until=24h
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Keep the cache that was used last, up to this size
+    #[arg(long, visible_alias = "reserved-space", value_name = "SIZE")]
+    keep_storage: Option<String>,
+}
 
 /// Runs the command.
 pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let _ = (args, context);
-    anyhow::bail!("not possible yet")
+    let mut options = PruneOptions { all: args.all, ..PruneOptions::default() };
+    for filter in &args.filter {
+        let (key, value) = filter.split_once('=').with_context(|| format!("invalid filter {filter:?}: it must be until=DURATION"))?;
+        match key {
+            "until" => {
+                let seconds = human::parse_duration(value).with_context(|| format!("invalid duration {value:?}: write it like 24h"))?;
+                options.until = Some(Duration::from_secs(seconds));
+            }
+            "id" | "parents" | "description" | "inuse" | "mutable" | "immutable" | "shared" | "private" | "type" => {
+                bail!("the filter {key} is not supported yet: only until is");
+            }
+            _ => bail!("unknown filter {key:?}: only until is known"),
+        }
+    }
+    if let Some(text) = &args.keep_storage {
+        let size = human::parse_size(text).with_context(|| format!("invalid size {text:?}: write it like 10GB"))?;
+        options.keep_storage = Some(size);
+    }
+    if !args.force && !confirmed(args.all)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Layer trees hold files of subordinate ids, which only the user namespace may remove.
+    let root = context.store_path()?;
+    if root.join("layers").read_dir().is_ok_and(|mut layers| layers.next().is_some()) {
+        Executor::enter(Isolation::Auto).context("entering the user namespace to remove layers")?;
+    }
+    let report = context.store()?.prune(&options)?;
+    let mut out = String::new();
+    if !report.images.is_empty() {
+        out.push_str("Deleted Images:\n");
+        report.images.iter().for_each(|digest| out.push_str(&format!("deleted: {digest}\n")));
+        out.push('\n');
+    }
+    if !report.layers.is_empty() {
+        out.push_str("Deleted build cache layers:\n");
+        report.layers.iter().for_each(|layer| out.push_str(&format!("{layer}\n")));
+        out.push('\n');
+    }
+    out.push_str(&format!("Total reclaimed space: {}\n", human::size(report.freed)));
+    print(out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed(all: bool) -> anyhow::Result<bool> {
+    let what = if all { "all build cache" } else { "all dangling build cache" };
+    if !std::io::stdin().is_terminal() {
+        bail!("this will remove {what}: give --force to do so without being asked");
+    }
+    let mut stderr = std::io::stderr().lock();
+    write!(stderr, "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -1,15 +1,69 @@
-//! `rbuild rmi`: x
+//! `rbuild rmi`: takes names away, and with its last name the image.
 
 use std::process::ExitCode;
 
-use super::Context;
+use anyhow::ensure;
+use rbuild_cache::Store;
 
-/// x
+use super::context::{note, print};
+use super::lookup::{Found, LookupError};
+use super::{Context, lookup};
+
+/// `rbuild rmi IMAGE...`.
 #[derive(Debug, clap::Args)]
-pub struct RmiArgs {}
+pub struct RmiArgs {
+    /// Remove an image with names in several repositories by its id; no error for images that do not exist
+    #[arg(short, long)]
+    force: bool,
+    /// Names or ids; the layers' disk space is given back by `rbuild prune`
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+}
 
 /// Runs the command.
 pub fn run(args: RmiArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let _ = (args, context);
-    anyhow::bail!("not possible yet")
+    let store = context.store()?;
+    let mut code = ExitCode::SUCCESS;
+    for image in &args.images {
+        match remove(&store, image, args.force) {
+            Ok(lines) => print(lines)?,
+            Err(error) => {
+                note(&format!("error: {error:#}"));
+                let missing = matches!(error.downcast_ref(), Some(LookupError::Missing(_)));
+                if !(missing && args.force) {
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Removes what `text` means; the lines to print.
+fn remove(store: &Store, text: &str, force: bool) -> anyhow::Result<String> {
+    let Found { images, name } = lookup::find(store, text)?;
+    let mut lines = String::new();
+    for image in images {
+        let id = image.image.id();
+        if let Some(name) = &name
+            && name.digest().is_none()
+            && image.names.len() > 1
+        {
+            store.untag(&name.to_string())?;
+            return Ok(format!("Untagged: {}\n", name.familiar()));
+        }
+        let mut repositories: Vec<String> = image.names.iter().map(|n| n.name()).collect();
+        repositories.dedup();
+        ensure!(
+            force || name.is_some() || repositories.len() < 2,
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+            &id.hex()[..12]
+        );
+        store.remove_image(&image.descriptor.digest)?;
+        for name in image.repo_tags().into_iter().chain(image.repo_digests()) {
+            lines.push_str(&format!("Untagged: {name}\n"));
+        }
+        lines.push_str(&format!("Deleted: {id}\n"));
+    }
+    Ok(lines)
 }

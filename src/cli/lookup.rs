@@ -1,0 +1,155 @@
+//! Which image does an argument mean? A name, a name with a digest, an image id or the beginning of one.
+
+use std::collections::BTreeMap;
+
+use rbuild_cache::{Descriptor, Digest, LayerId, Store};
+
+use super::context::note;
+use crate::exporter::stored::StoredManifest;
+use crate::registry::Reference;
+
+/// One image of the store with all its names.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// What its names lead to: a manifest or an index.
+    pub descriptor: Descriptor,
+    /// Its names, sorted.
+    pub names: Vec<Reference>,
+    /// When it was put into the store or tagged last, RFC 3339.
+    pub tagged: Option<String>,
+    /// The image itself.
+    pub image: StoredManifest,
+}
+
+/// No image of the store is meant.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// There is none of that name.
+    #[error("No such image: {0}")]
+    Missing(String),
+    /// The beginning of an id fits several.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    Ambiguous(String),
+}
+
+/// What an argument means.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Images of that name or id: one, but for an id whose config is in several manifests.
+    pub images: Vec<Listed>,
+    /// The name, when the argument was one.
+    pub name: Option<Reference>,
+}
+
+impl Found {
+    /// The image.
+    pub fn first(&self) -> &Listed {
+        &self.images[0]
+    }
+}
+
+/// All images of the store, newest first. What cannot be read is told on standard error and left out.
+pub fn list(store: &Store) -> anyhow::Result<Vec<Listed>> {
+    let mut images: BTreeMap<Digest, Listed> = BTreeMap::new();
+    let mut broken = Vec::new();
+    for entry in store.images()? {
+        let digest = entry.descriptor.digest;
+        if broken.contains(&digest) {
+            continue;
+        }
+        // A name that other tools wrote and that is none of ours still keeps its image.
+        let name = entry.name.as_deref().and_then(|name| Reference::parse(name).ok());
+        if let Some(known) = images.get_mut(&digest) {
+            known.names.extend(name);
+            known.tagged = known.tagged.take().max(entry.created);
+            continue;
+        }
+        match StoredManifest::read(store, &entry.descriptor, None) {
+            Ok(image) => {
+                let names = name.into_iter().collect();
+                images.insert(digest, Listed { descriptor: entry.descriptor, names, tagged: entry.created, image });
+            }
+            Err(error) => {
+                let name = entry.name.unwrap_or_else(|| digest.to_string());
+                note(&format!("warning: leaving out {name}: {error:#}"));
+                broken.push(digest);
+            }
+        }
+    }
+    let mut images: Vec<Listed> = images.into_values().collect();
+    for image in &mut images {
+        image.names.sort();
+    }
+    images.sort_by_cached_key(|image| (std::cmp::Reverse(image.created_seconds()), image.names.clone()));
+    Ok(images)
+}
+
+/// The image that `text` means.
+pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
+    let images = list(store)?;
+    let name = Reference::parse(text).ok();
+    if let Some(name) = &name {
+        let by_name = |image: &&Listed| match name.digest() {
+            Some(digest) => {
+                image.descriptor.digest == *digest && image.names.iter().any(|n| n.name() == name.name())
+            }
+            None => image.names.contains(name),
+        };
+        if let Some(image) = images.iter().find(by_name) {
+            return Ok(Found { images: vec![image.clone()], name: Some(name.clone()) });
+        }
+    }
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let hex = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let fits = |image: &Listed| hex && image.image.id().hex().starts_with(digits);
+    let images: Vec<Listed> = images.into_iter().filter(fits).collect();
+    match images.first() {
+        None => Err(LookupError::Missing(name.map_or_else(|| text.to_owned(), |name| name.familiar())).into()),
+        Some(first) if images.iter().any(|image| image.image.id() != first.image.id()) => {
+            Err(LookupError::Ambiguous(text.to_owned()).into())
+        }
+        Some(_) => Ok(Found { images, name: None }),
+    }
+}
+
+impl Listed {
+    /// The config, as far as it is JSON.
+    pub fn config(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.image.config).unwrap_or_default()
+    }
+
+    /// The config's `created` as it is written.
+    pub fn created(&self) -> Option<String> {
+        self.config()["created"].as_str().map(str::to_owned)
+    }
+
+    /// The config's `created` in seconds.
+    pub fn created_seconds(&self) -> Option<i64> {
+        Some(self.created()?.parse::<jiff::Timestamp>().ok()?.as_second())
+    }
+
+    /// Bytes of its files. Of layers that were never fetched only the size of the compressed blob is known.
+    pub fn size(&self, store: &Store) -> u64 {
+        let pairs = self.image.manifest.layers.iter().zip(&self.image.facts.diff_ids);
+        pairs
+            .map(|(blob, diff_id)| {
+                let layer = store.layer(&LayerId::of_diff_id(diff_id)).and_then(|layer| layer.record());
+                let known = layer.ok().and_then(|record| record.size.or(record.tar.map(|tar| tar.size)));
+                known.unwrap_or(blob.size)
+            })
+            .sum()
+    }
+
+    /// `repository@digest` for each repository that it has a name in.
+    pub fn repo_digests(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.names.iter().map(|n| format!("{}@{}", n.familiar_name(), self.descriptor.digest)).collect();
+        names.dedup();
+        names
+    }
+
+    /// Its names with tags, as docker shows them.
+    pub fn repo_tags(&self) -> Vec<String> {
+        self.names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect()
+    }
+}

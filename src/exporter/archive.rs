@@ -1,0 +1,343 @@
+//! An OCI image layout of several images, as one tar or as a directory, with `manifest.json` beside it when docker is to
+//! read it. Blobs are streamed out of the store and verified on the way; equal ones are written once. The bytes
+//! depend on the images, their names and the given time only.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use rbuild_cache::{Descriptor, Digest, Store};
+use serde_json::{Value, json};
+
+use super::Destination;
+use super::stored::StoredManifest;
+use super::tar::TarWriter;
+use crate::graph::Platform;
+use crate::registry::Reference;
+use crate::registry::document::OCI_INDEX;
+
+const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// An image to archive.
+#[derive(Debug, Clone)]
+pub struct ArchiveImage {
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// The manifest's bytes.
+    pub manifest_bytes: Vec<u8>,
+    /// Its config.
+    pub config: Descriptor,
+    /// The config's bytes.
+    pub config_bytes: Vec<u8>,
+    /// Its layers; their blobs are in the store.
+    pub layers: Vec<Descriptor>,
+    /// Platform, for the index.
+    pub platform: Platform,
+    /// Names, one entry of the index each. Without a name the image is found by digest.
+    pub names: Vec<Reference>,
+    /// Annotations of the manifest's descriptor.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ArchiveImage {
+    /// An image of the store, byte for byte.
+    pub fn stored(image: StoredManifest, names: Vec<Reference>) -> Self {
+        Self {
+            config: image.manifest.config,
+            config_bytes: image.config,
+            layers: image.manifest.layers,
+            platform: image.facts.platform,
+            manifest: image.descriptor,
+            manifest_bytes: image.bytes,
+            names,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which files stand beside the blobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `oci-layout` and `index.json`.
+    Oci,
+    /// Those and docker's `manifest.json`.
+    Docker,
+}
+
+enum Bytes<'a> {
+    Here(&'a [u8]),
+    Stored,
+}
+
+/// Writes `images` as a tar to `dest`.
+pub fn write_tar(
+    store: &Store,
+    images: &[ArchiveImage],
+    format: Format,
+    dest: &Destination,
+    epoch: Option<i64>,
+) -> anyhow::Result<()> {
+    to_destination(dest, |out| {
+        let mut tar = TarWriter::new(out);
+        let time = epoch.unwrap_or(0);
+        tar.append_dir("blobs", time)?;
+        tar.append_dir("blobs/sha256", time)?;
+        write_members(store, images, format, epoch, &mut |name, size, data| tar.append_file(name, time, size, data))?;
+        tar.finish()?;
+        Ok(())
+    })
+}
+
+/// Writes `images` as a layout into the directory `dest`. Blobs of another image that are there stay; the index, which
+/// comes last, names the new images only.
+pub fn write_directory(
+    store: &Store,
+    images: &[ArchiveImage],
+    format: Format,
+    dest: &Path,
+    epoch: Option<i64>,
+) -> anyhow::Result<()> {
+    let doing = || format!("writing the image layout {}", dest.display());
+    std::fs::create_dir_all(dest.join("blobs/sha256")).with_context(doing)?;
+    let mut last = None;
+    write_members(store, images, format, epoch, &mut |name, size, data| {
+        let file = replace(&dest.join(name), |out| {
+            let copied = io::copy(&mut data.take(size), out)?;
+            if copied == size { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        })?;
+        if name == "index.json" {
+            last = Some(file);
+        } else {
+            file.commit()?;
+        }
+        Ok(())
+    })
+    .with_context(doing)?;
+    if let Some(index) = last {
+        index.commit().with_context(doing)?;
+    }
+    Ok(())
+}
+
+/// Takes a file of the archive: name, size, bytes.
+type Member<'a> = dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()> + 'a;
+
+fn write_members(
+    store: &Store,
+    images: &[ArchiveImage],
+    format: Format,
+    epoch: Option<i64>,
+    write: &mut Member<'_>,
+) -> anyhow::Result<()> {
+    let mut blobs: BTreeMap<Digest, (u64, Bytes<'_>)> = BTreeMap::new();
+    for image in images {
+        for layer in &image.layers {
+            blobs.insert(layer.digest, (layer.size, Bytes::Stored));
+        }
+        for (descriptor, bytes) in [(&image.manifest, &image.manifest_bytes), (&image.config, &image.config_bytes)] {
+            blobs.insert(descriptor.digest, (descriptor.size, Bytes::Here(bytes)));
+        }
+    }
+    for (digest, (size, bytes)) in blobs {
+        let name = blob_path(&digest);
+        match bytes {
+            Bytes::Here(bytes) => write(&name, size, &mut &*bytes)?,
+            Bytes::Stored => {
+                let mut reader = store.open_blob(&digest)?;
+                write(&name, size, &mut reader).with_context(|| format!("archiving the blob {digest}"))?;
+            }
+        }
+    }
+    let index = serde_json::to_vec(&index(images, epoch))?;
+    write("index.json", index.len() as u64, &mut index.as_slice())?;
+    if format == Format::Docker {
+        let manifest = serde_json::to_vec(&docker_manifest(images))?;
+        write("manifest.json", manifest.len() as u64, &mut manifest.as_slice())?;
+    }
+    write("oci-layout", LAYOUT.len() as u64, &mut LAYOUT.as_bytes())?;
+    Ok(())
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// `index.json`: an entry for each name of each image.
+fn index(images: &[ArchiveImage], epoch: Option<i64>) -> Value {
+    let mut entries = Vec::new();
+    for image in images {
+        let created = epoch
+            .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+            .map(|time| Value::from(time.to_string()))
+            .or_else(|| serde_json::from_slice::<Value>(&image.config_bytes).ok()?.get("created").cloned());
+        let mut common = image.annotations.clone();
+        if let Some(Value::String(created)) = created {
+            common.insert("org.opencontainers.image.created".to_owned(), created);
+        }
+        let mut entry = |annotations: BTreeMap<String, String>| {
+            let mut platform = json!({"architecture": image.platform.architecture, "os": image.platform.os});
+            if !image.platform.variant.is_empty() {
+                platform["variant"] = image.platform.variant.as_str().into();
+            }
+            let mut entry = json!({
+                "mediaType": image.manifest.media_type,
+                "digest": image.manifest.digest,
+                "size": image.manifest.size,
+            });
+            if !annotations.is_empty() {
+                entry["annotations"] = json!(annotations);
+            }
+            entry["platform"] = platform;
+            entries.push(entry);
+        };
+        if image.names.is_empty() {
+            entry(common.clone());
+        }
+        for name in &image.names {
+            let mut annotations = common.clone();
+            annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+            if let Some(tag) = name.tag() {
+                annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+            }
+            entry(annotations);
+        }
+    }
+    json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+}
+
+/// Docker's `manifest.json`.
+fn docker_manifest(images: &[ArchiveImage]) -> Value {
+    let image = |image: &ArchiveImage| {
+        let tags: Vec<String> = image.names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
+        let layers: Vec<String> = image.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+        json!({"Config": blob_path(&image.config.digest), "RepoTags": tags, "Layers": layers})
+    };
+    images.iter().map(image).collect()
+}
+
+/// Lets `write` write to `dest`. A file gets its name when all of it is written; before, nothing is seen of it.
+pub fn to_destination(
+    dest: &Destination,
+    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    match dest {
+        Destination::Stdout => {
+            let mut out = BufWriter::with_capacity(1 << 17, io::stdout().lock());
+            write(&mut out)?;
+            out.flush().context("writing to standard output")
+        }
+        Destination::Path(path) => {
+            let doing = || format!("writing {}", path.display());
+            // A pipe or a device is written to as it is: renaming would put a file in its place.
+            let special = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+            if special {
+                let file = File::options().write(true).open(path).with_context(doing)?;
+                let mut out = BufWriter::with_capacity(1 << 17, file);
+                write(&mut out).with_context(doing)?;
+                return out.flush().with_context(doing);
+            }
+            let mut failure = None;
+            let file = replace(path, |out| {
+                write(out).map_err(|error| {
+                    failure = Some(error);
+                    io::ErrorKind::Other.into()
+                })
+            });
+            match failure {
+                Some(error) => Err(error).with_context(doing),
+                None => file.and_then(Replacement::commit).with_context(doing),
+            }
+        }
+    }
+}
+
+/// A file that is complete and has not its name yet. Dropped, it is gone.
+struct Replacement {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl Replacement {
+    fn commit(self) -> io::Result<()> {
+        self.file.persist(&self.path).map(drop).map_err(|error| error.error)
+    }
+}
+
+/// Writes what will be the file `path`; a symbolic link there is followed.
+fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Replacement> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The umask takes its part from the mode, as from any file's.
+    let mode = std::fs::Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().prefix(".rbuild-").permissions(mode).tempfile_in(directory)?;
+    let mut out = BufWriter::with_capacity(1 << 17, file);
+    write(&mut out)?;
+    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(Replacement { file, path })
+}
+
+/// Whether an image may be archived under these names: a name with a digest only has no tag to write.
+pub fn check_names(names: &[Reference]) -> anyhow::Result<()> {
+    for name in names {
+        ensure!(name.tag().is_some(), "invalid tag {name}: an image is named by a tag, not by a digest");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(names: &[&str]) -> ArchiveImage {
+        let config_bytes = br#"{"created":"2024-05-06T07:08:09Z"}"#.to_vec();
+        let descriptor = |bytes: &[u8], media_type: &str| Descriptor {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+        };
+        ArchiveImage {
+            manifest: descriptor(b"{}", crate::registry::document::OCI_MANIFEST),
+            manifest_bytes: b"{}".to_vec(),
+            config: descriptor(&config_bytes, "application/vnd.oci.image.config.v1+json"),
+            config_bytes,
+            layers: Vec::new(),
+            platform: "linux/arm/v7".parse().unwrap(),
+            names: names.iter().map(|n| Reference::parse(n).unwrap()).collect(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn every_tag_has_an_entry() {
+        let index = index(&[image(&["a:1", "quay.io/b/c:2"]), image(&[])], None);
+        let entries = index["manifests"].as_array().unwrap();
+        assert_eq!(entries.len(), 3);
+        assert_eq!(entries[0]["annotations"]["io.containerd.image.name"], "docker.io/library/a:1");
+        assert_eq!(entries[1]["annotations"]["org.opencontainers.image.ref.name"], "2");
+        assert_eq!(entries[2]["annotations"]["org.opencontainers.image.created"], "2024-05-06T07:08:09Z");
+        assert_eq!(entries[0]["platform"]["variant"], "v7");
+        let manifest = docker_manifest(&[image(&["a:1", "quay.io/b/c:2"])]);
+        assert_eq!(manifest[0]["RepoTags"], json!(["a:1", "quay.io/b/c:2"]));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("out.tar");
+        std::fs::write(&path, "old").unwrap();
+        let dest = Destination::Path(path.clone());
+        let failed = to_destination(&dest, |out| {
+            out.write_all(b"half")?;
+            anyhow::bail!("no more")
+        });
+        assert!(format!("{:#}", failed.unwrap_err()).ends_with("no more"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1);
+        to_destination(&dest, |out| Ok(out.write_all(b"new")?)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+}
