@@ -3,11 +3,13 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use rbuild_cache::Store;
 
 use crate::registry::{Registry, RegistryOptions};
+use crate::source::image::{ImageSource, PullPolicy};
 
 /// The global flags.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +48,18 @@ impl Context {
         Registry::new(RegistryOptions {
             insecure: self.insecure.clone(),
         })
+    }
+
+    /// Images of `store` and of the registries that `registry` speaks to. From now on the store fetches layers that it
+    /// knows and does not have.
+    pub fn source(&self, store: &Store, registry: &Registry) -> Arc<ImageSource> {
+        let source = Arc::new(ImageSource::new(
+            store.clone(),
+            registry.clone(),
+            PullPolicy::default(),
+        ));
+        store.set_provider(source.clone());
+        source
     }
 }
 

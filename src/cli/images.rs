@@ -71,10 +71,21 @@ pub fn run(args: ImagesArgs, context: &Context) -> anyhow::Result<ExitCode> {
 fn image_rows(store: &Store, image: &Listed, filters: &Filters, whole: bool) -> anyhow::Result<Vec<Row>> {
     let none = || "<none>".to_owned();
     let id = image.image.id();
-    let id = if whole { id.to_string() } else { id.hex()[..12].to_owned() };
+    let id = if whole {
+        id.to_string()
+    } else {
+        id.hex()[..12].to_owned()
+    };
     let (created, size) = (image.created_seconds(), image.size(store));
     let digest = image.descriptor.digest.to_string();
-    let row = |repository, tag, digest| Row { repository, tag, digest, id: id.clone(), created, size };
+    let row = |repository, tag, digest| Row {
+        repository,
+        tag,
+        digest,
+        id: id.clone(),
+        created,
+        size,
+    };
     let mut rows = Vec::new();
     for name in &image.names {
         if filters.admit_name(name, image)? {
@@ -107,13 +118,25 @@ impl Filters {
             let name = Reference::parse(text).ok();
             let meant = |image: &&Listed| {
                 name.as_ref().is_some_and(|name| image.names.contains(name))
-                    || image.image.id().to_string().strip_prefix("sha256:").is_some_and(|id| id.starts_with(text))
+                    || image
+                        .image
+                        .id()
+                        .to_string()
+                        .strip_prefix("sha256:")
+                        .is_some_and(|id| id.starts_with(text))
             };
-            let image = images.iter().find(meant).with_context(|| format!("No such image: {text}"))?;
-            image.created_seconds().with_context(|| format!("the image {text} does not say when it was created"))
+            let image = images
+                .iter()
+                .find(meant)
+                .with_context(|| format!("No such image: {text}"))?;
+            image
+                .created_seconds()
+                .with_context(|| format!("the image {text} does not say when it was created"))
         };
         for text in texts {
-            let (key, value) = text.split_once('=').with_context(|| format!("invalid argument {text:?}: bad format of filter (expected name=value)"))?;
+            let (key, value) = text.split_once('=').with_context(|| {
+                format!("invalid argument {text:?}: bad format of filter (expected name=value)")
+            })?;
             match key.trim().to_ascii_lowercase().as_str() {
                 "dangling" => {
                     filters.dangling = Some(match value {
@@ -148,14 +171,19 @@ impl Filters {
     fn admit(&self, image: &Listed) -> anyhow::Result<bool> {
         let config = image.config();
         let labels = &config["config"]["Labels"];
-        let labelled = self.labels.iter().all(|(key, value)| match (labels.get(key), value) {
-            (Some(_), None) => true,
-            (Some(found), Some(wanted)) => found.as_str() == Some(wanted),
-            (None, _) => false,
-        });
+        let labelled = self
+            .labels
+            .iter()
+            .all(|(key, value)| match (labels.get(key), value) {
+                (Some(_), None) => true,
+                (Some(found), Some(wanted)) => found.as_str() == Some(wanted),
+                (None, _) => false,
+            });
         let created = image.created_seconds().unwrap_or(0);
         Ok(labelled
-            && self.dangling.is_none_or(|dangling| dangling == image.names.is_empty())
+            && self
+                .dangling
+                .is_none_or(|dangling| dangling == image.names.is_empty())
             && self.before.is_none_or(|time| created < time)
             && self.since.is_none_or(|time| created > time)
             && self.until.is_none_or(|time| created < time))
@@ -186,10 +214,17 @@ impl Filters {
 /// A time, or how long ago it was.
 pub fn until(text: &str) -> anyhow::Result<i64> {
     if let Some(ago) = human::parse_duration(text) {
-        return Ok(jiff::Timestamp::now().as_second().saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX)));
+        return Ok(jiff::Timestamp::now()
+            .as_second()
+            .saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX)));
     }
-    let time = text.parse::<jiff::Timestamp>().map(|time| time.as_second()).or_else(|_| text.parse::<i64>());
-    time.with_context(|| format!("invalid time {text:?}: give a duration like 24h or a time like 2026-01-02T15:04:05Z"))
+    let time = text
+        .parse::<jiff::Timestamp>()
+        .map(|time| time.as_second())
+        .or_else(|_| text.parse::<i64>());
+    time.with_context(|| {
+        format!("invalid time {text:?}: give a duration like 24h or a time like 2026-01-02T15:04:05Z")
+    })
 }
 
 enum Format {
@@ -214,7 +249,9 @@ impl Format {
     fn render(&self, rows: &[Row], args: &ImagesArgs) -> anyhow::Result<String> {
         let now = jiff::Timestamp::now().as_second();
         let lines = |template: &Template| -> anyhow::Result<Vec<String>> {
-            rows.iter().map(|row| Ok(template.render(&row.fields(now))?)).collect()
+            rows.iter()
+                .map(|row| Ok(template.render(&row.fields(now))?))
+                .collect()
         };
         if args.quiet && !matches!(self, Self::Template(_) | Self::Json) {
             return Ok(rows.iter().map(|row| format!("{}\n", row.id)).collect());
@@ -229,10 +266,16 @@ impl Format {
                 human::table(&table)
             }
             Self::Table => {
-                let mut table = vec![columns(args, ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"])];
+                let mut table = vec![columns(
+                    args,
+                    ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"],
+                )];
                 for row in rows {
                     let (age, size) = (human::age(row.created, now), human::size(row.size));
-                    table.push(columns(args, [&row.repository, &row.tag, &row.digest, &row.id, &age, &size]));
+                    table.push(columns(
+                        args,
+                        [&row.repository, &row.tag, &row.digest, &row.id, &age, &size],
+                    ));
                 }
                 human::table(&table)
             }
@@ -241,13 +284,18 @@ impl Format {
 }
 
 fn columns(args: &ImagesArgs, cells: [&str; 6]) -> Vec<String> {
-    let shown = cells.iter().enumerate().filter(|(column, _)| *column != 2 || args.digests);
+    let shown = cells
+        .iter()
+        .enumerate()
+        .filter(|(column, _)| *column != 2 || args.digests);
     shown.map(|(_, cell)| (*cell).to_owned()).collect()
 }
 
 impl Row {
     fn fields(&self, now: i64) -> Value {
-        let created = self.created.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+        let created = self
+            .created
+            .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
         let created_at = created.map(|time| time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string());
         let size = human::size(self.size);
         json!({

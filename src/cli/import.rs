@@ -1,15 +1,149 @@
-//! `rbuild import`: x
+//! `rbuild import`: a root file system becomes an image of one layer.
 
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::process::ExitCode;
 
-use super::Context;
+use anyhow::{Context as _, bail, ensure};
+use rbuild_cache::layer::{LayerBlob, MEDIA_TYPE_TAR, TarReader};
+use rbuild_cache::{BlobWriter, DiffId, Store};
+use serde_json::json;
 
-/// x
+use super::Context;
+use super::context::print;
+use crate::exporter::{BuiltImage, Encoding, image};
+use crate::frontend::changes;
+use crate::graph::Platform;
+use crate::registry::Reference;
+use crate::source::compressed::decompressed;
+
+/// `rbuild import FILE|- [REPOSITORY[:TAG]]`.
 #[derive(Debug, clap::Args)]
-pub struct ImportArgs {}
+pub struct ImportArgs {
+    /// Apply a Dockerfile instruction to the image: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, VOLUME, WORKDIR ...
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// Comment in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+    /// Platform of the image [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    /// Tar of the root file system, plain or compressed by gzip, bzip2, xz or zstd; `-` for standard input
+    #[arg(value_name = "FILE")]
+    file: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<String>,
+}
 
 /// Runs the command.
 pub fn run(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let _ = (args, context);
-    anyhow::bail!("not possible yet")
+    let name = args.name.as_deref().map(Reference::parse).transpose()?;
+    ensure!(
+        name.as_ref().is_none_or(|name| name.digest().is_none()),
+        "cannot import digest reference"
+    );
+    let input: Box<dyn Read> = match args.file.as_str() {
+        "-" if io::stdin().is_terminal() => {
+            bail!("standard input is a terminal: give a file or redirect one")
+        }
+        "-" => Box::new(io::stdin().lock()),
+        url if url.starts_with("http://") || url.starts_with("https://") => {
+            bail!(
+                "importing from a URL is not supported yet: pipe it in, as in `curl -L {url} | rbuild import -`"
+            );
+        }
+        path => Box::new(File::open(path).with_context(|| format!("opening {path}"))?),
+    };
+    let platform = args.platform.clone().unwrap_or_else(Platform::host);
+    // A wrong instruction is found before the tar is read.
+    let config = config(&args, &platform)?;
+    let store = context.store()?;
+    let diff_id = store_tar(&store, input).with_context(|| format!("importing {}", args.file))?;
+    let mut config: serde_json::Value = serde_json::from_slice(&config)?;
+    config["rootfs"]["diff_ids"] = json!([diff_id]);
+    let size = store.blob_size(&diff_id.0).context("the layer is gone")?;
+    let blob = LayerBlob {
+        media_type: MEDIA_TYPE_TAR.to_owned(),
+        digest: diff_id.0,
+        size,
+    };
+    let layer = store.register_layer(&blob, &diff_id, &[])?;
+    let built = BuiltImage {
+        config: serde_json::to_vec(&config)?,
+        layers: vec![layer],
+        platform,
+    };
+    let assembled = image::assemble(&store, &built, &Encoding::default(), None)?;
+    image::put(&store, &built, &assembled)?;
+    image::tag(&store, &assembled.descriptor, name.as_slice())?;
+    print(format!("{}\n", assembled.config.digest))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The image's config without its layer.
+fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
+    let created = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) if !text.is_empty() => {
+            let seconds = text
+                .parse()
+                .with_context(|| format!("invalid SOURCE_DATE_EPOCH {text:?}"))?;
+            jiff::Timestamp::from_second(seconds)
+                .with_context(|| format!("invalid SOURCE_DATE_EPOCH {text:?}"))?
+        }
+        _ => jiff::Timestamp::now(),
+    };
+    let comment = args
+        .message
+        .clone()
+        .unwrap_or_else(|| format!("Imported from {}", args.file));
+    let mut config = json!({
+        "architecture": platform.architecture,
+        "config": {},
+        "created": created.to_string(),
+        "history": [{"created": created.to_string(), "comment": comment}],
+        "os": platform.os,
+        "rootfs": {"type": "layers", "diff_ids": []},
+    });
+    if !platform.variant.is_empty() {
+        config["variant"] = platform.variant.as_str().into();
+    }
+    let mut config = serde_json::to_vec(&config)?;
+    for change in &args.change {
+        config = changes::apply(&config, change).map_err(|error| error.cause)?;
+    }
+    Ok(config)
+}
+
+/// Puts the decompressed tar into the store as it is, after the strict reader has seen all of it.
+fn store_tar(store: &Store, input: Box<dyn Read>) -> anyhow::Result<DiffId> {
+    let tee = Tee {
+        reader: decompressed(input)?,
+        writer: store.blob_writer()?,
+    };
+    let mut tar = TarReader::archive(tee);
+    let mut empty = true;
+    while tar.next_entry()?.is_some() {
+        empty = false;
+    }
+    let mut tee = tar.into_inner();
+    io::copy(&mut tee, &mut io::sink())?;
+    ensure!(!empty || tee.writer.written() > 0, "it is empty");
+    let (digest, _) = tee.writer.commit(None)?;
+    Ok(DiffId(digest))
+}
+
+/// Writes what is read.
+struct Tee<R> {
+    reader: R,
+    writer: BlobWriter,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        self.writer.write_all(&buffer[..length])?;
+        Ok(length)
+    }
 }

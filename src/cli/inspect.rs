@@ -30,10 +30,24 @@ pub struct InspectArgs {
 }
 
 /// Fields of a config that docker always writes.
-const CONFIG_FIELDS: [&str; 8] =
-    ["User", "Env", "Cmd", "Volumes", "WorkingDir", "Entrypoint", "OnBuild", "Labels"];
+const CONFIG_FIELDS: [&str; 8] = [
+    "User",
+    "Env",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Entrypoint",
+    "OnBuild",
+    "Labels",
+];
 /// Those that it leaves out when they are empty, and that a template may name nevertheless.
-const RARE_FIELDS: [&str; 5] = ["ExposedPorts", "Healthcheck", "StopSignal", "Shell", "ArgsEscaped"];
+const RARE_FIELDS: [&str; 5] = [
+    "ExposedPorts",
+    "Healthcheck",
+    "StopSignal",
+    "Shell",
+    "ArgsEscaped",
+];
 
 /// Runs the command.
 pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
@@ -63,14 +77,20 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
                 out.push('\n');
             }
         }
-        (None, Some("json")) => values.iter().for_each(|value| out.push_str(&format!("{value}\n"))),
+        (None, Some("json")) => values
+            .iter()
+            .for_each(|value| out.push_str(&format!("{value}\n"))),
         _ => out = indented(&Value::Array(values))?,
     }
     print(out)?;
     for error in &errors {
         note(&format!("error: {error:#}"));
     }
-    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// JSON with docker's four blanks.
@@ -97,7 +117,11 @@ fn fields(store: &Store, listed: &Listed) -> Value {
     let text = |field: &str| Value::from(document[field].as_str().unwrap_or_default());
     let mut config = json!({});
     for field in CONFIG_FIELDS {
-        let empty = if matches!(field, "User" | "WorkingDir") { json!("") } else { Value::Null };
+        let empty = if matches!(field, "User" | "WorkingDir") {
+            json!("")
+        } else {
+            Value::Null
+        };
         config[field] = empty;
     }
     if let Some(given) = document["config"].as_object() {
@@ -105,8 +129,16 @@ fn fields(store: &Store, listed: &Listed) -> Value {
             config[field] = value.clone();
         }
     }
-    let last = document["history"].as_array().and_then(|history| history.last()?["comment"].as_str());
-    let diff_ids: Vec<String> = listed.image.facts.diff_ids.iter().map(|id| id.to_string()).collect();
+    let last = document["history"]
+        .as_array()
+        .and_then(|history| history.last()?["comment"].as_str());
+    let diff_ids: Vec<String> = listed
+        .image
+        .facts
+        .diff_ids
+        .iter()
+        .map(|id| id.to_string())
+        .collect();
     let mut value = json!({
         "Id": listed.image.id(),
         "RepoTags": listed.repo_tags(),

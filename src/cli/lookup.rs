@@ -67,7 +67,15 @@ pub fn list(store: &Store) -> anyhow::Result<Vec<Listed>> {
         match StoredManifest::read(store, &entry.descriptor, None) {
             Ok(image) => {
                 let names = name.into_iter().collect();
-                images.insert(digest, Listed { descriptor: entry.descriptor, names, tagged: entry.created, image });
+                images.insert(
+                    digest,
+                    Listed {
+                        descriptor: entry.descriptor,
+                        names,
+                        tagged: entry.created,
+                        image,
+                    },
+                );
             }
             Err(error) => {
                 let name = entry.name.unwrap_or_else(|| digest.to_string());
@@ -96,7 +104,10 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
             None => image.names.contains(name),
         };
         if let Some(image) = images.iter().find(by_name) {
-            return Ok(Found { images: vec![image.clone()], name: Some(name.clone()) });
+            return Ok(Found {
+                images: vec![image.clone()],
+                name: Some(name.clone()),
+            });
         }
     }
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
@@ -104,7 +115,9 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     let fits = |image: &Listed| hex && image.image.id().hex().starts_with(digits);
     let images: Vec<Listed> = images.into_iter().filter(fits).collect();
     match images.first() {
-        None => Err(LookupError::Missing(name.map_or_else(|| text.to_owned(), |name| name.familiar())).into()),
+        None => {
+            Err(LookupError::Missing(name.map_or_else(|| text.to_owned(), |name| name.familiar())).into())
+        }
         Some(first) if images.iter().any(|image| image.image.id() != first.image.id()) => {
             Err(LookupError::Ambiguous(text.to_owned()).into())
         }
@@ -133,8 +146,12 @@ impl Listed {
         let pairs = self.image.manifest.layers.iter().zip(&self.image.facts.diff_ids);
         pairs
             .map(|(blob, diff_id)| {
-                let layer = store.layer(&LayerId::of_diff_id(diff_id)).and_then(|layer| layer.record());
-                let known = layer.ok().and_then(|record| record.size.or(record.tar.map(|tar| tar.size)));
+                let layer = store
+                    .layer(&LayerId::of_diff_id(diff_id))
+                    .and_then(|layer| layer.record());
+                let known = layer
+                    .ok()
+                    .and_then(|record| record.size.or(record.tar.map(|tar| tar.size)));
                 known.unwrap_or(blob.size)
             })
             .sum()
@@ -142,14 +159,21 @@ impl Listed {
 
     /// `repository@digest` for each repository that it has a name in.
     pub fn repo_digests(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.names.iter().map(|n| format!("{}@{}", n.familiar_name(), self.descriptor.digest)).collect();
+        let mut names: Vec<String> = self
+            .names
+            .iter()
+            .map(|n| format!("{}@{}", n.familiar_name(), self.descriptor.digest))
+            .collect();
         names.dedup();
         names
     }
 
     /// Its names with tags, as docker shows them.
     pub fn repo_tags(&self) -> Vec<String> {
-        self.names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect()
+        self.names
+            .iter()
+            .filter(|n| n.tag().is_some())
+            .map(Reference::familiar)
+            .collect()
     }
 }

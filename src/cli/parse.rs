@@ -30,12 +30,19 @@ pub fn run(args: ParseArgs, _context: &Context) -> anyhow::Result<ExitCode> {
     let doing = || format!("reading {name}");
     let mut text = Vec::new();
     if name == "-" {
-        std::io::stdin().lock().take(LIMIT + 1).read_to_end(&mut text).with_context(doing)?;
+        std::io::stdin()
+            .lock()
+            .take(LIMIT + 1)
+            .read_to_end(&mut text)
+            .with_context(doing)?;
     } else {
         let file = std::fs::File::open(&args.file).with_context(doing)?;
         file.take(LIMIT + 1).read_to_end(&mut text).with_context(doing)?;
     }
-    ensure!(text.len() as u64 <= LIMIT, "reading {name}: it is larger than {LIMIT} bytes");
+    ensure!(
+        text.len() as u64 <= LIMIT,
+        "reading {name}: it is larger than {LIMIT} bytes"
+    );
     let dockerfile = match rbuild_parser::parse(&text) {
         Ok(dockerfile) => dockerfile,
         Err(diagnostics) => {
@@ -52,8 +59,15 @@ pub fn run(args: ParseArgs, _context: &Context) -> anyhow::Result<ExitCode> {
         }
     };
     for warning in &dockerfile.warnings {
-        note(&format!("warning: {name}:{}: {}", warning.span.start_line, warning.message));
+        note(&format!(
+            "warning: {name}:{}: {}",
+            warning.span.start_line, warning.message
+        ));
     }
-    print(if args.json { format!("{}\n", serde_json::to_string_pretty(&dockerfile)?) } else { dockerfile.to_string() })?;
+    print(if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&dockerfile)?)
+    } else {
+        dockerfile.to_string()
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rbuild_cache::PruneOptions;
+use rbuild_cache::{PruneOptions, Store};
 use rbuild_executor::{Executor, Isolation};
 
 use super::context::print;
@@ -30,42 +30,58 @@ pub struct PruneArgs {
 
 /// Runs the command.
 pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let mut options = PruneOptions { all: args.all, ..PruneOptions::default() };
+    let mut options = PruneOptions {
+        all: args.all,
+        ..PruneOptions::default()
+    };
     for filter in &args.filter {
-        let (key, value) = filter.split_once('=').with_context(|| format!("invalid filter {filter:?}: it must be until=DURATION"))?;
+        let (key, value) = filter
+            .split_once('=')
+            .with_context(|| format!("invalid filter {filter:?}: it must be until=DURATION"))?;
         match key {
             "until" => {
-                let seconds = human::parse_duration(value).with_context(|| format!("invalid duration {value:?}: write it like 24h"))?;
+                let seconds = human::parse_duration(value)
+                    .with_context(|| format!("invalid duration {value:?}: write it like 24h"))?;
                 options.until = Some(Duration::from_secs(seconds));
             }
-            "id" | "parents" | "description" | "inuse" | "mutable" | "immutable" | "shared" | "private" | "type" => {
+            "id" | "parents" | "description" | "inuse" | "mutable" | "immutable" | "shared" | "private"
+            | "type" => {
                 bail!("the filter {key} is not supported yet: only until is");
             }
             _ => bail!("unknown filter {key:?}: only until is known"),
         }
     }
     if let Some(text) = &args.keep_storage {
-        let size = human::parse_size(text).with_context(|| format!("invalid size {text:?}: write it like 10GB"))?;
+        let size =
+            human::parse_size(text).with_context(|| format!("invalid size {text:?}: write it like 10GB"))?;
         options.keep_storage = Some(size);
     }
     if !args.force && !confirmed(args.all)? {
         return Ok(ExitCode::SUCCESS);
     }
-    // Layer trees hold files of subordinate ids, which only the user namespace may remove.
-    let root = context.store_path()?;
-    if root.join("layers").read_dir().is_ok_and(|mut layers| layers.next().is_some()) {
-        Executor::enter(Isolation::Auto).context("entering the user namespace to remove layers")?;
+    let store = context.store()?;
+    let scratch = store.temp_dir()?;
+    // Layer trees of an ordinary user hold files of subordinate ids, which only the user namespace may remove.
+    if !rustix::process::geteuid().is_root() && has_trees(&store)? {
+        Executor::enter(Isolation::Auto, scratch.path())
+            .context("entering the user namespace to remove layers")?;
     }
-    let report = context.store()?.prune(&options)?;
+    let report = store.prune(&options)?;
     let mut out = String::new();
     if !report.images.is_empty() {
         out.push_str("Deleted Images:\n");
-        report.images.iter().for_each(|digest| out.push_str(&format!("deleted: {digest}\n")));
+        report
+            .images
+            .iter()
+            .for_each(|digest| out.push_str(&format!("deleted: {digest}\n")));
         out.push('\n');
     }
     if !report.layers.is_empty() {
         out.push_str("Deleted build cache layers:\n");
-        report.layers.iter().for_each(|layer| out.push_str(&format!("{layer}\n")));
+        report
+            .layers
+            .iter()
+            .for_each(|layer| out.push_str(&format!("{layer}\n")));
         out.push('\n');
     }
     out.push_str(&format!("Total reclaimed space: {}\n", human::size(report.freed)));
@@ -73,13 +89,33 @@ pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn has_trees(store: &Store) -> anyhow::Result<bool> {
+    let layers = store.root().join("layers");
+    for layer in layers
+        .read_dir()
+        .with_context(|| format!("reading {}", layers.display()))?
+    {
+        if layer?.path().join("fs").exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn confirmed(all: bool) -> anyhow::Result<bool> {
-    let what = if all { "all build cache" } else { "all dangling build cache" };
+    let what = if all {
+        "all build cache"
+    } else {
+        "all dangling build cache"
+    };
     if !std::io::stdin().is_terminal() {
         bail!("this will remove {what}: give --force to do so without being asked");
     }
     let mut stderr = std::io::stderr().lock();
-    write!(stderr, "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] ")?;
+    write!(
+        stderr,
+        "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
+    )?;
     stderr.flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

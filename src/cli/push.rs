@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
+use rbuild_cache::Descriptor;
 use rbuild_cache::layer::Layer;
 
 use super::context::{note, print};
@@ -37,13 +38,23 @@ pub struct PushArgs {
 
 /// Runs the command.
 pub fn run(args: PushArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    ensure!(!args.all_tags, "--all-tags is not supported yet: name one tag after the other");
+    ensure!(
+        !args.all_tags,
+        "--all-tags is not supported yet: name one tag after the other"
+    );
     let name = Reference::parse(&args.name)?;
     ensure!(name.digest().is_none(), "cannot push a digest reference");
     let store = context.store()?;
-    let source = context.source(&store);
-    let listed = lookup::list(&store)?.into_iter().find(|image| image.names.contains(&name));
-    let Listed { descriptor, image: found, .. } = listed.ok_or_else(|| LookupError::Missing(name.familiar()))?;
+    let registry = context.registry();
+    context.source(&store, &registry);
+    let listed = lookup::list(&store)?
+        .into_iter()
+        .find(|image| image.names.contains(&name));
+    let Listed {
+        descriptor,
+        image: found,
+        ..
+    } = listed.ok_or_else(|| LookupError::Missing(name.familiar()))?;
     let found = match &args.platform {
         None => found,
         platform => StoredManifest::read(&store, &descriptor, platform.as_ref())?,
@@ -59,32 +70,45 @@ pub fn run(args: PushArgs, context: &Context) -> anyhow::Result<ExitCode> {
         layers: layers.iter().map(Layer::id).cloned().collect(),
         platform: found.facts.platform.clone(),
     };
+    let oci_media_types = found.descriptor.media_type == OCI_MANIFEST;
     let encoding = Encoding {
-        oci_media_types: found.descriptor.media_type == OCI_MANIFEST,
+        oci_media_types,
         ..Encoding::default()
     };
     let assembled = image::assemble(&store, &built, &encoding, Some(Codec::Gzip))?;
-    let same = assembled.layers.iter().map(|l| l.digest).eq(found.manifest.layers.iter().map(|l| l.digest));
-    let pushed = if same {
-        Push {
-            descriptor: &found.descriptor,
-            manifest: &found.bytes,
-            config: &found.manifest.config,
-            layers: &layers,
-            blobs: &found.manifest.layers,
-        }
+    let same = assembled
+        .layers
+        .iter()
+        .map(|l| l.digest)
+        .eq(found.manifest.layers.iter().map(|l| l.digest));
+    let (manifest, blobs) = if same {
+        (found.bytes.clone(), &found.manifest.layers)
     } else {
-        assembled.to_push(&layers)
+        (with_layers(&found.bytes, &assembled.layers)?, &assembled.layers)
     };
-    let digest = push(source.registry(), &store, &name, &pushed, &|_, _, _| {})?;
+    let pushed = Push {
+        media_type: &found.descriptor.media_type,
+        manifest: &manifest,
+        config: &found.manifest.config,
+        layers: &layers,
+        blobs,
+    };
+    let digest = push(&registry, &store, &name, &pushed, &|_, _, _| {})?;
     let tag = name.tag().context("the name has no tag")?;
     if args.quiet {
         print(format!("{name}\n"))?;
     } else {
-        for layer in pushed.blobs {
+        for layer in blobs {
             note(&format!("{}: Pushed", &layer.digest.hex()[..12]));
         }
-        print(format!("{tag}: digest: {digest} size: {}\n", pushed.manifest.len()))?;
+        print(format!("{tag}: digest: {digest} size: {}\n", manifest.len()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The manifest with other blobs of the same layers; all else, annotations too, stays.
+fn with_layers(manifest: &[u8], layers: &[Descriptor]) -> anyhow::Result<Vec<u8>> {
+    let mut document: serde_json::Value = serde_json::from_slice(manifest)?;
+    document["layers"] = serde_json::to_value(layers)?;
+    Ok(serde_json::to_vec(&document)?)
 }

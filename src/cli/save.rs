@@ -36,13 +36,17 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
         _ => Destination::Stdout,
     };
     if let Destination::Path(path) = &dest {
-        ensure!(!path.is_dir(), "invalid output path: {} is a directory", path.display());
+        ensure!(
+            !path.is_dir(),
+            "invalid output path: {} is a directory",
+            path.display()
+        );
     } else if std::io::stdout().is_terminal() {
         bail!("cowardly refusing to save to a terminal: use the -o flag or redirect");
     }
     let store = context.store()?;
     // Layers that were never needed come from their registry.
-    let _source = context.source(&store);
+    context.source(&store, &context.registry());
     let mut images: Vec<ArchiveImage> = Vec::new();
     for text in &args.images {
         for (listed, names) in meant(&store, text)? {
@@ -50,7 +54,10 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
                 None => listed.image,
                 platform => StoredManifest::read(&store, &listed.descriptor, platform.as_ref())?,
             };
-            match images.iter_mut().find(|known| known.manifest.digest == image.descriptor.digest) {
+            match images
+                .iter_mut()
+                .find(|known| known.manifest.digest == image.descriptor.digest)
+            {
                 Some(known) => {
                     known.names.extend(names);
                     known.names.sort();
@@ -74,7 +81,10 @@ fn meant(store: &Store, text: &str) -> anyhow::Result<Vec<(Listed, Vec<Reference
         && let Ok(repository) = Reference::parse(text)
     {
         let tags = |listed: Listed| {
-            let names = listed.names.iter().filter(|n| n.name() == repository.name() && n.tag().is_some());
+            let names = listed
+                .names
+                .iter()
+                .filter(|n| n.name() == repository.name() && n.tag().is_some());
             let names: Vec<Reference> = names.cloned().collect();
             (!names.is_empty()).then_some((listed, names))
         };
@@ -84,7 +94,16 @@ fn meant(store: &Store, text: &str) -> anyhow::Result<Vec<(Listed, Vec<Reference
         }
     }
     let found = lookup::find(store, text)?;
-    let names = found.name.iter().filter(|name| name.digest().is_none()).cloned().collect();
-    let image = found.images.into_iter().next().ok_or_else(|| LookupError::Missing(text.to_owned()))?;
+    let names = found
+        .name
+        .iter()
+        .filter(|name| name.digest().is_none())
+        .cloned()
+        .collect();
+    let image = found
+        .images
+        .into_iter()
+        .next()
+        .ok_or_else(|| LookupError::Missing(text.to_owned()))?;
     Ok(vec![(image, names)])
 }

@@ -21,7 +21,10 @@ pub struct TagArgs {
 /// Runs the command.
 pub fn run(args: TagArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let target = Reference::parse(&args.target)?;
-    ensure!(target.digest().is_none(), "refusing to create a tag with a digest reference");
+    ensure!(
+        target.digest().is_none(),
+        "refusing to create a tag with a digest reference"
+    );
     let store = context.store()?;
     let found = lookup::find(&store, &args.source)?;
     store.tag(&target.to_string(), &found.first().descriptor)?;

@@ -57,7 +57,10 @@ pub fn assemble(
     default: Option<Codec>,
 ) -> anyhow::Result<Assembled> {
     let select = |target| Annotation::select(&encoding.annotations, target, &image.platform);
-    for (target, name) in [(AnnotationTarget::Index, "index"), (AnnotationTarget::IndexDescriptor, "index-descriptor")] {
+    for (target, name) in [
+        (AnnotationTarget::Index, "index"),
+        (AnnotationTarget::IndexDescriptor, "index-descriptor"),
+    ] {
         ensure!(
             select(target).is_empty(),
             "{name} annotations need an image of several platforms: this one has only {}",
@@ -67,18 +70,30 @@ pub fn assemble(
     let facts = read_config(&image.config, image.layers.len())
         .map_err(anyhow::Error::msg)
         .context("reading the config of the built image")?;
-    let compression = encoding.codec.or(default).map(|codec| compression(codec, encoding.level));
-    let layers = image.layers.iter().map(|id| store.layer(id)).collect::<Result<Vec<_>, _>>()?;
+    let compression = encoding
+        .codec
+        .or(default)
+        .map(|codec| compression(codec, encoding.level));
+    let layers = image
+        .layers
+        .iter()
+        .map(|id| store.layer(id))
+        .collect::<Result<Vec<_>, _>>()?;
     let blobs = in_parallel(layers, |layer| form(&layer, compression.as_ref(), encoding.force))?;
     for ((blob, diff_id), layer) in blobs.iter().zip(&facts.diff_ids).zip(&image.layers) {
         // A plain tar's digest is its diff id: a config that says otherwise would make an image nobody can load.
         if blob.media_type.ends_with(".tar") && blob.digest != diff_id.0 {
-            bail!("the config names the diff id {diff_id} for layer {layer}, which is {}", blob.digest);
+            bail!(
+                "the config names the diff id {diff_id} for layer {layer}, which is {}",
+                blob.digest
+            );
         }
     }
     let oci = encoding.oci_media_types;
-    let layers: Vec<Descriptor> =
-        blobs.into_iter().map(|blob| layer_descriptor(blob, oci)).collect::<anyhow::Result<_>>()?;
+    let layers: Vec<Descriptor> = blobs
+        .into_iter()
+        .map(|blob| layer_descriptor(blob, oci))
+        .collect::<anyhow::Result<_>>()?;
     let config = Descriptor {
         media_type: if oci { OCI_CONFIG } else { DOCKER_CONFIG }.to_owned(),
         digest: Digest::of(&image.config),
@@ -86,8 +101,18 @@ pub fn assemble(
     };
     let media_type = if oci { OCI_MANIFEST } else { DOCKER_MANIFEST };
     // Docker's manifest has no annotations.
-    let annotations = if oci { select(AnnotationTarget::Manifest) } else { BTreeMap::new() };
-    let json = ManifestJson { schema_version: 2, media_type, config: &config, layers: &layers, annotations };
+    let annotations = if oci {
+        select(AnnotationTarget::Manifest)
+    } else {
+        BTreeMap::new()
+    };
+    let json = ManifestJson {
+        schema_version: 2,
+        media_type,
+        config: &config,
+        layers: &layers,
+        annotations,
+    };
     let manifest = serde_json::to_vec(&json)?;
     let descriptor = Descriptor {
         media_type: media_type.to_owned(),
@@ -95,7 +120,13 @@ pub fn assemble(
         size: manifest.len() as u64,
     };
     let descriptor_annotations = select(AnnotationTarget::ManifestDescriptor);
-    Ok(Assembled { descriptor, manifest, config, layers, descriptor_annotations })
+    Ok(Assembled {
+        descriptor,
+        manifest,
+        config,
+        layers,
+        descriptor_annotations,
+    })
 }
 
 /// Puts manifest and config of `image` into the store; its layers are there already.
@@ -108,17 +139,25 @@ pub fn put(store: &Store, image: &BuiltImage, assembled: &Assembled) -> anyhow::
 /// Gives `descriptor` all of `names`, or without a name a nameless place, when nothing is left that could fail but this.
 pub fn tag(store: &Store, descriptor: &Descriptor, names: &[Reference]) -> anyhow::Result<()> {
     for name in names {
-        store.tag(&name.to_string(), descriptor).with_context(|| format!("naming the image {}", name.familiar()))?;
+        store
+            .tag(&name.to_string(), descriptor)
+            .with_context(|| format!("naming the image {}", name.familiar()))?;
     }
     Ok(())
 }
 
 /// Makes sure that the store holds the blobs of all layers.
 pub fn ensure_blobs(store: &Store, image: &BuiltImage, assembled: &Assembled) -> anyhow::Result<()> {
-    let pairs = image.layers.iter().zip(&assembled.layers).filter(|(_, blob)| !store.has_blob(&blob.digest));
+    let pairs = image
+        .layers
+        .iter()
+        .zip(&assembled.layers)
+        .filter(|(_, blob)| !store.has_blob(&blob.digest));
     in_parallel(pairs.collect(), |(id, blob)| {
         let layer = store.layer(id)?;
-        layer.ensure_blob(&blob.digest).with_context(|| format!("exporting layer {id}"))
+        layer
+            .ensure_blob(&blob.digest)
+            .with_context(|| format!("exporting layer {id}"))
     })?;
     Ok(())
 }
@@ -126,7 +165,13 @@ pub fn ensure_blobs(store: &Store, image: &BuiltImage, assembled: &Assembled) ->
 impl Assembled {
     /// What of it goes to a registry.
     pub fn to_push<'a>(&'a self, layers: &'a [Layer]) -> Push<'a> {
-        Push { descriptor: &self.descriptor, manifest: &self.manifest, config: &self.config, layers, blobs: &self.layers }
+        Push {
+            media_type: &self.descriptor.media_type,
+            manifest: &self.manifest,
+            config: &self.config,
+            layers,
+            blobs: &self.layers,
+        }
     }
 
     /// What of it goes into an archive.
@@ -164,17 +209,30 @@ fn form(layer: &Layer, compression: Option<&Compression>, force: bool) -> anyhow
 /// A layer's descriptor with the media type of the manifest's family, whatever family the blob was pulled with.
 fn layer_descriptor(blob: LayerBlob, oci: bool) -> anyhow::Result<Descriptor> {
     let media_type = &blob.media_type;
-    let (plain, gzip, zstd) = (media_type.ends_with(".tar"), media_type.ends_with("gzip"), media_type.ends_with("zstd"));
+    let (plain, gzip, zstd) = (
+        media_type.ends_with(".tar"),
+        media_type.ends_with("gzip"),
+        media_type.ends_with("zstd"),
+    );
     let media_type = match (plain, gzip, zstd) {
         (true, ..) if oci => "application/vnd.oci.image.layer.v1.tar",
         (_, true, _) if oci => "application/vnd.oci.image.layer.v1.tar+gzip",
         (.., true) if oci => "application/vnd.oci.image.layer.v1.tar+zstd",
         (true, ..) => "application/vnd.docker.image.rootfs.diff.tar",
         (_, true, _) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        (.., true) => bail!("a zstd layer needs media types of OCI: drop oci-mediatypes=false or add force-compression=true"),
-        _ => bail!("the layer {} has the media type {media_type:?}, which has no place in an image", blob.digest),
+        (.., true) => bail!(
+            "a zstd layer needs media types of OCI: drop oci-mediatypes=false or add force-compression=true"
+        ),
+        _ => bail!(
+            "the layer {} has the media type {media_type:?}, which has no place in an image",
+            blob.digest
+        ),
     };
-    Ok(Descriptor { media_type: media_type.to_owned(), digest: blob.digest, size: blob.size })
+    Ok(Descriptor {
+        media_type: media_type.to_owned(),
+        digest: blob.digest,
+        size: blob.size,
+    })
 }
 
 /// `work` on each of `items`, a few at a time; results in the order of the items. After a failure nothing more is begun,
@@ -190,7 +248,12 @@ pub fn in_parallel<T: Send, R: Send>(
     let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
     let results: Vec<Mutex<Option<anyhow::Result<R>>>> = (0..count).map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
-    let lock = |slot: usize| items[slot].lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let lock = |slot: usize| {
+        items[slot]
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+    };
     std::thread::scope(|scope| {
         for _ in 0..count.min(AT_ONCE) {
             scope.spawn(|| {
@@ -204,12 +267,17 @@ pub fn in_parallel<T: Send, R: Send>(
                     if result.is_err() {
                         next.store(count, Ordering::Relaxed);
                     }
-                    *results[slot].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
+                    *results[slot]
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
                 }
             });
         }
     });
-    let results = results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let results = results.into_iter().map(|slot| {
+        slot.into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    });
     // Items that were never begun lie behind one that failed.
     let mut done = Vec::with_capacity(count);
     let mut skipped = false;
@@ -231,20 +299,47 @@ mod tests {
     fn order_is_kept_and_errors_come_out() {
         let squares = in_parallel((0..50).collect(), |n: u64| Ok(n * n)).unwrap();
         assert_eq!(squares, (0..50).map(|n| n * n).collect::<Vec<_>>());
-        let error = in_parallel((0..50).collect(), |n: u64| if n == 7 { bail!("seven") } else { Ok(n) });
+        let error = in_parallel(
+            (0..50).collect(),
+            |n: u64| if n == 7 { bail!("seven") } else { Ok(n) },
+        );
         assert_eq!(error.unwrap_err().to_string(), "seven");
     }
 
     #[test]
     fn media_types_follow_the_family() {
-        let blob = |media_type: &str| LayerBlob { media_type: media_type.to_owned(), digest: Digest::of(b""), size: 0 };
+        let blob = |media_type: &str| LayerBlob {
+            media_type: media_type.to_owned(),
+            digest: Digest::of(b""),
+            size: 0,
+        };
         for (given, oci, wanted) in [
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip", true, "application/vnd.oci.image.layer.v1.tar+gzip"),
-            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true, "application/vnd.oci.image.layer.v1.tar+gzip"),
-            ("application/vnd.oci.image.layer.v1.tar", false, "application/vnd.docker.image.rootfs.diff.tar"),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", true, "application/vnd.oci.image.layer.v1.tar+zstd"),
+            (
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                true,
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            ),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                true,
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar",
+                false,
+                "application/vnd.docker.image.rootfs.diff.tar",
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar+zstd",
+                true,
+                "application/vnd.oci.image.layer.v1.tar+zstd",
+            ),
         ] {
-            assert_eq!(layer_descriptor(blob(given), oci).unwrap().media_type, wanted, "{given}");
+            assert_eq!(
+                layer_descriptor(blob(given), oci).unwrap().media_type,
+                wanted,
+                "{given}"
+            );
         }
         assert!(layer_descriptor(blob("application/vnd.oci.image.layer.v1.tar+zstd"), false).is_err());
         assert!(layer_descriptor(blob("text/plain"), true).is_err());

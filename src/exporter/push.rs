@@ -9,11 +9,11 @@ use rbuild_cache::{Descriptor, Digest, Store};
 
 use crate::registry::{PushBlob, Reference, Registry};
 
-/// An image to be pushed. Its manifest and config are blobs of the store.
+/// An image to be pushed. Its config is a blob of the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Push<'a> {
-    /// The manifest.
-    pub descriptor: &'a Descriptor,
+    /// Media type of the manifest.
+    pub media_type: &'a str,
     /// The manifest's bytes.
     pub manifest: &'a [u8],
     /// The config.
@@ -57,6 +57,6 @@ pub fn push(
         });
     }
     registry
-        .push_image(name, &image.descriptor.media_type, image.manifest, &blobs, progress)
+        .push_image(name, image.media_type, image.manifest, &blobs, progress)
         .with_context(|| format!("pushing {}", name.familiar()))
 }

@@ -1,4 +1,6 @@
 //! Where do files come from? Images of registries and stores, directories of this machine.
 
+pub mod archive;
+pub mod compressed;
 pub mod image;
 pub mod local;

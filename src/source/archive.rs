@@ -1,0 +1,369 @@
+//! Images in archives: OCI image layouts, docker's archives of old (`<id>/layer.tar`) and new kind, and those of skopeo and
+//! podman. Loading puts their blobs into the store.
+//!
+//! Nothing of an archive is believed: blobs have the digests that they are named by, layers the diff ids of their config and
+//! a form that the strict tar reader takes. An archive that fails leaves no name behind, only blobs that nobody needs.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use anyhow::{Context as _, bail, ensure};
+use rbuild_cache::layer::{Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD, TarReader};
+use rbuild_cache::{Descriptor, DiffId, Digest, LayerId, Store};
+use serde::Deserialize;
+use sha2::Digest as _;
+
+use super::compressed::decompressed;
+use crate::exporter::image::in_parallel;
+use crate::registry::Reference;
+use crate::registry::document::{
+    CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest, OCI_MANIFEST, Reading, read_config,
+};
+
+/// Members up to this size are kept in memory until it is known what they are ...
+const SMALL: u64 = 4 << 20;
+/// ... and no more than so many bytes of them.
+const SMALL_TOTAL: u64 = 64 << 20;
+/// How deep links of members and indexes of indexes may go.
+const DEPTH: usize = 4;
+
+/// An image that was loaded.
+#[derive(Debug, Clone)]
+pub struct LoadedImage {
+    /// Digest of its config.
+    pub id: Digest,
+    /// What its names lead to.
+    pub descriptor: Descriptor,
+    /// Its names; they are given to it only by [`LoadedImage::tag`].
+    pub names: Vec<Reference>,
+}
+
+impl LoadedImage {
+    /// Gives the image its names; a nameless one is kept nameless.
+    pub fn tag(&self, store: &Store) -> anyhow::Result<()> {
+        crate::exporter::image::tag(store, &self.descriptor, &self.names)
+    }
+}
+
+/// Reads an archive, plain or compressed, and puts the blobs of its images into `store`.
+pub fn load<'a>(store: &Store, input: impl Read + 'a) -> anyhow::Result<Vec<LoadedImage>> {
+    let input = decompressed(input).context("reading the archive")?;
+    let mut archive = Archive { store, members: BTreeMap::new(), small: 0 };
+    archive.read(input).context("reading the archive")?;
+    let images = if archive.has("index.json") {
+        archive.oci()?
+    } else if archive.has("manifest.json") {
+        archive.docker()?
+    } else {
+        bail!("the archive holds no image: it has neither index.json nor manifest.json");
+    };
+    ensure!(!images.is_empty(), "the archive holds no image");
+    Ok(images)
+}
+
+enum Member {
+    Small(Vec<u8>),
+    Blob { digest: Digest, size: u64 },
+    Link(LayerPath),
+}
+
+struct Archive<'a> {
+    store: &'a Store,
+    members: BTreeMap<LayerPath, Member>,
+    small: u64,
+}
+
+/// `index.json`: more of it than [`Reading`] keeps.
+#[derive(Deserialize)]
+struct Layout {
+    manifests: Vec<LayoutEntry>,
+}
+
+#[derive(Deserialize)]
+struct LayoutEntry {
+    #[serde(flatten)]
+    descriptor: Descriptor,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// An entry of docker's `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+impl Archive<'_> {
+    fn read(&mut self, input: impl Read) -> anyhow::Result<()> {
+        let mut tar = TarReader::archive(input);
+        while let Some(member) = tar.next_entry()? {
+            let path = member.entry.path;
+            let content = match member.entry.kind {
+                Kind::Directory { .. } => continue,
+                Kind::Symlink { target } => {
+                    let parent = path.parent().unwrap_or_default();
+                    Member::Link(LayerPath::clean(&[parent.as_bytes(), b"/", target.as_slice()].concat()))
+                }
+                Kind::Hardlink { target } => Member::Link(target),
+                Kind::File { size } => {
+                    let doing = || format!("reading its member {path}");
+                    self.content(&path, size, &mut tar).with_context(doing)?
+                }
+                _ => bail!("its member {path} is neither a file nor a link"),
+            };
+            ensure!(self.members.insert(path.clone(), content).is_none(), "it has two members called {path}");
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, path: &LayerPath, size: u64, tar: &mut impl Read) -> anyhow::Result<Member> {
+        let text = String::from_utf8_lossy(path.as_bytes());
+        let named: Option<Digest> = match text.strip_prefix("blobs/sha256/") {
+            Some(hex) => Some(format!("sha256:{hex}").parse().context("it is no blob")?),
+            None => None,
+        };
+        if named.is_none() && size <= SMALL && self.small + size <= SMALL_TOTAL {
+            self.small += size;
+            let mut bytes = Vec::new();
+            tar.take(size).read_to_end(&mut bytes)?;
+            return Ok(Member::Small(bytes));
+        }
+        if let Some(digest) = named
+            && self.store.blob_size(&digest) == Some(size)
+        {
+            // It is here; what the archive has under this name must be it nevertheless.
+            let mut hasher = Hasher::new(tar);
+            io::copy(&mut hasher, &mut io::sink())?;
+            ensure!(hasher.digest() == digest, "its bytes are {}", hasher.digest());
+            return Ok(Member::Blob { digest, size });
+        }
+        let mut writer = self.store.blob_writer()?;
+        io::copy(tar, &mut writer)?;
+        let (digest, size) = writer.commit(named.as_ref())?;
+        Ok(Member::Blob { digest, size })
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.members.contains_key(&LayerPath::clean(path.as_bytes()))
+    }
+
+    fn member(&self, path: &str) -> anyhow::Result<&Member> {
+        let mut path = LayerPath::strict(path.as_bytes())
+            .with_context(|| format!("the archive names {path:?}, which leads out of it"))?;
+        for _ in 0..DEPTH {
+            match self.members.get(&path) {
+                None => bail!("the archive has no {path}"),
+                Some(Member::Link(target)) => path = target.clone(),
+                Some(member) => return Ok(member),
+            }
+        }
+        bail!("the archive has too many links at {path}")
+    }
+
+    fn bytes(&self, path: &str, limit: u64) -> anyhow::Result<Vec<u8>> {
+        match self.member(path)? {
+            Member::Small(bytes) if bytes.len() as u64 <= limit => Ok(bytes.clone()),
+            Member::Blob { digest, .. } => Ok(self.store.read_blob(digest, limit)?),
+            _ => bail!("the archive's {path} is too large"),
+        }
+    }
+
+    /// The member as a blob of the store.
+    fn blob(&self, path: &str) -> anyhow::Result<(Digest, u64)> {
+        Ok(match self.member(path)? {
+            Member::Small(bytes) => (self.store.put_blob(bytes)?, bytes.len() as u64),
+            Member::Blob { digest, size } => (*digest, *size),
+            Member::Link(_) => bail!("the archive has too many links at {path}"),
+        })
+    }
+
+    /// The bytes of a blob that `descriptor` names.
+    fn document(&self, descriptor: &Descriptor) -> anyhow::Result<Vec<u8>> {
+        let Descriptor { digest, size, .. } = descriptor;
+        ensure!(*size <= MANIFEST_LIMIT.max(CONFIG_LIMIT), "the blob {digest} is too large");
+        self.require(descriptor)?;
+        Ok(self.store.read_blob(digest, *size)?)
+    }
+
+    /// Fails when the blob is not in the archive or does not have the size that is said.
+    fn require(&self, descriptor: &Descriptor) -> anyhow::Result<()> {
+        let Descriptor { digest, size, .. } = descriptor;
+        let (_, found) = self.blob(&format!("blobs/sha256/{}", digest.hex()))?;
+        ensure!(found == *size, "the blob {digest} has {found} bytes instead of {size}");
+        Ok(())
+    }
+
+    fn has_blob(&self, digest: &Digest) -> bool {
+        self.has(&format!("blobs/sha256/{}", digest.hex()))
+    }
+
+    fn oci(&self) -> anyhow::Result<Vec<LoadedImage>> {
+        let index = self.bytes("index.json", MANIFEST_LIMIT)?;
+        let layout: Layout = serde_json::from_slice(&index).context("reading index.json of the archive")?;
+        let mut images: Vec<LoadedImage> = Vec::new();
+        for entry in layout.manifests {
+            let name = entry.annotations.as_ref().and_then(entry_name);
+            let name = name.map(|name| Reference::parse(&name)).transpose()?;
+            ensure!(name.as_ref().is_none_or(|n| n.tag().is_some()), "a name in the archive has no tag");
+            let same = |known: &&mut LoadedImage| known.descriptor.digest == entry.descriptor.digest;
+            if let Some(known) = images.iter_mut().find(same) {
+                known.names.extend(name);
+                continue;
+            }
+            let found = self.images_of(&entry.descriptor, DEPTH)?;
+            let Some((id, manifest)) = found.first().cloned() else { continue };
+            // An index with one image, and perhaps attestations of it, is that image.
+            let descriptor = if found.len() == 1 { manifest } else { entry.descriptor };
+            images.push(LoadedImage { id, descriptor, names: name.into_iter().collect() });
+        }
+        Ok(images)
+    }
+
+    /// Ids and manifests of the images that `descriptor` leads to and that the archive has.
+    fn images_of(&self, descriptor: &Descriptor, depth: usize) -> anyhow::Result<Vec<(Digest, Descriptor)>> {
+        ensure!(depth > 0, "the archive's indexes nest too deep");
+        let digest = descriptor.digest;
+        let reading = Document::new(self.document(descriptor)?, Some(&descriptor.media_type))
+            .and_then(|document| document.read())
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("reading the manifest {digest} of the archive"))?;
+        match reading {
+            Reading::Manifest(manifest) => {
+                let config = self.document(&manifest.config)?;
+                manifest.layers.iter().try_for_each(|layer| self.require(layer))?;
+                self.register(&manifest, &config)?;
+                Ok(vec![(manifest.config.digest, descriptor.clone())])
+            }
+            Reading::Index(index) => {
+                let mut images = Vec::new();
+                for entry in index.entries {
+                    // `unknown` is the platform of attestations. Platforms may have been left out of the archive.
+                    let image = entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown");
+                    if image && self.has_blob(&entry.descriptor.digest) {
+                        images.extend(self.images_of(&entry.descriptor, depth - 1)?);
+                    }
+                }
+                Ok(images)
+            }
+        }
+    }
+
+    fn docker(&self) -> anyhow::Result<Vec<LoadedImage>> {
+        let doing = || "reading manifest.json of the archive";
+        let manifest = self.bytes("manifest.json", MANIFEST_LIMIT).with_context(doing)?;
+        let entries: Vec<DockerImage> = serde_json::from_slice(&manifest).with_context(doing)?;
+        entries.into_iter().map(|entry| self.docker_image(&entry)).collect()
+    }
+
+    fn docker_image(&self, entry: &DockerImage) -> anyhow::Result<LoadedImage> {
+        let tags = entry.repo_tags.iter().flatten().map(|tag| Reference::parse(tag));
+        let names = tags.collect::<Result<Vec<_>, _>>()?;
+        crate::exporter::archive::check_names(&names)?;
+        let config = self.bytes(&entry.config, CONFIG_LIMIT)?;
+        let paths: Vec<&String> = entry.layers.iter().flatten().collect();
+        let mut layers = Vec::with_capacity(paths.len());
+        for path in &paths {
+            let (digest, size) = self.blob(path)?;
+            let media_type = self.media_type(&digest)?.to_owned();
+            layers.push(Descriptor { media_type, digest, size });
+        }
+        let config_descriptor = Descriptor {
+            media_type: "application/vnd.oci.image.config.v1+json".to_owned(),
+            digest: self.store.put_blob(&config)?,
+            size: config.len() as u64,
+        };
+        let manifest = Manifest { config: config_descriptor, layers };
+        self.register(&manifest, &config)?;
+        let bytes = serde_json::to_vec(&serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": manifest.config,
+            "layers": manifest.layers,
+        }))?;
+        let descriptor = Descriptor {
+            media_type: OCI_MANIFEST.to_owned(),
+            digest: self.store.put_blob(&bytes)?,
+            size: bytes.len() as u64,
+        };
+        Ok(LoadedImage { id: manifest.config.digest, descriptor, names })
+    }
+
+    fn media_type(&self, digest: &Digest) -> anyhow::Result<&'static str> {
+        let mut start = Vec::new();
+        std::fs::File::open(self.store.blob_path(digest))?.take(4).read_to_end(&mut start)?;
+        Ok(match start.as_slice() {
+            [0x1f, 0x8b, ..] => MEDIA_TYPE_GZIP,
+            [0x28, 0xb5, 0x2f, 0xfd] => MEDIA_TYPE_ZSTD,
+            _ => MEDIA_TYPE_TAR,
+        })
+    }
+
+    /// Checks all layers and makes them known.
+    fn register(&self, manifest: &Manifest, config: &[u8]) -> anyhow::Result<()> {
+        let facts = read_config(config, manifest.layers.len())
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("reading the config {} of the archive", manifest.config.digest))?;
+        in_parallel(manifest.layers.iter().zip(&facts.diff_ids).collect(), |(layer, diff_id)| {
+            let blob = LayerBlob { media_type: layer.media_type.clone(), digest: layer.digest, size: layer.size };
+            let id = LayerId::of_diff_id(diff_id);
+            let record = self.store.layer(&id).and_then(|known| known.record());
+            // Somebody has looked at these bytes before.
+            if !record.is_ok_and(|record| record.blobs().any(|known| *known == layer.digest)) {
+                check_layer(self.store, &layer.digest, diff_id)
+                    .with_context(|| format!("checking the layer {}", layer.digest))?;
+            }
+            self.store.register_layer(&blob, diff_id, &[])?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+/// The name that an entry of `index.json` gives its image. A bare tag is no name.
+fn entry_name(annotations: &BTreeMap<String, String>) -> Option<String> {
+    if let Some(name) = annotations.get("io.containerd.image.name") {
+        return Some(name.clone());
+    }
+    let name = annotations.get("org.opencontainers.image.ref.name")?;
+    name.contains([':', '/']).then(|| name.clone())
+}
+
+/// Reads a layer to its end: it is a tar that can be applied, and it has the diff id.
+fn check_layer(store: &Store, digest: &Digest, diff_id: &DiffId) -> anyhow::Result<()> {
+    let mut tar = TarReader::layer(Hasher::new(decompressed(store.open_blob(digest)?)?));
+    while tar.next_entry()?.is_some() {}
+    let mut hasher = tar.into_inner();
+    io::copy(&mut hasher, &mut io::sink())?;
+    let actual = hasher.digest();
+    ensure!(actual == diff_id.0, "the config names the diff id {diff_id}, but it is {actual}");
+    Ok(())
+}
+
+/// Hashes what is read through it.
+struct Hasher<R> {
+    reader: R,
+    hasher: sha2::Sha256,
+}
+
+impl<R: Read> Hasher<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, hasher: sha2::Sha256::new() }
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::from_bytes(self.hasher.clone().finalize().into())
+    }
+}
+
+impl<R: Read> Read for Hasher<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        self.hasher.update(&buffer[..length]);
+        Ok(length)
+    }
+}
