@@ -135,7 +135,7 @@ impl Transfer<'_> {
                 .chain(files.into_iter().map(CopySource::Inline))
                 .collect(),
             dest,
-            cwd: stage.state.working_dir().to_owned(),
+            cwd: stage.state.working_dir(),
             chown,
             chmod,
             excludes: self.excludes.to_vec(),

@@ -25,9 +25,9 @@ pub(super) fn expose(
     }
     let mut ports: Vec<String> = Vec::new();
     let specs = parse_expose_ports(&words).map_err(BuildError::new)?;
-    for (spec, word) in specs.iter().zip(sorted(&words)) {
-        if let Some(protocol) = &spec.protocol_casing {
-            let message = format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
+    for (spec, word) in specs.iter().zip(&words) {
+        if spec.protocol_casing.is_some() {
+            let message = format!("Defined protocol '{word}' in EXPOSE instruction should be lowercase");
             stage.shared.warnings.rule("ExposeProtoCasing", location, message);
         }
         if spec.has_host_part {
@@ -49,11 +49,4 @@ pub(super) fn expose(
     let exposed = &mut stage.state.image.config_mut().exposed_ports;
     exposed.extend(ports.into_iter().map(|port| (port, Empty {})));
     Ok(())
-}
-
-/// The order in which the parser takes the operands apart.
-fn sorted(words: &[String]) -> Vec<&String> {
-    let mut sorted: Vec<&String> = words.iter().collect();
-    sorted.sort();
-    sorted
 }

@@ -69,7 +69,7 @@ impl StageState {
         };
         let config = state.image.config_mut();
         if !config.working_dir.is_empty() {
-            config.working_dir = workdir::resolved("/", &config.working_dir);
+            config.working_dir = workdir::joined("/", &config.working_dir);
         }
         state
     }
@@ -82,11 +82,9 @@ impl StageState {
         state
     }
 
-    fn working_dir(&self) -> &str {
-        match self.image.config().working_dir.as_str() {
-            "" => "/",
-            dir => dir,
-        }
+    /// The working directory, absolute and clean.
+    fn working_dir(&self) -> String {
+        workdir::resolved("/", &self.image.config().working_dir)
     }
 }
 
@@ -405,7 +403,7 @@ impl<'s, 'a> StageLowering<'s, 'a> {
                 name: "[internal] load build context".to_owned(),
                 location: None,
                 no_cache: false,
-                platform: Platform::host(),
+                platform: self.shared.target_platform.clone(),
             }))),
             Some(CopyFrom::Scratch) => Ok(None),
             Some(CopyFrom::Stage(stage)) => match self.states.get(*stage) {

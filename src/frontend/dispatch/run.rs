@@ -32,7 +32,7 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
         args,
         env: stage.state.env.to_entries(),
         proxy_env: stage.shared.arguments.proxy_env(),
-        cwd: stage.state.working_dir().to_owned(),
+        cwd: stage.state.working_dir(),
         user: stage.state.image.config().user.clone(),
         network,
         insecure: run.security.as_deref() == Some("insecure"),

@@ -17,8 +17,8 @@ pub(super) fn workdir(stage: &mut StageLowering, command: &Command, path: &str) 
             .warnings
             .rule("WorkdirRelativePath", &command.location, message);
     }
-    let dir = set(stage, &expanded);
-    let created_by = format!("WORKDIR {dir}");
+    let created_by = format!("WORKDIR {}", set(stage, &expanded));
+    let dir = stage.state.working_dir();
     if dir == "/" {
         stage.record(created_by);
         return Ok(());
@@ -56,11 +56,21 @@ pub(super) fn resolved(dir: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// The config has an absolute path as it was written, as BuildKit's has; whoever uses it takes the clean one.
 fn set(stage: &mut StageLowering, path: &str) -> String {
-    let dir = resolved(stage.state.working_dir(), path);
-    stage.state.image.config_mut().working_dir.clone_from(&dir);
+    let text = joined(&stage.state.working_dir(), path);
+    stage.state.image.config_mut().working_dir.clone_from(&text);
     stage.state.workdir_set = true;
-    dir
+    text
+}
+
+/// `path` if it is absolute, else `path` seen from `dir`.
+pub(super) fn joined(dir: &str, path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        resolved(dir, path)
+    }
 }
 
 #[cfg(test)]

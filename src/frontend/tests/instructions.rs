@@ -70,7 +70,7 @@ fn config_and_history() {
             "X14",
             "FROM nopath\nENV P=$PATH:/x",
             &[],
-            json!({"Env": ["A=1", PATH, format!("P={}:/x", &PATH[5..])], "WorkingDir": "/x"}),
+            json!({"Env": ["A=1", PATH, format!("P={}:/x", &PATH[5..])], "WorkingDir": "/w/../x/"}),
         ),
         (
             "X14 no config",
@@ -89,7 +89,7 @@ fn config_and_history() {
             "FROM full\nENV P=\"90/udp 80\"\nEXPOSE $P 7-8 \"\"\nEXPOSE 1/TCP",
             &[
                 "ENV P=90/udp 80",
-                "EXPOSE [7/tcp 8/tcp 80/tcp 90/udp]",
+                "EXPOSE [90/udp 80/tcp 7/tcp 8/tcp]",
                 "EXPOSE [1/tcp]",
             ],
             json!({"ExposedPorts": {"1/tcp": {}, "53/udp": {}, "7/tcp": {}, "8/tcp": {}, "80/tcp": {}, "90/udp": {}}}),
@@ -142,6 +142,12 @@ fn config_and_history() {
             json!({"WorkingDir": "/"}),
         ),
         (
+            "3.7 absolute",
+            "FROM nopath\nWORKDIR y\nWORKDIR /a/./b/../c/",
+            &["WORKDIR /x/y *", "WORKDIR /a/./b/../c/ *"],
+            json!({"WorkingDir": "/a/./b/../c/"}),
+        ),
+        (
             "3.7 base",
             "FROM full\nARG D=\"x y\"\nWORKDIR $D",
             &["ARG D=x y", "WORKDIR /home/app/x y *"],
@@ -157,6 +163,8 @@ fn config_and_history() {
             assert_eq!(&written["config"][key], value, "{rule}: {key}");
         }
     }
+    let workdir = build("FROM busybox\nWORKDIR /a/./b/../c/");
+    assert!(matches!(last(&workdir), Op::Mkdir(mkdir) if mkdir.path == "/a/c"));
     // E8
     assert_eq!(
         written(&build("FROM full\nMAINTAINER Me <me@x>"))["author"],

@@ -204,11 +204,6 @@ fn stages_fail() {
             "2: ADD of a git repository is not supported yet",
         ),
         (
-            "mount",
-            request("FROM busybox\n\nRUN --mount=type=cache,target=/x true"),
-            "3: RUN --mount=type=cache,target=/x is not supported yet",
-        ),
-        (
             "O6",
             request("FROM busybox\nFROM badtrigger\nRUN x"),
             "2: ONBUILD trigger \"NOPE x\"",
