@@ -7,6 +7,7 @@ mod args;
 mod base_image;
 pub mod changes;
 mod dispatch;
+pub mod entitlement;
 mod env;
 pub mod image;
 mod onbuild;
@@ -28,6 +29,7 @@ use crate::error::BuildError;
 use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, VertexId};
 use crate::registry::Reference;
 
+pub use entitlement::Entitlement;
 pub use image::{BuildTime, FinishedLayer, ImageDraft};
 
 /// Name of the build context among local directories.
@@ -70,6 +72,8 @@ pub struct BuildRequest {
     pub no_cache_filter: Vec<String>,
     /// `--network`: what a RUN without its own gets.
     pub network: NetworkMode,
+    /// `--allow`: what RUN may do beyond the usual. `--network=host` allows the machine's network as well.
+    pub allow: Vec<Entitlement>,
     /// `--add-host`: name and address.
     pub add_hosts: Vec<(String, String)>,
     /// Host name in RUN; `None` for `buildkitsandbox`. The build arg `BUILDKIT_SANDBOX_HOSTNAME` is looked at when this is `None`.
@@ -132,6 +136,7 @@ impl BuildRequest {
             no_cache: false,
             no_cache_filter: Vec::new(),
             network: NetworkMode::Default,
+            allow: Vec::new(),
             add_hosts: Vec::new(),
             hostname: None,
             source_date_epoch: None,

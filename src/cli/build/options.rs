@@ -9,7 +9,7 @@ use rbuild_executor::Isolation;
 
 use super::DockerfileSource;
 use crate::exporter::{Output, OutputKind};
-use crate::frontend::BuildRequest;
+use crate::frontend::{BuildRequest, Entitlement};
 use crate::graph::{NetworkMode, Platform};
 use crate::progress::Mode;
 use crate::registry::Reference;
@@ -76,6 +76,9 @@ pub struct BuildArgs {
     /// Network of RUN steps that name none: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default", value_parser = network)]
     network: NetworkMode,
+    /// What RUN steps may do beyond the usual: network.host or security.insecure
+    #[arg(long, value_name = "RIGHT")]
+    allow: Vec<Entitlement>,
     /// Line of /etc/hosts in RUN steps
     #[arg(long = "add-host", value_name = "HOST:IP")]
     add_hosts: Vec<String>,
@@ -115,6 +118,7 @@ pub struct BuildOptions {
     no_cache: bool,
     no_cache_filter: Vec<String>,
     network: NetworkMode,
+    allow: Vec<Entitlement>,
     add_hosts: Vec<(String, String)>,
     source_date_epoch: Option<i64>,
 }
@@ -169,6 +173,7 @@ impl BuildOptions {
             no_cache: args.no_cache,
             no_cache_filter: args.no_cache_filter,
             network: args.network,
+            allow: args.allow,
             add_hosts: args
                 .add_hosts
                 .iter()
@@ -190,6 +195,7 @@ impl BuildOptions {
             no_cache: self.no_cache,
             no_cache_filter: self.no_cache_filter.clone(),
             network: self.network,
+            allow: self.allow.clone(),
             add_hosts: self.add_hosts.clone(),
             hostname: None,
             source_date_epoch: self.source_date_epoch,

@@ -7,6 +7,7 @@ use super::StageLowering;
 use crate::error::BuildError;
 use crate::frontend::stage::Command;
 use crate::frontend::text::summary;
+use crate::frontend::{BuildRequest, Entitlement};
 use crate::graph::{ExecOp, InlineFile, NetworkMode, Op};
 
 /// Where a script with its own interpreter is shown to the process.
@@ -20,11 +21,19 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
     if args.is_empty() {
         return Err(BuildError::message("RUN has nothing to run").hint(Some("give a command".to_owned())));
     }
+    let request = stage.shared.request;
     let network = match run.network.as_deref() {
         Some("none") => NetworkMode::None,
         Some("host") => NetworkMode::Host,
-        _ => stage.shared.request.network,
+        _ => request.network,
     };
+    if network == NetworkMode::Host && request.network != NetworkMode::Host {
+        require(request, Entitlement::NetworkHost)?;
+    }
+    let insecure = run.security.as_deref() == Some("insecure");
+    if insecure {
+        require(request, Entitlement::SecurityInsecure)?;
+    }
     let suffix = lone_heredoc(run).map(|heredoc| format!(" ({})", summary(&heredoc.body)));
     let name = stage.step_name(command, &suffix.unwrap_or_default());
     let created_by = format!("RUN {}{} # buildkit", arguments(stage), args.join(" "));
@@ -35,14 +44,26 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
         cwd: stage.state.working_dir(),
         user: stage.state.image.config().user.clone(),
         network,
-        insecure: run.security.as_deref() == Some("insecure"),
-        hostname: stage.shared.arguments.hostname(stage.shared.request),
-        extra_hosts: stage.shared.request.add_hosts.clone(),
+        insecure,
+        hostname: stage.shared.arguments.hostname(request),
+        extra_hosts: request.add_hosts.clone(),
         script,
         platform: stage.state.platform.clone(),
     };
     stage.add_layer(Op::Exec(Box::new(op)), None, name, &command.location, created_by);
     Ok(())
+}
+
+/// Fails unless the caller granted `entitlement`.
+fn require(request: &BuildRequest, entitlement: Entitlement) -> Result<(), BuildError> {
+    if request.allow.contains(&entitlement) {
+        return Ok(());
+    }
+    Err(
+        BuildError::message(format!("{entitlement} is not allowed")).hint(Some(format!(
+            "give --allow {entitlement} if you trust the Dockerfile and its base images"
+        ))),
+    )
 }
 
 /// The argument vector, and the script that it names.

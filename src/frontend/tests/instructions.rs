@@ -253,7 +253,9 @@ fn run_forms() {
         "2: \"a/b\" is no name for a script"
     );
 
-    let run = build("FROM full\nRUN --network=none --security=insecure x");
+    let mut insecure = request("FROM full\nRUN --network=none --security=insecure x");
+    insecure.allow = vec![Entitlement::SecurityInsecure];
+    let run = lowered(&insecure);
     let exec = exec(&run);
     assert_eq!(
         (exec.cwd.as_str(), exec.user.as_str(), exec.network, exec.insecure),
@@ -271,6 +273,36 @@ fn run_forms() {
         [("h".to_owned(), "1.2.3.4".to_owned())]
     );
     assert_eq!(super::exec(&host).cwd, "/");
+}
+
+#[test]
+fn rights_must_be_granted() {
+    for (text, expected) in [
+        (
+            "FROM busybox\nRUN --security=insecure x",
+            "2: security.insecure is not allowed",
+        ),
+        (
+            "FROM busybox\nRUN --network=host x",
+            "2: network.host is not allowed",
+        ),
+        (
+            "FROM busybox AS a\nONBUILD RUN --security=insecure x\nFROM a",
+            "3: security.insecure is not allowed",
+        ),
+    ] {
+        let mut request = request(text);
+        assert!(failure(&request).starts_with(expected), "{text}");
+        request.allow = vec![
+            "network.host".parse().unwrap(),
+            "security.insecure".parse().unwrap(),
+        ];
+        lowered(&request);
+    }
+    let mut host = request("FROM busybox\nRUN --network=host x");
+    host.network = NetworkMode::Host;
+    lowered(&host);
+    assert!("all".parse::<Entitlement>().is_err());
 }
 
 #[test]
