@@ -104,7 +104,7 @@ impl Tree for View {
                         ..
                     }) => {
                         is_dir = true;
-                        opaque = *is;
+                        opaque = *is || hides_parents(&index, path);
                     }
                     // A file below a directory is hidden by it, and so is all below the file.
                     Said::Entry(_) | Said::Hidden => break,
@@ -223,16 +223,25 @@ fn say<'a>(index: &'a LayerIndex, path: &LayerPath) -> Said<'a> {
         Some(entry) => return Said::Entry(entry),
         None => {}
     }
-    // A layer that makes a directory above it opaque, removes it or puts something else there hides what is below.
+    if hides_parents(index, path) {
+        Said::Hidden
+    } else {
+        Said::Nothing
+    }
+}
+
+/// Whether the layer hides what lower layers have at `path` by what it says about a directory above it: makes it
+/// opaque, removes it or puts something else there.
+fn hides_parents(index: &LayerIndex, path: &LayerPath) -> bool {
     let mut ancestor = path.parent();
     while let Some(directory) = ancestor.filter(|directory| !directory.is_root()) {
         match index.get(&directory).map(|entry| &entry.entry.kind) {
             Some(Kind::Directory { opaque: false }) | None => {}
-            Some(_) => return Said::Hidden,
+            Some(_) => return true,
         }
         ancestor = directory.parent();
     }
-    Said::Nothing
+    false
 }
 
 /// An entry as the tree shows it: directories without a mark, names of linked files as the file.

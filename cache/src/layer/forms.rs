@@ -329,7 +329,8 @@ impl Layer {
                 index_of(source, None, true).map_err(|error| self.failed("reading", error))
             });
             match made {
-                Err(error) if is_damage(&error) => {}
+                // Only when there is another form to turn to.
+                Err(error) if is_damage(&error) && (record.has_pulled() || self.has_tree()) => {}
                 made => {
                     let index = made?;
                     self.write_index(&index)?;
@@ -337,7 +338,7 @@ impl Layer {
                 }
             }
         }
-        if record.compressed.iter().any(|form| form.encoder.is_none()) {
+        if record.has_pulled() {
             self.receive(lock, &record, false, false)?;
             return self
                 .stored_index()?
@@ -409,7 +410,7 @@ impl Layer {
     }
 
     fn make_tar(&self, lock: &KeyLock, record: &LayerRecord) -> Result<Digest, StoreError> {
-        if record.compressed.iter().any(|form| form.encoder.is_none()) || self.existing_tree().is_none() {
+        if record.has_pulled() || self.existing_tree().is_none() {
             self.receive(lock, record, false, true)?;
         } else {
             let writer = self.0.store.blob_writer()?;
@@ -442,7 +443,7 @@ impl Layer {
         let fail = |error| self.failed("compressing", error);
         let record = self.record()?;
         let out = Compressor::new(self.0.store.blob_writer()?, compression).map_err(fail)?;
-        let pulled = record.compressed.iter().any(|form| form.encoder.is_none());
+        let pulled = record.has_pulled();
         let tar = match self.local_tar(&record) {
             None if pulled || self.existing_tree().is_none() => Some(self.make_tar(lock, &record)?),
             tar => tar,
@@ -724,7 +725,7 @@ impl Store {
         layer.existing_tree().is_some()
             || layer.local_tar(&record).is_some()
             || record.compressed.iter().any(|form| self.has_blob(&form.digest))
-            || record.compressed.iter().any(|form| form.encoder.is_none()) && !record.origins.is_empty()
+            || record.has_pulled() && !record.origins.is_empty()
     }
 
     /// Makes a layer of a manifest known, by its blob, its diff id and the repositories

@@ -118,6 +118,11 @@ impl LayerRecord {
         }))
     }
 
+    /// Whether a blob is known that was not made here, and that its origin therefore may have.
+    pub fn has_pulled(&self) -> bool {
+        self.compressed.iter().any(|form| form.encoder.is_none())
+    }
+
     /// As [`LayerRecord::load`] reads it.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let stored = Stored {

@@ -53,6 +53,14 @@ impl<W: Write> TarWriter<W> {
         if entry.path.is_root() {
             return Ok(None);
         }
+        let link: &[u8] = match &entry.kind {
+            Kind::Symlink { target } => target,
+            Kind::Hardlink { target } => target.as_bytes(),
+            _ => b"-",
+        };
+        if entry.path.as_bytes().contains(&0) || link.contains(&0) || link.is_empty() {
+            return Err(refused(entry, "its name or link target holds a NUL or nothing"));
+        }
         self.headers(entry)?;
         match entry.kind {
             Kind::File { size } => self.data(entry, size, data).map(Some),
