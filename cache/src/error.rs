@@ -11,7 +11,7 @@ use crate::digest::Digest;
 #[non_exhaustive]
 pub enum StoreError {
     /// A system call failed.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {source}{}", path.display(), remedy(source))]
     Io {
         /// What was being done, for example `"writing"`.
         doing: &'static str,
@@ -84,7 +84,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Other processes use the store, and this needs it alone.
-    #[error("{others}: wait for them to end and try again")]
+    #[error("{others}; try again when nobody does")]
     Busy {
         /// Who they are, for example `"2 other rbuild processes are using the store (pids 10, 11)"`.
         others: String,
@@ -99,5 +99,15 @@ impl StoreError {
             path: path.as_ref().to_owned(),
             source: source.into(),
         }
+    }
+}
+
+/// What helps against `error`, where that is always the same.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; rbuild prune gives back what the cache takes"
+        }
+        _ => "",
     }
 }

@@ -5,25 +5,26 @@
 //! exclusively. Killed half-way it leaves less cache, never a broken one: names go before records, records before the layers they
 //! lead to, layers before their blobs, and a layer leaves its place by one rename before it is taken apart.
 
-use std::collections::{HashMap, HashSet};
-use std::io::Read;
+mod plan;
+
+use std::ffi::CStr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Stat};
-use serde_json::Value;
+use rustix::fs::FlockOperation;
 
-use crate::digest::{DiffId, Digest, Key, LayerId};
-use crate::directory::{disk_bytes, disk_usage, remove_tree};
+use self::plan::Plan;
+use crate::digest::{Digest, Key, LayerId};
+use crate::directory::{Directory, c_name, disk_bytes, remove_tree};
 use crate::error::StoreError;
-use crate::layer::LayerRecord;
 use crate::lock::{holders, lock};
 use crate::store::Store;
 
 /// What to remove.
 #[derive(Debug, Clone, Default)]
 pub struct PruneOptions {
-    /// Also the cache records that lead to layers of images, and remembered file digests. Named images stay.
+    /// Also what serves only builds: cache records that lead to layers of images, trees of layers that an image has as
+    /// blobs, remembered file digests. Named images stay.
     pub all: bool,
     /// Only what was not used for this long.
     pub until: Option<Duration>,
@@ -50,10 +51,6 @@ pub struct PruneReport {
 
 /// How long a prune waits for others to leave the store.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The largest manifest, index or config that is looked into.
-const DOCUMENT_LIMIT: u64 = 32 << 20;
-/// A context that was not built for this long has its file digests forgotten.
-const FORGET_FILES_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Store {
     /// Removes build cache and nameless images. Waits a little for other processes to leave the store, then
@@ -73,110 +70,6 @@ impl Store {
         }
     }
 
-    fn plan(&self, options: &PruneOptions) -> Result<Plan, StoreError> {
-        let cutoff = options.until.and_then(|age| SystemTime::now().checked_sub(age));
-        let expired = |used: SystemTime| cutoff.is_none_or(|cutoff| used < cutoff);
-
-        let mut plan = Plan::default();
-        let mut roots = Vec::new();
-        for image in self.images()? {
-            let tagged = image
-                .created
-                .as_deref()
-                .and_then(|time| time.parse::<jiff::Timestamp>().ok());
-            if image.name.is_none() && tagged.is_none_or(|time| expired(time.into())) {
-                plan.images.push(image.descriptor.digest);
-            } else {
-                roots.push(image.descriptor.digest);
-            }
-        }
-        let needed = self.reachable(roots)?;
-
-        let records = self.all_records()?;
-        let mut layers = self.all_layers(&needed)?;
-        for record in &records {
-            if let Some(layer) = record.layer.as_ref().and_then(|id| layers.get_mut(id)) {
-                layer.used = layer.used.max(record.used);
-            }
-        }
-
-        // Blobs that neither an image nor a layer needs: manifests of images that are gone, for instance.
-        let mut users: HashMap<Digest, usize> = HashMap::new();
-        for digest in layers.values().flat_map(|layer| &layer.blobs) {
-            *users.entry(*digest).or_default() += 1;
-        }
-        let mut blobs = HashMap::new();
-        for name in self.0.blobs.text_names()? {
-            let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else {
-                continue;
-            };
-            let Some(stat) = self.0.blobs.stat(&name)? else {
-                continue;
-            };
-            if needed.blobs.contains(&digest) {
-                continue;
-            }
-            if !users.contains_key(&digest) && expired(modified(&stat)) {
-                plan.remove_blob(digest, disk_bytes(stat.st_blocks));
-            } else {
-                blobs.insert(digest, disk_bytes(stat.st_blocks));
-            }
-        }
-
-        // Layers that no image needs, the longest unused first, until the cache is small enough.
-        let mut cache: Vec<(&LayerId, &CachedLayer)> =
-            layers.iter().filter(|(_, layer)| !layer.needed).collect();
-        cache.sort_by_key(|(id, layer)| (layer.used, *id));
-        let mut total = blobs.values().sum::<u64>() + cache.iter().map(|(_, layer)| layer.bytes).sum::<u64>();
-        for (id, layer) in cache {
-            if !expired(layer.used) || options.keep_storage.is_some_and(|keep| total <= keep) {
-                continue;
-            }
-            total -= layer.bytes;
-            plan.bytes += layer.bytes;
-            plan.layers.push(id.clone());
-            for digest in &layer.blobs {
-                let left = users.get_mut(digest).map_or(0, |count| {
-                    *count = count.saturating_sub(1);
-                    *count
-                });
-                if left == 0
-                    && let Some(bytes) = blobs.remove(digest)
-                {
-                    total -= bytes;
-                    plan.remove_blob(*digest, bytes);
-                }
-            }
-        }
-
-        let removed: HashSet<&LayerId> = plan.layers.iter().collect();
-        for record in records {
-            let layer = record.layer.as_ref().and_then(|id| Some((id, layers.get(id)?)));
-            let removable = match layer {
-                Some((id, layer)) => {
-                    removed.contains(id) || options.all && layer.needed && expired(record.used)
-                }
-                // Damaged, or its layer is gone.
-                None => true,
-            };
-            if removable {
-                plan.records.push(record.name);
-            }
-        }
-        let forget = SystemTime::now().checked_sub(FORGET_FILES_AFTER);
-        for name in self.0.files.text_names()? {
-            let Some(stat) = self.0.files.stat(&name)? else {
-                continue;
-            };
-            let written = modified(&stat);
-            if expired(written) && (options.all || forget.is_some_and(|time| written < time)) {
-                plan.bytes += disk_bytes(stat.st_blocks);
-                plan.files.push(name);
-            }
-        }
-        Ok(plan)
-    }
-
     fn carry_out(&self, plan: Plan) -> Result<PruneReport, StoreError> {
         let mut report = PruneReport::default();
         self.remove_nameless(&plan.images)?;
@@ -187,8 +80,17 @@ impl Store {
         }
         self.rewrite_operations()?;
         for id in plan.layers {
-            report.freed += self.remove_layer(&id)?;
+            report.freed += self.take_apart(&self.0.layers, id.as_str())?;
             report.layers.push(id);
+        }
+        for id in plan.trees {
+            let place = self.0.layers.path_of(id.as_str());
+            let layer = self
+                .0
+                .layers
+                .child(id.as_str())
+                .map_err(|e| StoreError::io("opening", place, e))?;
+            report.freed += self.take_apart(&layer, &TREE.to_string_lossy())?;
         }
         for digest in plan.blobs {
             let name = digest.hex();
@@ -215,15 +117,14 @@ impl Store {
         Ok(report)
     }
 
-    /// Takes the layer out of its place and apart. Returns the bytes of disk that this gave back.
-    fn remove_layer(&self, id: &LayerId) -> Result<u64, StoreError> {
-        let (scratch, name) = self.scratch_name()?;
-        self.0.layers.rename(id.as_str(), scratch.directory(), &name)?;
-        let path = scratch.directory().path_of(&name);
-        let c_name =
-            crate::directory::c_name(&path).map_err(|error| StoreError::io("removing", &path, error))?;
-        remove_tree(scratch.directory().as_fd(), &c_name)
-            .map_err(|error| StoreError::io("removing the layer in", &path, error))
+    /// Takes the directory `name` out of its place and apart. Returns the bytes of disk that this gave back.
+    fn take_apart(&self, directory: &Directory, name: &str) -> Result<u64, StoreError> {
+        let (scratch, temporary) = self.scratch_name()?;
+        directory.rename(name, scratch.directory(), &temporary)?;
+        let path = scratch.directory().path_of(&temporary);
+        c_name(&path)
+            .and_then(|temporary| remove_tree(scratch.directory().as_fd(), &temporary))
+            .map_err(|error| StoreError::io("removing what was in", directory.path_of(name), error))
     }
 
     /// Drops from the lists of keys those that have no record any more.
@@ -248,193 +149,10 @@ impl Store {
         }
         Ok(())
     }
-
-    /// All that `roots` need. A document that is missing or damaged leads nowhere: its image cannot be used anyway.
-    fn reachable(&self, mut roots: Vec<Digest>) -> Result<Needed, StoreError> {
-        let mut needed = Needed::default();
-        while let Some(digest) = roots.pop() {
-            if !needed.blobs.insert(digest) {
-                continue;
-            }
-            let Some(document) = self.document(&digest)? else {
-                continue;
-            };
-            roots.extend(list(&document, "manifests").filter_map(digest_of));
-            needed
-                .blobs
-                .extend(list(&document, "layers").filter_map(digest_of));
-            let Some(config) = document.get("config").and_then(digest_of) else {
-                continue;
-            };
-            needed.blobs.insert(config);
-            let Some(config) = self.document(&config)? else {
-                continue;
-            };
-            let diff_ids = config
-                .get("rootfs")
-                .into_iter()
-                .flat_map(|rootfs| list(rootfs, "diff_ids"));
-            needed
-                .diff_ids
-                .extend(diff_ids.filter_map(|id| Some(DiffId(id.as_str()?.parse().ok()?))));
-        }
-        needed.layers = needed.diff_ids.iter().map(LayerId::of_diff_id).collect();
-        Ok(needed)
-    }
-
-    /// The JSON document `digest`; `None` when it is missing, damaged, or no JSON.
-    fn document(&self, digest: &Digest) -> Result<Option<Value>, StoreError> {
-        match self.read_blob(digest, DOCUMENT_LIMIT) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(StoreError::MissingBlob { .. } | StoreError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn all_records(&self) -> Result<Vec<CachedRecord>, StoreError> {
-        let mut records = Vec::new();
-        for name in self.0.keys.text_names()? {
-            let Ok(key) = name.parse::<Key>() else { continue };
-            let Some(stat) = self.0.keys.stat(&name)? else {
-                continue;
-            };
-            let layer = self.read_record(&key)?.map(|(record, _)| record.layer);
-            records.push(CachedRecord {
-                name,
-                layer,
-                used: modified(&stat),
-            });
-        }
-        Ok(records)
-    }
-
-    /// All layers, and which of them an image needs.
-    fn all_layers(&self, needed: &Needed) -> Result<HashMap<LayerId, CachedLayer>, StoreError> {
-        let mut layers = HashMap::new();
-        let mut seen = HashSet::new();
-        for name in self.0.layers.names()? {
-            let Some(id) = name.to_str().ok().and_then(|name| name.parse::<LayerId>().ok()) else {
-                continue;
-            };
-            let record = self.layer_record(&id)?;
-            let blobs: Vec<Digest> = record
-                .as_ref()
-                .map_or_else(Vec::new, |r| r.blobs().copied().collect());
-            let diff_id = record.as_ref().and_then(|record| record.diff_id);
-            let is_needed = needed.layers.contains(&id)
-                || diff_id.is_some_and(|diff_id| needed.diff_ids.contains(&diff_id))
-                || blobs.iter().any(|digest| needed.blobs.contains(digest));
-            let stat = self.0.layers.stat(id.as_str())?;
-            let bytes = if is_needed {
-                0
-            } else {
-                disk_usage(self.0.layers.as_fd(), &name, &mut seen)
-                    .map_err(|error| StoreError::io("measuring", self.0.layers.path_of(id.as_str()), error))?
-            };
-            let used = stat.as_ref().map_or(SystemTime::UNIX_EPOCH, modified);
-            layers.insert(
-                id,
-                CachedLayer {
-                    blobs,
-                    needed: is_needed,
-                    used,
-                    bytes,
-                },
-            );
-        }
-        Ok(layers)
-    }
-
-    /// What is known about the layer; `None` when that cannot be read.
-    fn layer_record(&self, id: &LayerId) -> Result<Option<LayerRecord>, StoreError> {
-        let Ok(directory) = self.0.layers.child(id.as_str()) else {
-            return Ok(None);
-        };
-        let Some(mut file) = directory.open_file("record.json")? else {
-            return Ok(None);
-        };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|e| StoreError::io("reading", directory.path_of("record.json"), e))?;
-        Ok(serde_json::from_slice(&bytes).ok())
-    }
 }
 
-/// What images need.
-#[derive(Default)]
-struct Needed {
-    blobs: HashSet<Digest>,
-    diff_ids: HashSet<DiffId>,
-    /// The names of pulled layers with these diff ids.
-    layers: HashSet<LayerId>,
-}
-
-struct CachedLayer {
-    blobs: Vec<Digest>,
-    needed: bool,
-    used: SystemTime,
-    /// What its directory takes; 0 when an image needs it.
-    bytes: u64,
-}
-
-struct CachedRecord {
-    name: String,
-    /// `None` when the record is damaged.
-    layer: Option<LayerId>,
-    used: SystemTime,
-}
-
-/// What shall go.
-#[derive(Default)]
-struct Plan {
-    images: Vec<Digest>,
-    records: Vec<String>,
-    layers: Vec<LayerId>,
-    blobs: Vec<Digest>,
-    files: Vec<String>,
-    /// What that will give back.
-    bytes: u64,
-}
-
-impl Plan {
-    fn remove_blob(&mut self, digest: Digest, bytes: u64) {
-        self.bytes += bytes;
-        self.blobs.push(digest);
-    }
-
-    fn report(self) -> PruneReport {
-        let Self {
-            images,
-            records,
-            layers,
-            blobs,
-            bytes,
-            ..
-        } = self;
-        PruneReport {
-            images,
-            layers,
-            blobs,
-            records: records.len() as u64,
-            freed: bytes,
-        }
-    }
-}
-
-/// The elements of the array `name` of `document`.
-fn list<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
-    document.get(name).and_then(Value::as_array).into_iter().flatten()
-}
-
-/// The digest in a descriptor.
-fn digest_of(descriptor: &Value) -> Option<Digest> {
-    descriptor.get("digest")?.as_str()?.parse().ok()
-}
-
-fn modified(stat: &Stat) -> SystemTime {
-    let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-    SystemTime::UNIX_EPOCH + since + Duration::from_nanos(stat.st_mtime_nsec)
-}
+/// The name of the tree form in the directory of a layer.
+const TREE: &CStr = c"fs";
 
 /// While it lives, no other process (and no other handle) has the store open.
 struct Alone<'a>(&'a Store);
@@ -469,9 +187,14 @@ impl Drop for Alone<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::digest::DiffId;
     use crate::image::Descriptor;
-    use crate::layer::TarForm;
+    use crate::layer::{LayerRecord, RECORD_VERSION, TarForm};
     use crate::record::Record;
 
     struct Fixture {
@@ -593,7 +316,13 @@ mod tests {
             })
             .unwrap();
         assert_eq!((all.records, all.layers.len(), all.blobs.len()), (2, 0, 0));
+        assert!(
+            all.freed >= 18_000,
+            "the trees can be made again from the blobs: {all:?}"
+        );
         assert_eq!(fixture.has(&top), [true, true, false]);
+        let layer = fixture.store.root().join("layers").join(top.0.as_str());
+        assert!(layer.join("record.json").exists() && !layer.join("fs").exists());
 
         // Without its name, the image goes with all that only it needed.
         fixture.image("localhost/a:1", &[base.1]);
@@ -661,6 +390,22 @@ mod tests {
         assert_eq!(report.layers, [two.0]);
         assert_eq!(fixture.has(&one), [true, true, false]);
         assert!(fixture.store.0.locks.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn layers_of_a_newer_version_stay_with_all_blobs() {
+        let fixture = Fixture::new();
+        let [old, new] = [1, 2].map(|n| fixture.layer(n));
+        let record = fixture
+            .store
+            .root()
+            .join("layers")
+            .join(new.0.as_str())
+            .join("record.json");
+        std::fs::write(record, format!("{{\"version\":{}}}", RECORD_VERSION + 1)).unwrap();
+        let report = fixture.store.prune(&PruneOptions::default()).unwrap();
+        assert_eq!((report.layers, report.blobs), (vec![old.0], vec![old.1]));
+        assert_eq!(fixture.has(&new), [true; 3]);
     }
 
     #[test]

@@ -1,0 +1,347 @@
+//! Which parts of the store no image needs, and which of them a prune takes. Nothing is removed here, except
+//! blobs that turn out damaged.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::Stat;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{PruneOptions, PruneReport, TREE};
+use crate::digest::{DiffId, Digest, Key, LayerId};
+use crate::directory::{Directory, disk_bytes, disk_usage};
+use crate::error::StoreError;
+use crate::layer::{LayerRecord, RECORD_VERSION};
+use crate::store::Store;
+
+/// The largest manifest, index or config that is looked into.
+const DOCUMENT_LIMIT: u64 = 32 << 20;
+/// A context that was not built for this long has its file digests forgotten.
+const FORGET_FILES_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+impl Store {
+    pub(super) fn plan(&self, options: &PruneOptions) -> Result<Plan, StoreError> {
+        let cutoff = options.until.and_then(|age| SystemTime::now().checked_sub(age));
+        let expired = |used: SystemTime| cutoff.is_none_or(|cutoff| used < cutoff);
+
+        let mut plan = Plan::default();
+        let mut roots = Vec::new();
+        for image in self.images()? {
+            let tagged = image
+                .created
+                .as_deref()
+                .and_then(|time| time.parse::<jiff::Timestamp>().ok());
+            if image.name.is_none() && tagged.is_none_or(|time| expired(time.into())) {
+                plan.images.push(image.descriptor.digest);
+            } else {
+                roots.push(image.descriptor.digest);
+            }
+        }
+        let needed = self.reachable(roots)?;
+
+        let records = self.all_records()?;
+        let mut layers = self.all_layers(&needed)?;
+        for record in &records {
+            if let Some(layer) = record.layer.as_ref().and_then(|id| layers.get_mut(id)) {
+                layer.used = layer.used.max(record.used);
+            }
+        }
+
+        // Blobs that neither an image nor a layer needs: manifests of images that are gone, for instance.
+        let mut users: HashMap<Digest, usize> = HashMap::new();
+        for digest in layers.values().flat_map(|layer| &layer.blobs) {
+            *users.entry(*digest).or_default() += 1;
+        }
+        // Where a newer version left its mark, nobody knows what belongs to what.
+        let loose = layers.values().all(|layer| layer.readable);
+        let mut blobs = HashMap::new();
+        for name in self.0.blobs.text_names()? {
+            let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else {
+                continue;
+            };
+            let Some(stat) = self.0.blobs.stat(&name)? else {
+                continue;
+            };
+            if needed.blobs.contains(&digest) {
+                continue;
+            }
+            if loose && !users.contains_key(&digest) && expired(modified(&stat)) {
+                plan.remove_blob(digest, disk_bytes(stat.st_blocks));
+            } else {
+                blobs.insert(digest, disk_bytes(stat.st_blocks));
+            }
+        }
+
+        // Layers that no image needs, the longest unused first, until the cache is small enough.
+        let mut cache: Vec<(&LayerId, &CachedLayer)> =
+            layers.iter().filter(|(_, layer)| !layer.needed).collect();
+        cache.sort_by_key(|(id, layer)| (layer.used, *id));
+        let mut total = blobs.values().sum::<u64>() + cache.iter().map(|(_, layer)| layer.bytes).sum::<u64>();
+        for (id, layer) in cache {
+            if !expired(layer.used) || options.keep_storage.is_some_and(|keep| total <= keep) {
+                continue;
+            }
+            total -= layer.bytes;
+            plan.bytes += layer.bytes;
+            plan.layers.push(id.clone());
+            for digest in &layer.blobs {
+                let left = users.get_mut(digest).map_or(0, |count| {
+                    *count = count.saturating_sub(1);
+                    *count
+                });
+                if left == 0
+                    && let Some(bytes) = blobs.remove(digest)
+                {
+                    total -= bytes;
+                    plan.remove_blob(*digest, bytes);
+                }
+            }
+        }
+
+        if options.all {
+            let mut idle: Vec<(&LayerId, &CachedLayer)> = layers.iter().collect();
+            idle.retain(|(_, layer)| layer.needed && layer.bytes > 0 && expired(layer.used));
+            idle.sort_unstable_by_key(|(id, _)| *id);
+            plan.bytes += idle.iter().map(|(_, layer)| layer.bytes).sum::<u64>();
+            plan.trees.extend(idle.into_iter().map(|(id, _)| id.clone()));
+        }
+
+        let removed: HashSet<&LayerId> = plan.layers.iter().collect();
+        for record in records {
+            let layer = record.layer.as_ref().and_then(|id| Some((id, layers.get(id)?)));
+            let removable = match layer {
+                Some((id, layer)) => {
+                    removed.contains(id) || options.all && layer.needed && expired(record.used)
+                }
+                // Damaged, or its layer is gone.
+                None => true,
+            };
+            if removable {
+                plan.records.push(record.name);
+            }
+        }
+        let forget = SystemTime::now().checked_sub(FORGET_FILES_AFTER);
+        for name in self.0.files.text_names()? {
+            let Some(stat) = self.0.files.stat(&name)? else {
+                continue;
+            };
+            let written = modified(&stat);
+            if expired(written) && (options.all || forget.is_some_and(|time| written < time)) {
+                plan.bytes += disk_bytes(stat.st_blocks);
+                plan.files.push(name);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// All that `roots` need. A document that is missing or damaged leads nowhere: its image cannot be used anyway.
+    fn reachable(&self, mut roots: Vec<Digest>) -> Result<Needed, StoreError> {
+        let mut needed = Needed::default();
+        while let Some(digest) = roots.pop() {
+            if !needed.blobs.insert(digest) {
+                continue;
+            }
+            let Some(document) = self.document(&digest)? else {
+                continue;
+            };
+            roots.extend(list(&document, "manifests").filter_map(digest_of));
+            needed
+                .blobs
+                .extend(list(&document, "layers").filter_map(digest_of));
+            let Some(config) = document.get("config").and_then(digest_of) else {
+                continue;
+            };
+            needed.blobs.insert(config);
+            let Some(config) = self.document(&config)? else {
+                continue;
+            };
+            let diff_ids = config
+                .get("rootfs")
+                .into_iter()
+                .flat_map(|rootfs| list(rootfs, "diff_ids"));
+            needed
+                .diff_ids
+                .extend(diff_ids.filter_map(|id| Some(DiffId(id.as_str()?.parse().ok()?))));
+        }
+        needed.layers = needed.diff_ids.iter().map(LayerId::of_diff_id).collect();
+        Ok(needed)
+    }
+
+    /// The JSON document `digest`; `None` when it is missing, damaged, or no JSON.
+    fn document(&self, digest: &Digest) -> Result<Option<Value>, StoreError> {
+        match self.read_blob(digest, DOCUMENT_LIMIT) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(StoreError::MissingBlob { .. } | StoreError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn all_records(&self) -> Result<Vec<CachedRecord>, StoreError> {
+        let mut records = Vec::new();
+        for name in self.0.keys.text_names()? {
+            let Ok(key) = name.parse::<Key>() else { continue };
+            let Some(stat) = self.0.keys.stat(&name)? else {
+                continue;
+            };
+            let layer = self.read_record(&key)?.map(|(record, _)| record.layer);
+            records.push(CachedRecord {
+                name,
+                layer,
+                used: modified(&stat),
+            });
+        }
+        Ok(records)
+    }
+
+    /// All layers, and which of them an image needs.
+    fn all_layers(&self, needed: &Needed) -> Result<HashMap<LayerId, CachedLayer>, StoreError> {
+        let mut layers = HashMap::new();
+        let mut seen = HashSet::new();
+        for name in self.0.layers.text_names()? {
+            let Ok(id) = name.parse::<LayerId>() else {
+                continue;
+            };
+            let Ok(directory) = self.0.layers.child(&name) else {
+                continue;
+            };
+            let known = known_facts(&directory, &id)?;
+            let blobs: Vec<Digest> = known.iter().flat_map(LayerRecord::blobs).copied().collect();
+            let is_needed = match &known {
+                None => true,
+                Some(record) => {
+                    needed.layers.contains(&id)
+                        || record
+                            .diff_id
+                            .is_some_and(|diff_id| needed.diff_ids.contains(&diff_id))
+                        || blobs.iter().any(|digest| needed.blobs.contains(digest))
+                }
+            };
+            // Of a layer that an image needs, only the tree may go, and only if it can be made again.
+            let usage = match is_needed {
+                true if !blobs.iter().any(|digest| self.has_blob(digest)) => Ok(0),
+                true => disk_usage(directory.as_fd(), TREE, &mut seen),
+                false => disk_usage(
+                    self.0.layers.as_fd(),
+                    &CString::new(name.as_str()).unwrap_or_default(),
+                    &mut seen,
+                ),
+            };
+            let bytes = usage.map_err(|error| StoreError::io("measuring", directory.path(), error))?;
+            let used = self
+                .0
+                .layers
+                .stat(&name)?
+                .map_or(SystemTime::UNIX_EPOCH, |stat| modified(&stat));
+            let layer = CachedLayer {
+                blobs,
+                readable: known.is_some(),
+                needed: is_needed,
+                used,
+                bytes,
+            };
+            layers.insert(id, layer);
+        }
+        Ok(layers)
+    }
+}
+
+/// What is known about the layer in `directory`: nothing, when that is damaged; `None` when a newer version wrote it.
+fn known_facts(directory: &Directory, id: &LayerId) -> Result<Option<LayerRecord>, StoreError> {
+    let mut bytes = Vec::new();
+    if let Some(mut file) = directory.open_file("record.json")? {
+        let failed = |error| StoreError::io("reading", directory.path_of("record.json"), error);
+        file.read_to_end(&mut bytes).map_err(failed)?;
+    }
+    let facts: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if facts.get("version").and_then(Value::as_u64) > Some(u64::from(RECORD_VERSION)) {
+        return Ok(None);
+    }
+    Ok(Some(
+        LayerRecord::deserialize(&facts).unwrap_or_else(|_| LayerRecord::new(id.clone())),
+    ))
+}
+
+/// What images need.
+#[derive(Default)]
+struct Needed {
+    blobs: HashSet<Digest>,
+    diff_ids: HashSet<DiffId>,
+    /// The names of pulled layers with these diff ids.
+    layers: HashSet<LayerId>,
+}
+
+struct CachedLayer {
+    blobs: Vec<Digest>,
+    /// Whether this version knows what belongs to it.
+    readable: bool,
+    needed: bool,
+    used: SystemTime,
+    /// What its directory takes; of a layer that an image needs, what its tree takes if it can be made again.
+    bytes: u64,
+}
+
+struct CachedRecord {
+    name: String,
+    /// `None` when the record is damaged.
+    layer: Option<LayerId>,
+    used: SystemTime,
+}
+
+/// What shall go.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) images: Vec<Digest>,
+    pub(super) records: Vec<String>,
+    pub(super) layers: Vec<LayerId>,
+    /// Layers whose tree shall go.
+    pub(super) trees: Vec<LayerId>,
+    pub(super) blobs: Vec<Digest>,
+    pub(super) files: Vec<String>,
+    /// What that will give back.
+    pub(super) bytes: u64,
+}
+
+impl Plan {
+    fn remove_blob(&mut self, digest: Digest, bytes: u64) {
+        self.bytes += bytes;
+        self.blobs.push(digest);
+    }
+
+    /// What a prune that carries it out would report.
+    pub(super) fn report(self) -> PruneReport {
+        let Self {
+            images,
+            records,
+            layers,
+            blobs,
+            bytes,
+            ..
+        } = self;
+        PruneReport {
+            images,
+            layers,
+            blobs,
+            records: records.len() as u64,
+            freed: bytes,
+        }
+    }
+}
+
+/// The elements of the array `name` of `document`.
+fn list<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    document.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The digest in a descriptor.
+fn digest_of(descriptor: &Value) -> Option<Digest> {
+    descriptor.get("digest")?.as_str()?.parse().ok()
+}
+
+fn modified(stat: &Stat) -> SystemTime {
+    let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+    SystemTime::UNIX_EPOCH + since + Duration::from_nanos(stat.st_mtime_nsec)
+}
