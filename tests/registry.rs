@@ -2,23 +2,19 @@
 
 #[path = "common/registry.rs"]
 mod common;
+#[path = "common/image.rs"]
+mod images;
 
-use std::io::{Cursor, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::TestRegistry;
+use images::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, blob, image, index, push};
 use rbuild::graph::Platform;
-use rbuild::registry::{
-    CredentialFiles, PushBlob, Reference, Registry, RegistryError, RegistryOptions, Transferred,
-};
+use rbuild::registry::{CredentialFiles, Reference, Registry, RegistryError, RegistryOptions, Transferred};
 use rbuild_cache::{Descriptor, Digest};
-
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 fn anonymous() -> Registry {
     Registry::with_credentials(RegistryOptions::default(), CredentialFiles::default())
@@ -35,55 +31,6 @@ fn with_login(host: &str, user: &str, password: &str) -> (tempfile::TempDir, Reg
 
 fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
-}
-
-fn blob(bytes: &[u8]) -> PushBlob<'_> {
-    PushBlob {
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        open: Box::new(move || Ok(Box::new(Cursor::new(bytes.to_vec())))),
-        mount_from: Vec::new(),
-    }
-}
-
-struct Image {
-    config: Vec<u8>,
-    layers: Vec<Vec<u8>>,
-    manifest: Vec<u8>,
-}
-
-/// An image whose layers are so many bytes long; they are no tars, which no registry minds.
-fn image(architecture: &str, sizes: &[usize]) -> Image {
-    let layers: Vec<Vec<u8>> = sizes
-        .iter()
-        .enumerate()
-        .map(|(n, size)| (0..*size).map(|i| (i / 7 + n * 31) as u8).collect())
-        .collect();
-    let ids: Vec<String> = layers.iter().map(|l| Digest::of(l).to_string()).collect();
-    let config = serde_json::json!({"os": "linux", "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": ids}});
-    let config = config.to_string().into_bytes();
-    let descriptor = |kind: &str, bytes: &[u8]| serde_json::json!({"mediaType": kind, "digest": Digest::of(bytes), "size": bytes.len()});
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": descriptor(OCI_CONFIG, &config),
-        "layers": layers.iter().map(|l| descriptor(OCI_LAYER, l)).collect::<Vec<_>>(),
-    });
-    Image {
-        config,
-        layers,
-        manifest: manifest.to_string().into_bytes(),
-    }
-}
-
-fn push(registry: &Registry, to: &Reference, image: &Image) -> Result<Digest, RegistryError> {
-    let blobs: Vec<PushBlob<'_>> = image
-        .layers
-        .iter()
-        .chain([&image.config])
-        .map(|b| blob(b))
-        .collect();
-    registry.push_image(to, OCI_MANIFEST, &image.manifest, &blobs, &|_, _, _| {})
 }
 
 fn read_all(mut reader: impl Read) -> std::io::Result<Vec<u8>> {
@@ -185,24 +132,16 @@ fn an_index_is_answered_by_platform() {
     let server = TestRegistry::start();
     let registry = anonymous();
     let name = reference(&server.reference("multi:1"));
-    let mut entries = Vec::new();
-    for architecture in ["amd64", "arm64"] {
-        let image = image(architecture, &[20]);
-        let digest = push(&registry, &name.with_tag(architecture).unwrap(), &image).unwrap();
-        entries.push(
-            serde_json::json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": image.manifest.len(),
-            "platform": {"os": "linux", "architecture": architecture}}),
-        );
+    let images = ["amd64", "arm64"].map(|architecture| (architecture, image(architecture, &[20])));
+    for (architecture, image) in &images {
+        push(&registry, &name.with_tag(architecture).unwrap(), image).unwrap();
     }
-    let index =
-        serde_json::json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).to_string();
-    registry
-        .push_manifest(&name, OCI_INDEX, index.as_bytes())
-        .unwrap();
+    let index = index(&[("amd64", &images[0].1), ("arm64", &images[1].1)]);
+    registry.push_manifest(&name, OCI_INDEX, &index).unwrap();
     let arm: Platform = "linux/arm64".parse().unwrap();
     let resolved = registry.resolve(&name, &arm).unwrap();
     assert_eq!(resolved.manifest.bytes, image("arm64", &[20]).manifest);
-    assert_eq!(resolved.index.unwrap().bytes, index.as_bytes());
+    assert_eq!(resolved.index.unwrap().bytes, index);
     let error = registry
         .resolve(&name, &"linux/s390x".parse().unwrap())
         .unwrap_err()
@@ -213,7 +152,7 @@ fn an_index_is_answered_by_platform() {
     );
 
     // An index that lies about an entry's size.
-    let mut lie: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let mut lie: serde_json::Value = serde_json::from_slice(&index).unwrap();
     lie["manifests"][0]["size"] = 7.into();
     let wrong = name.with_tag("lie").unwrap();
     registry

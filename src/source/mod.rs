@@ -3,4 +3,5 @@
 pub mod archive;
 pub mod compressed;
 pub mod image;
+pub mod layout;
 pub mod local;
