@@ -1,5 +1,11 @@
 //! Base images: names are resolved, remembered and fetched lazily, against a real registry.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
 #[path = "common/registry.rs"]
 mod common;
 #[path = "common/image.rs"]
@@ -209,7 +215,7 @@ fn an_oci_layout_is_a_base_too() {
     let layout = tempfile::tempdir().unwrap();
     let path = layout.path().join("lay:out");
     let status = std::process::Command::new("skopeo")
-        .args(["copy", "--quiet", "--src-tls-verify=false"])
+        .args(["copy", "--quiet", "--preserve-digests", "--src-tls-verify=false"])
         .arg(format!("docker://{name}"))
         .arg(format!(
             "oci:{}:v1",

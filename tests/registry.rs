@@ -1,5 +1,11 @@
 //! The registry client against a real registry and against small servers that misbehave.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
 #[path = "common/registry.rs"]
 mod common;
 #[path = "common/image.rs"]

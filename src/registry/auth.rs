@@ -249,7 +249,7 @@ impl Exchange {
                     detail: String::new(),
                 }
             };
-            return Err(Failure { error, retry });
+            return Err(Failure::new(error, retry));
         }
         let body = read_limited(response, TOKEN_LIMIT, &doing).await?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();

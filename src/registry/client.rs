@@ -143,7 +143,7 @@ impl Registry {
             let headers = response.headers().clone();
             let bytes = read_limited(response, MANIFEST_LIMIT, &doing)
                 .await
-                .map_err(|f| f.error)?;
+                .map_err(|f| *f.error)?;
             let actual = Digest::of(&bytes);
             let said = headers
                 .get(DIGEST_HEADER)
@@ -204,7 +204,7 @@ impl Registry {
             let address = origin_text(response.url());
             let bytes = read_limited(response, blob.size, &doing)
                 .await
-                .map_err(|f| f.error)?;
+                .map_err(|f| *f.error)?;
             let actual = Digest::of(&bytes);
             if actual != blob.digest {
                 return Err(RegistryError::Digest {
@@ -459,7 +459,7 @@ impl Download {
             };
             match pause(retry, attempt) {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(failure.error),
+                None => return Err(*failure.error),
             }
             attempt += 1;
             response = blob_response(
@@ -493,10 +493,7 @@ impl Download {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) if *offset < self.size => {
                     let reason = format!("{address} sent {offset} of {} bytes", self.size);
-                    return Err(Failure {
-                        error: refused(&self.doing, reason),
-                        retry: Retry::After(None),
-                    });
+                    return Err(Failure::new(refused(&self.doing, reason), Retry::After(None)));
                 }
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(network(&self.doing, &address, &error)),

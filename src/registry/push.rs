@@ -117,7 +117,7 @@ impl Registry {
             };
             match pause(retry, attempt) {
                 Some(pause) => std::thread::sleep(pause),
-                None => return Err(failure.error),
+                None => return Err(*failure.error),
             }
             attempt += 1;
         }

@@ -82,7 +82,7 @@ pub(super) struct Call<'a> {
 
 /// A failed attempt.
 pub(super) struct Failure {
-    pub(super) error: RegistryError,
+    pub(super) error: Box<RegistryError>,
     pub(super) retry: Retry,
 }
 
@@ -97,12 +97,18 @@ pub(super) enum Retry {
     After(Option<Duration>),
 }
 
+impl Failure {
+    pub(super) fn new(error: RegistryError, retry: Retry) -> Self {
+        Self {
+            error: Box::new(error),
+            retry,
+        }
+    }
+}
+
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
-        Self {
-            error,
-            retry: Retry::No,
-        }
+        Self::new(error, Retry::No)
     }
 }
 
@@ -202,7 +208,7 @@ impl Exchange {
             };
             match pause(failure.retry, attempt) {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(failure.error),
+                None => return Err(*failure.error),
             }
             attempt += 1;
         }
@@ -338,7 +344,7 @@ impl Exchange {
                 detail,
             },
         };
-        Err(Failure { error, retry })
+        Err(Failure::new(error, retry))
     }
 
     /// The address of a registry. An insecure one is asked which scheme it speaks.
@@ -576,10 +582,7 @@ pub(super) fn stalled(doing: &str, address: &str) -> Failure {
         cause: format!("no answer within {} s", STALL_LIMIT.as_secs()),
         remedy: "",
     };
-    Failure {
-        error,
-        retry: Retry::After(None),
-    }
+    Failure::new(error, Retry::After(None))
 }
 
 /// Words for what the network did.
@@ -601,15 +604,15 @@ pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Fai
         (false, false) => Retry::After(None),
     };
     let (doing, host) = (doing.to_owned(), address.to_owned());
-    Failure {
-        error: RegistryError::Network {
+    Failure::new(
+        RegistryError::Network {
             doing,
             host,
             cause,
             remedy,
         },
         retry,
-    }
+    )
 }
 
 /// The last error of a chain: the others say "error sending request" and the address.

@@ -100,7 +100,7 @@ impl ImageSource {
         let known = self.store.image(&name)?;
         if let Some(known) = &known
             && self.is_current(reference, known, policy)?
-            && let Some(meta) = self.from_store(reference, known, platform)?
+            && let Some(meta) = self.stored(reference, known, platform)?
         {
             return Ok(meta);
         }
@@ -165,7 +165,7 @@ impl ImageSource {
 
     /// The image as the store knows it; `None` when a part of that is missing or damaged and nobody
     /// but the registry can have it.
-    fn from_store(
+    fn stored(
         &self,
         reference: &Reference,
         known: &Descriptor,

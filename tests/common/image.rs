@@ -1,6 +1,11 @@
 //! Images for tests of transfers: their layers are any bytes, which no registry minds.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test binary uses its part, and a test that cannot be set up has failed"
+)]
 
 use std::io::Cursor;
 

@@ -1,7 +1,12 @@
 //! A registry of its own for one test: Debian's `docker-registry` on a free port of this machine,
 //! with its data in a temporary directory. It ends with the value.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test binary uses its part, and a test that cannot be set up has failed"
+)]
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
