@@ -75,47 +75,23 @@ impl Store {
     /// Lets `name` lead to `descriptor`. An image that loses its last name by this stays, nameless. When it
     /// does so already, nothing is written.
     pub fn tag(&self, name: &str, descriptor: &Descriptor) -> Result<(), StoreError> {
+        self.tag_all(&[name], descriptor)
+    }
+
+    /// [`Store::tag`] for several names at once: no reader sees some of them only. Without a name the image is
+    /// kept nameless, unless it has a name already.
+    pub fn tag_all(&self, names: &[&str], descriptor: &Descriptor) -> Result<(), StoreError> {
         self.change_index(|entries| {
-            let images: Vec<Option<StoredImage>> = entries.iter().map(decode).collect();
-            let has_name = |image: &StoredImage| image.name.as_deref() == Some(name);
-            let mut holders = images.iter().flatten().filter(|image| has_name(image));
-            let first = holders.next();
-            if first.is_some_and(|image| image.descriptor == *descriptor) && holders.next().is_none() {
-                return false;
+            let known =
+                |entry: &Value| decode(entry).is_some_and(|i| i.descriptor.digest == descriptor.digest);
+            if names.is_empty() && !entries.iter().any(known) {
+                entries.push(entry_of(None, descriptor));
+                return true;
             }
-            let mut named: Vec<Digest> = vec![descriptor.digest];
-            named.extend(
-                images
-                    .iter()
-                    .flatten()
-                    .filter(|i| i.name.is_some() && !has_name(i))
-                    .map(|i| i.descriptor.digest),
-            );
-            let mut position = 0;
-            entries.retain_mut(|entry| {
-                let image = images.get(position).and_then(Option::as_ref);
-                position += 1;
-                let Some(image) = image.filter(|image| image.name.is_none() || has_name(image)) else {
-                    return true;
-                };
-                if named.contains(&image.descriptor.digest) {
-                    return false;
-                }
-                if image.name.is_some() {
-                    named.push(image.descriptor.digest);
-                    set_name(entry, None, &image.descriptor);
-                }
-                true
-            });
-            let mut entry = json!({
-                "mediaType": descriptor.media_type,
-                "digest": descriptor.digest.to_string(),
-                "size": descriptor.size,
-                "annotations": { CREATED: now() },
-            });
-            set_name(&mut entry, Some(name), descriptor);
-            entries.push(entry);
-            true
+            // Every name is assigned, whatever came of those before.
+            names
+                .iter()
+                .fold(false, |changed, name| assign(entries, name, descriptor) | changed)
         })
     }
 
@@ -236,6 +212,55 @@ struct Index {
     /// All fields; `manifests` keeps its place and has its value taken out.
     fields: Map<String, Value>,
     entries: Vec<Value>,
+}
+
+/// Lets `name` lead to `descriptor` in `entries`. Whether that changed anything.
+fn assign(entries: &mut Vec<Value>, name: &str, descriptor: &Descriptor) -> bool {
+    let images: Vec<Option<StoredImage>> = entries.iter().map(decode).collect();
+    let has_name = |image: &StoredImage| image.name.as_deref() == Some(name);
+    let mut holders = images.iter().flatten().filter(|image| has_name(image));
+    let first = holders.next();
+    if first.is_some_and(|image| image.descriptor == *descriptor) && holders.next().is_none() {
+        return false;
+    }
+    let mut named: Vec<Digest> = vec![descriptor.digest];
+    named.extend(
+        images
+            .iter()
+            .flatten()
+            .filter(|i| i.name.is_some() && !has_name(i))
+            .map(|i| i.descriptor.digest),
+    );
+    let mut position = 0;
+    entries.retain_mut(|entry| {
+        let image = images.get(position).and_then(Option::as_ref);
+        position += 1;
+        let Some(image) = image.filter(|image| image.name.is_none() || has_name(image)) else {
+            return true;
+        };
+        if named.contains(&image.descriptor.digest) {
+            return false;
+        }
+        if image.name.is_some() {
+            named.push(image.descriptor.digest);
+            set_name(entry, None, &image.descriptor);
+        }
+        true
+    });
+    entries.push(entry_of(Some(name), descriptor));
+    true
+}
+
+/// An entry of this program.
+fn entry_of(name: Option<&str>, descriptor: &Descriptor) -> Value {
+    let mut entry = json!({
+        "mediaType": descriptor.media_type,
+        "digest": descriptor.digest.to_string(),
+        "size": descriptor.size,
+        "annotations": { CREATED: now() },
+    });
+    set_name(&mut entry, name, descriptor);
+    entry
 }
 
 /// What `entry` says; `None` when this program cannot follow it.

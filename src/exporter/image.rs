@@ -136,14 +136,11 @@ pub fn put(store: &Store, image: &BuiltImage, assembled: &Assembled) -> anyhow::
     Ok(())
 }
 
-/// Gives `descriptor` all of `names`, or without a name a nameless place, when nothing is left that could fail but this.
+/// Gives `descriptor` all of `names` at once; without a name it is kept nameless.
 pub fn tag(store: &Store, descriptor: &Descriptor, names: &[Reference]) -> anyhow::Result<()> {
-    for name in names {
-        store
-            .tag(&name.to_string(), descriptor)
-            .with_context(|| format!("naming the image {}", name.familiar()))?;
-    }
-    Ok(())
+    let names: Vec<String> = names.iter().map(Reference::to_string).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    store.tag_all(&names, descriptor).context("naming the image")
 }
 
 /// Makes sure that the store holds the blobs of all layers.
