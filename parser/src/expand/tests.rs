@@ -121,10 +121,8 @@ fn replacements() {
         ("${Q//X/-}", Ok("a-b-c")),
         ("${Q/X/}${Q//X/}", Ok("abXcabc")),
         ("${Q/X*/-}", Ok("a-")),
-        (
-            "${Q//?X/<$0>}",
-            Ok("<>b<>c".replace("<>b<>", "<aX><bX>").as_str()),
-        ),
+        ("${Q//?X/<$0>}", Ok("<><>c")),
+        ("${Q//?X/<\\$0>}", Ok("<\\aX><\\bX>c")),
         ("${URL/http:\\/\\//https:\\/\\/}", Ok("https:\\/\\/google.de")),
         ("${PATH3/$PATTERN/-}", Ok("-foo/b/c.txt")),
         ("${PATH3//$PATTERN/-}", Ok("-foo-c.txt")),
