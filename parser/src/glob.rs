@@ -181,10 +181,9 @@ fn class_scalar(class: &[u8]) -> Result<(char, &[u8]), BadPattern> {
     };
     let (scalar, length) = decode(class);
     match class.get(length..) {
-        Some(rest) if !rest.is_empty() && !(scalar == char::REPLACEMENT_CHARACTER && length == 1) => {
-            Ok((scalar, rest))
-        }
-        _ => Err(BadPattern),
+        None | Some([]) => Err(BadPattern),
+        Some(_) if scalar == char::REPLACEMENT_CHARACTER && length == 1 => Err(BadPattern),
+        Some(rest) => Ok((scalar, rest)),
     }
 }
 

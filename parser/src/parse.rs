@@ -37,7 +37,7 @@ pub fn parse(text: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
             Ok(statement) => statement,
             Err(Failure { diagnostic, keyword }) => {
                 from |= keyword.eq_ignore_ascii_case("FROM");
-                errors.push(diagnostic);
+                errors.push(*diagnostic);
                 if errors.len() == MOST_ERRORS {
                     break;
                 }
@@ -112,7 +112,7 @@ pub fn parse_trigger(text: &str, escape: char) -> Result<Spanned<Instruction>, D
     let first = parser
         .next()
         .ok_or_else(|| single(Span::default()))?
-        .map_err(|failure| failure.diagnostic)?;
+        .map_err(|failure| *failure.diagnostic)?;
     if parser.next().is_some() {
         return Err(single(first.span));
     }
@@ -164,7 +164,7 @@ struct Parser<'a> {
 
 /// What is wrong with a statement, and its keyword as far as it is known.
 struct Failure {
-    diagnostic: Diagnostic,
+    diagnostic: Box<Diagnostic>,
     keyword: String,
 }
 
@@ -174,7 +174,7 @@ impl Parser<'_> {
         let line = match self.reader.logical()? {
             Ok(line) => line,
             Err(wrong) => {
-                let diagnostic = error(Fault::new("directive", wrong.message), wrong.span);
+                let diagnostic = Box::new(error(Fault::new("directive", wrong.message), wrong.span));
                 return Some(Err(Failure {
                     diagnostic,
                     keyword: String::new(),
@@ -196,7 +196,7 @@ impl Parser<'_> {
             Err(_) => {
                 let fault = Fault::new("encoding", "the instruction is not valid UTF-8");
                 return Err(Failure {
-                    diagnostic: error(fault, span),
+                    diagnostic: Box::new(error(fault, span)),
                     keyword: String::new(),
                 });
             }
@@ -209,7 +209,7 @@ impl Parser<'_> {
                 .to_owned()
         };
         let fail = |fault, span| Failure {
-            diagnostic: error(fault, span),
+            diagnostic: Box::new(error(fault, span)),
             keyword: keyword(),
         };
         let mut statement = Statement::lex(&text, self.reader.escape()).map_err(|fault| fail(fault, span))?;
