@@ -1,5 +1,6 @@
 //! Dockerfile texts lowered against images that exist only here; cases are named by the rule of the specification.
 
+mod arbitrary;
 mod arguments;
 mod changes;
 mod graph;
