@@ -192,10 +192,19 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::digest::DiffId;
+    use crate::digest::{ContentDigest, DiffId};
     use crate::image::Descriptor;
     use crate::layer::{LayerRecord, RECORD_VERSION, TarForm};
     use crate::record::Record;
+
+    /// As the layers write it.
+    fn write_record(directory: &std::path::Path, record: &LayerRecord) {
+        let check = ContentDigest::of(&serde_json::to_vec(record).unwrap());
+        let stored = serde_json::json!({"check": check, "record": record});
+        std::fs::write(directory.join("record.json"), stored.to_string()).unwrap();
+        let version = LayerRecord::load(directory, &record.id).map(|loaded| loaded.unwrap());
+        assert!(version.map_or(record.version > RECORD_VERSION, |loaded| loaded == *record));
+    }
 
     struct Fixture {
         _directory: tempfile::TempDir,
@@ -225,11 +234,7 @@ mod tests {
                 digest: tar,
                 size: 5000,
             });
-            std::fs::write(
-                directory.join("record.json"),
-                serde_json::to_vec(&record).unwrap(),
-            )
-            .unwrap();
+            write_record(&directory, &record);
             let key = Key([n; 32]);
             let record = Record {
                 op: Key([0; 32]),
@@ -396,13 +401,9 @@ mod tests {
     fn layers_of_a_newer_version_stay_with_all_blobs() {
         let fixture = Fixture::new();
         let [old, new] = [1, 2].map(|n| fixture.layer(n));
-        let record = fixture
-            .store
-            .root()
-            .join("layers")
-            .join(new.0.as_str())
-            .join("record.json");
-        std::fs::write(record, format!("{{\"version\":{}}}", RECORD_VERSION + 1)).unwrap();
+        let mut record = LayerRecord::new(new.0.clone());
+        record.version = RECORD_VERSION + 1;
+        write_record(&fixture.store.root().join("layers").join(new.0.as_str()), &record);
         let report = fixture.store.prune(&PruneOptions::default()).unwrap();
         assert_eq!((report.layers, report.blobs), (vec![old.0], vec![old.1]));
         assert_eq!(fixture.has(&new), [true; 3]);

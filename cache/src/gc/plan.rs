@@ -3,19 +3,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::io::Read;
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::Stat;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{PruneOptions, PruneReport, TREE};
 use crate::digest::{DiffId, Digest, Key, LayerId};
 use crate::directory::{Directory, disk_bytes, disk_usage};
 use crate::error::StoreError;
-use crate::layer::{LayerRecord, RECORD_VERSION};
+use crate::layer::LayerRecord;
 use crate::store::Store;
 
 /// The largest manifest, index or config that is looked into.
@@ -249,20 +248,13 @@ impl Store {
     }
 }
 
-/// What is known about the layer in `directory`: nothing, when that is damaged; `None` when a newer version wrote it.
+/// What is known about the layer in `directory`; `None` when a newer version wrote it.
 fn known_facts(directory: &Directory, id: &LayerId) -> Result<Option<LayerRecord>, StoreError> {
-    let mut bytes = Vec::new();
-    if let Some(mut file) = directory.open_file("record.json")? {
-        let failed = |error| StoreError::io("reading", directory.path_of("record.json"), error);
-        file.read_to_end(&mut bytes).map_err(failed)?;
+    match LayerRecord::load(directory.path(), id) {
+        Ok(record) => Ok(Some(record.unwrap_or_else(|| LayerRecord::new(id.clone())))),
+        Err(StoreError::Layer { source, .. }) if source.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
     }
-    let facts: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    if facts.get("version").and_then(Value::as_u64) > Some(u64::from(RECORD_VERSION)) {
-        return Ok(None);
-    }
-    Ok(Some(
-        LayerRecord::deserialize(&facts).unwrap_or_else(|_| LayerRecord::new(id.clone())),
-    ))
 }
 
 /// What images need.
