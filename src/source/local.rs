@@ -21,7 +21,7 @@ use rbuild_cache::{ContentDigest, FileMemory, FileStat};
 use rbuild_parser::ignore::{self, Matcher};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use scan::{Listing, Node, Verdict};
+use scan::{Listing, Lookup, Node, Verdict, Xattrs};
 
 /// Bytes of an ignore file that are read at most.
 const IGNORE_FILE_LIMIT: u64 = 16 << 20;
@@ -74,19 +74,6 @@ impl LocalContext {
         std::mem::take(&mut *lock(&self.warnings)).into_iter().collect()
     }
 
-    fn judge(&self, path: &LayerPath) -> Verdict {
-        match &self.ignore {
-            Some(matcher) if matcher.excludes(path.as_bytes()) => {
-                if matcher.has_negations() && matcher.may_include_below(path.as_bytes()) {
-                    Verdict::Held
-                } else {
-                    Verdict::Excluded
-                }
-            }
-            _ => Verdict::Included,
-        }
-    }
-
     fn known(&self, path: &LayerPath) -> Option<Arc<Listing>> {
         self.listings
             .read()
@@ -106,40 +93,54 @@ impl LocalContext {
             return Ok(listing);
         }
         let mut listing = self.scan(path)?;
-        self.drop_empty(&mut listing)?;
+        self.settle(&mut listing)?;
         Ok(self.keep(path.clone(), listing))
     }
 
     fn scan(&self, path: &LayerPath) -> Result<Listing, TreeError> {
-        scan::list(self.root.as_fd(), path, &|child| self.judge(child)).map_err(|source| at(path, source))
+        scan::list(self.root.as_fd(), path, self).map_err(|source| at(path, source))
     }
 
-    fn drop_empty(&self, listing: &mut Listing) -> Result<(), TreeError> {
-        let mut failure = None;
-        listing.nodes.retain(|node| {
-            if !node.held || failure.is_some() {
-                return true;
-            }
-            match self.listing(&node.entry.path) {
-                Ok(below) => !below.nodes.is_empty(),
-                Err(error) => {
-                    failure = Some(error);
-                    true
+    /// Completes what a listing says of the directories in it: their attributes, and whether those that would only
+    /// exist to hold something hold anything.
+    fn settle(&self, listing: &mut Listing) -> Result<(), TreeError> {
+        let mut kept = Vec::with_capacity(listing.nodes.len());
+        for mut node in listing.nodes.drain(..) {
+            if node.entry.is_dir() {
+                let path = &node.entry.path;
+                if node.held && self.listing(path)?.nodes.is_empty() {
+                    continue;
                 }
+                node.entry.xattrs = match self.known(path) {
+                    Some(below) => below.xattrs.clone(),
+                    None => self.directory_xattrs(path)?,
+                };
             }
-        });
-        failure.map_or(Ok(()), Err)
+            kept.push(node);
+        }
+        listing.nodes = kept;
+        Ok(())
     }
 
-    fn node(&self, path: &LayerPath) -> Result<Option<Node>, TreeError> {
+    fn directory_xattrs(&self, path: &LayerPath) -> Result<Xattrs, TreeError> {
+        let look = || {
+            let parent = path.parent().unwrap_or_default();
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let parent = scan::open_beneath(self.root.as_fd(), &parent, flags)?;
+            Ok(scan::xattrs_at(parent.as_fd(), &CString::new(path.name())?))
+        };
+        look().map_err(|source| at(path, source))
+    }
+
+    /// Gives `take` the node at `path`; the root has none.
+    fn node<T>(&self, path: &LayerPath, take: impl FnOnce(&Node) -> T) -> Result<Option<T>, TreeError> {
         let Some(parent) = path.parent() else {
-            let root = scan::look_at(self.root.as_fd(), path.clone());
-            return root.map_err(|source| at(path, source));
+            return Ok(None);
         };
         if let Some(listing) = self.known(&parent) {
             let nodes = &listing.nodes;
             let found = nodes.binary_search_by(|node| node.entry.path.as_bytes().cmp(path.as_bytes()));
-            return Ok(found.ok().map(|index| nodes[index].clone()));
+            return Ok(found.ok().map(|index| take(&nodes[index])));
         }
         let verdict = self.judge(path);
         if verdict == Verdict::Excluded {
@@ -148,38 +149,27 @@ impl LocalContext {
         let look = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
             let directory = scan::open_beneath(self.root.as_fd(), &parent, flags)?;
-            scan::look(directory.as_fd(), &CString::new(path.name())?, path.clone())
+            scan::look(directory.as_fd(), &CString::new(path.name())?, path.clone(), self)
         };
         let node = match look() {
             Ok(node) => node,
             Err(error) if scan::is_absent(&error) => None,
             Err(error) => return Err(at(path, error)),
         };
-        match node {
-            Some(node) if verdict == Verdict::Held => {
-                let holds = node.entry.is_dir() && !self.listing(path)?.nodes.is_empty();
-                Ok(holds.then_some(node))
-            }
-            node => Ok(node),
+        let Some(node) = node else { return Ok(None) };
+        if verdict == Verdict::Held && (!node.entry.is_dir() || self.listing(path)?.nodes.is_empty()) {
+            return Ok(None);
         }
+        Ok(Some(take(&node)))
     }
 
     fn open_file(&self, path: &LayerPath) -> Result<(File, FileStat), TreeError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let open = || {
             let file = scan::open_beneath(self.root.as_fd(), path, flags)?;
-            match scan::look_at(file.as_fd(), LayerPath::root())? {
-                Some(Node {
-                    entry:
-                        Entry {
-                            kind: Kind::File { .. },
-                            ..
-                        },
-                    stat,
-                    ..
-                }) => Ok((File::from(file), stat)),
-                _ => Err(io::Error::other("it is no regular file any more")),
-            }
+            let stat = scan::file_stat(file.as_fd())?;
+            let stat = stat.ok_or_else(|| io::Error::other("it is no regular file any more"))?;
+            Ok((File::from(file), stat))
         };
         open().map_err(|source| at(path, source))
     }
@@ -194,9 +184,33 @@ impl LocalContext {
     }
 }
 
+impl Lookup for LocalContext {
+    fn judge(&self, path: &LayerPath) -> Verdict {
+        match &self.ignore {
+            Some(matcher) if matcher.excludes(path.as_bytes()) => {
+                if matcher.has_negations() && matcher.may_include_below(path.as_bytes()) {
+                    Verdict::Held
+                } else {
+                    Verdict::Excluded
+                }
+            }
+            _ => Verdict::Included,
+        }
+    }
+
+    fn recall(&self, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest> {
+        self.memory.as_ref()?.get(path.as_bytes(), stat)
+    }
+}
+
 impl Tree for LocalContext {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
-        Ok(self.node(path)?.map(|node| node.entry))
+        if path.is_root() {
+            return scan::look_at_root(self.root.as_fd())
+                .map(Some)
+                .map_err(|source| at(path, source));
+        }
+        self.node(path, |node| node.entry.clone())
     }
 
     fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
@@ -214,10 +228,8 @@ impl Tree for LocalContext {
 
     fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
         let path = &entry.path;
-        let seen = self.node(path)?.map(|node| node.stat);
-        if let (Some(memory), Some(seen)) = (&self.memory, &seen)
-            && let Some(digest) = memory.get(path.as_bytes(), seen)
-        {
+        let seen = self.node(path, |node| (node.digest, node.stat))?;
+        if let Some((Some(digest), _)) = seen {
             return Ok(digest);
         }
         let (mut file, opened) = self.open_file(path)?;
@@ -229,20 +241,22 @@ impl Tree for LocalContext {
             ));
         }
         if let Some(memory) = &self.memory
-            && seen.as_ref() == Some(&opened)
+            && seen.is_some_and(|(_, stat)| stat == opened)
+            && entry.xattrs.is_empty()
         {
+            // One with attributes is not remembered: see `Lookup::recall`.
             memory.put(path.as_bytes(), &opened, digest);
         }
         Ok(digest)
     }
 
     fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError> {
-        let Some(node) = self.node(&entry.path)?.filter(|node| node.linked) else {
+        let Some(Some(stat)) = self.node(&entry.path, |node| node.linked.then_some(node.stat))? else {
             return Ok(None);
         };
         let mut links = lock(&self.links);
         let next = links.len() as u64;
-        Ok(Some(*links.entry((node.stat.dev, node.stat.ino)).or_insert(next)))
+        Ok(Some(*links.entry((stat.dev, stat.ino)).or_insert(next)))
     }
 
     fn prefetch(
@@ -274,7 +288,7 @@ impl Tree for LocalContext {
         let mut found = queue.found;
         found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
         for (path, mut listing) in found {
-            self.drop_empty(&mut listing)?;
+            self.settle(&mut listing)?;
             self.keep(path, listing);
         }
         Ok(())

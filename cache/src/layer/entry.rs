@@ -62,7 +62,14 @@ impl LayerPath {
 
     /// This path followed by all components of `rest`.
     pub fn append(&self, rest: &LayerPath) -> Self {
-        rest.components().fold(self.clone(), |path, name| path.join(name))
+        if self.is_root() || rest.is_root() {
+            return if self.is_root() {
+                rest.clone()
+            } else {
+                self.clone()
+            };
+        }
+        Self([self.as_bytes(), rest.as_bytes()].join(&b'/'))
     }
 
     /// The directory that holds it; `None` for the root.

@@ -535,16 +535,18 @@ fn key(matches: &[Match]) -> Key {
         // Which number a group of links has is chance; which files are in one is not.
         let mut groups = HashMap::new();
         for item in matched.found.items() {
+            // Of a file that is named alone, the name at the destination counts.
+            let alone = matches!(matched.found, Found::File(_) | Found::Archive(_));
+            let path = if alone { &[][..] } else { item.relative.as_bytes() };
             record.clear();
+            record.extend_from_slice(&(path.len() as u64).to_le_bytes());
+            record.extend_from_slice(path);
             item.feed(&mut record);
             if let Some(link) = item.link {
                 let next = groups.len() as u64;
                 record.extend_from_slice(&groups.entry(link).or_insert(next).to_le_bytes());
             }
-            // Of a file that is named alone, the name at the destination counts.
-            let alone = matches!(matched.found, Found::File(_) | Found::Archive(_));
-            let path = if alone { &[][..] } else { item.relative.as_bytes() };
-            key.field("path", path).field("item", &record);
+            key.field("item", &record);
         }
     }
     key.finish()

@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rbuild_cache::FileStat;
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
+use rbuild_cache::{ContentDigest, FileStat};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
@@ -24,6 +24,8 @@ pub(super) struct Node {
     pub linked: bool,
     /// It is excluded and exists only if something below it is included again.
     pub held: bool,
+    /// Digest of its content if it is remembered.
+    pub digest: Option<ContentDigest>,
 }
 
 /// What an ignore file says of one name.
@@ -41,6 +43,19 @@ pub(super) struct Listing {
     pub nodes: Vec<Node>,
     /// Names that were left out because they are sockets.
     pub sockets: Vec<LayerPath>,
+    /// Attributes of the directory itself.
+    pub xattrs: Xattrs,
+}
+
+/// Names and values, sorted.
+pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What is looked up for each name.
+pub(super) trait Lookup {
+    /// What the ignore file says; asked before anything is done with the name.
+    fn judge(&self, path: &LayerPath) -> Verdict;
+    /// The digest of a file that surely has the content that it had, and no attributes.
+    fn recall(&self, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest>;
 }
 
 /// Opens `path` below `root`; a symbolic link anywhere in it is an error (`ELOOP`).
@@ -80,22 +95,35 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 }
 
 /// The node called `name` in `directory`; `None` if it is not there or is a socket.
-pub(super) fn look(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath) -> io::Result<Option<Node>> {
+pub(super) fn look(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    path: LayerPath,
+    lookup: &dyn Lookup,
+) -> io::Result<Option<Node>> {
     match stat(directory, name) {
-        Ok(found) => node(directory, name, path, &found),
+        Ok(found) => {
+            let mut node = node(directory, name, path, &found, lookup)?;
+            if let Some(Node { entry, .. }) = &mut node
+                && entry.is_dir()
+            {
+                entry.xattrs = xattrs_at(directory, name);
+            }
+            Ok(node)
+        }
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Lists the directory `path` below `root`. `judge` is asked before anything is done with a name.
-pub(super) fn list(
-    root: BorrowedFd<'_>,
-    path: &LayerPath,
-    judge: &dyn Fn(&LayerPath) -> Verdict,
-) -> io::Result<Listing> {
+/// Lists the directory `path` below `root`. Attributes of directories are given with their own listing, where they cost
+/// one call.
+pub(super) fn list(root: BorrowedFd<'_>, path: &LayerPath, lookup: &dyn Lookup) -> io::Result<Listing> {
     let directory = open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    let mut listing = Listing::default();
+    let mut listing = Listing {
+        xattrs: xattrs_of(directory.as_fd()),
+        ..Listing::default()
+    };
     let mut buffer = Vec::with_capacity(32 << 10);
     let mut names = RawDir::new(&directory, buffer.spare_capacity_mut());
     while let Some(name) = names.next() {
@@ -104,7 +132,7 @@ pub(super) fn list(
             continue;
         }
         let child = path.join(name.file_name().to_bytes());
-        let verdict = judge(&child);
+        let verdict = lookup.judge(&child);
         // What is excluded is not even looked at.
         let may_be_directory = matches!(name.file_type(), FileType::Directory | FileType::Unknown);
         if verdict == Verdict::Excluded || (verdict == Verdict::Held && !may_be_directory) {
@@ -116,7 +144,7 @@ pub(super) fn list(
             Err(error) if is_absent(&error) => continue,
             Err(error) => return Err(error),
         };
-        match node(directory.as_fd(), name.file_name(), child.clone(), &found)? {
+        match node(directory.as_fd(), name.file_name(), child.clone(), &found, lookup)? {
             Some(node) if verdict == Verdict::Held && !node.entry.is_dir() => {}
             Some(node) => listing.nodes.push(Node {
                 held: verdict == Verdict::Held,
@@ -133,10 +161,25 @@ pub(super) fn list(
     Ok(listing)
 }
 
-/// The node of an open descriptor, which is the directory at `path`.
-pub(super) fn look_at(directory: BorrowedFd<'_>, path: LayerPath) -> io::Result<Option<Node>> {
-    let found = rustix::fs::statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-    node(directory, c".", path, &found)
+/// The root.
+pub(super) fn look_at_root(root: BorrowedFd<'_>) -> io::Result<Entry> {
+    let found = rustix::fs::statx(root, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    Ok(Entry {
+        path: LayerPath::root(),
+        kind: Kind::Directory { opaque: false },
+        mode: u32::from(found.stx_mode) & 0o7777,
+        uid: 0,
+        gid: 0,
+        mtime: timestamp(&found.stx_mtime),
+        xattrs: xattrs_of(root),
+    })
+}
+
+/// What identifies the content of an open file; `None` if it is no regular file.
+pub(super) fn file_stat(file: BorrowedFd<'_>) -> io::Result<Option<FileStat>> {
+    let found = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    let regular = FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile;
+    Ok(regular.then(|| identity(&found)))
 }
 
 fn stat(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
@@ -149,7 +192,13 @@ fn stat(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Statx> {
     )?)
 }
 
-fn node(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath, found: &Statx) -> io::Result<Option<Node>> {
+fn node(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    path: LayerPath,
+    found: &Statx,
+    lookup: &dyn Lookup,
+) -> io::Result<Option<Node>> {
     let kind = match FileType::from_raw_mode(found.stx_mode.into()) {
         FileType::Directory => Kind::Directory { opaque: false },
         FileType::RegularFile => Kind::File { size: found.stx_size },
@@ -170,19 +219,16 @@ fn node(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath, found: &Statx) 
         },
         _ => return Ok(None),
     };
-    let xattrs = match kind {
-        Kind::Directory { .. } | Kind::File { .. } => xattrs(directory, name),
-        _ => Vec::new(),
+    let stat = identity(found);
+    let file = matches!(kind, Kind::File { .. });
+    let digest = if file { lookup.recall(&path, &stat) } else { None };
+    // A change of attributes is a change of ctime: what is recalled has none still.
+    let xattrs = if file && digest.is_none() {
+        xattrs_at(directory, name)
+    } else {
+        Vec::new()
     };
-    let mtime = timestamp(&found.stx_mtime);
-    let stat = FileStat {
-        dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
-        ino: found.stx_ino,
-        size: found.stx_size,
-        mtime,
-        ctime: timestamp(&found.stx_ctime),
-    };
-    let linked = found.stx_nlink > 1 && !matches!(kind, Kind::Directory { .. });
+    let linked = found.stx_nlink > 1 && file;
     let mode = u32::from(found.stx_mode) & 0o7777;
     let entry = Entry {
         path,
@@ -190,7 +236,7 @@ fn node(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath, found: &Statx) 
         mode,
         uid: 0,
         gid: 0,
-        mtime,
+        mtime: stat.mtime,
         xattrs,
     };
     Ok(Some(Node {
@@ -198,7 +244,18 @@ fn node(directory: BorrowedFd<'_>, name: &CStr, path: LayerPath, found: &Statx) 
         stat,
         linked,
         held: false,
+        digest,
     }))
+}
+
+fn identity(found: &Statx) -> FileStat {
+    FileStat {
+        dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+        ino: found.stx_ino,
+        size: found.stx_size,
+        mtime: timestamp(&found.stx_mtime),
+        ctime: timestamp(&found.stx_ctime),
+    }
 }
 
 fn timestamp(time: &StatxTimestamp) -> Timestamp {
@@ -208,32 +265,55 @@ fn timestamp(time: &StatxTimestamp) -> Timestamp {
     }
 }
 
-/// Attributes that mean something outside this machine: capabilities and those of users. Kept where the file system
-/// gives them (spec P15); labels of security modules and attributes of overlayfs belong to the machine.
-fn xattrs(directory: BorrowedFd<'_>, name: &CStr) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// Attributes of `name` in `directory`.
+pub(super) fn xattrs_at(directory: BorrowedFd<'_>, name: &CStr) -> Xattrs {
     // There is no call that takes a descriptor and a name before Linux 6.13: the name is looked up below the
     // descriptor's link in /proc, its last component is not followed.
     let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
     path.extend_from_slice(name.to_bytes());
-    let mut space = [0; 1024];
-    let names = match rustix::fs::llistxattr(path.as_slice(), &mut space[..]) {
+    xattrs(
+        &|space| rustix::fs::llistxattr(path.as_slice(), space),
+        &|name, space| rustix::fs::lgetxattr(path.as_slice(), name, space),
+    )
+}
+
+fn xattrs_of(directory: BorrowedFd<'_>) -> Xattrs {
+    xattrs(
+        &|space| rustix::fs::flistxattr(directory, space),
+        &|name, space| rustix::fs::fgetxattr(directory, name, space),
+    )
+}
+
+type List<'a> = &'a dyn Fn(&mut [u8]) -> rustix::io::Result<usize>;
+type Get<'a> = &'a dyn Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>;
+
+/// Attributes that mean something outside this machine: capabilities and those of users. Kept where the file system
+/// gives them (spec P15); labels of security modules and attributes of overlayfs belong to the machine.
+fn xattrs(list: List<'_>, get: Get<'_>) -> Xattrs {
+    /// No attribute and no list of them is longer (xattr(7)).
+    const LONGEST: usize = 64 << 10;
+
+    let mut space = [0; 512];
+    let names = match list(&mut space) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Vec::new(),
         Ok(length) => space[..length].to_vec(),
-        Err(Errno::RANGE) => {
-            let mut names = Vec::with_capacity(64 << 10);
-            match rustix::fs::llistxattr(path.as_slice(), rustix::buffer::spare_capacity(&mut names)) {
-                Ok(_) => names,
-                Err(_) => return Vec::new(),
-            }
+        Err(_) => {
+            let mut names = vec![0; LONGEST];
+            let Ok(length) = list(&mut names) else {
+                return Vec::new();
+            };
+            names.truncate(length);
+            names
         }
-        Err(_) => return Vec::new(),
     };
     let kept = |name: &&[u8]| {
         *name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
     };
     let mut found = Vec::new();
     for name in names.split(|b| *b == 0).filter(kept) {
-        let mut value = Vec::with_capacity(64 << 10);
-        if rustix::fs::lgetxattr(path.as_slice(), name, rustix::buffer::spare_capacity(&mut value)).is_ok() {
+        let mut value = vec![0; LONGEST];
+        if let Ok(length) = get(name, &mut value) {
+            value.truncate(length);
             value.shrink_to_fit();
             found.push((name.to_vec(), value));
         }
