@@ -1,6 +1,6 @@
 //! The process that gives birth to steps.
 //!
-//! It has one thread, so that a forked child may allocate; it is pid 1 of a pid namespace, so that
+//! It has one thread, so that a child may run on its memory until exec; it is pid 1 of a pid namespace, so that
 //! its end (by order, by the death of the builder, by the closed socket) ends every step with all its
 //! descendants; it has a mount namespace of its own, in which the files that steps see are kept in
 //! memory. It holds nothing of the builder: no descriptor but the control socket, no terminal.
@@ -18,7 +18,7 @@ use crate::protocol::{self, Report, Request, order, receive_request, send_report
 use crate::seccomp::Filter;
 use crate::spec::{ExecSpec, Exit, Network};
 use crate::step::{self, Shared};
-use crate::sys::{self, namespace};
+use crate::sys::{self, Stack, namespace};
 use crate::{Error, mounts};
 
 /// The most bytes of a step's description.
@@ -82,6 +82,8 @@ struct Spawner {
     /// The hosts files made so far: name and lines, path.
     hosts: Vec<(String, PathBuf)>,
     steps: Vec<Running>,
+    /// For the one step at a time that is on its way to exec.
+    stack: Stack,
     /// The machine's count of out-of-memory kills when it was last looked at.
     oom_kills: u64,
 }
@@ -143,6 +145,7 @@ impl Spawner {
             files,
             hosts: Vec::new(),
             steps: Vec::new(),
+            stack: Stack::new().map_err(setup("making a stack"))?,
             oom_kills: oom_kills(),
         })
     }
@@ -212,34 +215,22 @@ impl Spawner {
     }
 
     fn try_start(&mut self, request: Request) -> Result<OwnedFd, Error> {
-        let spec = read_spec(request.spec)?;
+        let spec = read_spec(&request.spec)?;
         let hosts = self.hosts_file(&spec)?;
         let mut namespaces =
             namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
         if spec.network == Network::None {
             namespaces |= namespace::NET;
         }
-        match sys::clone_into(namespaces) {
-            Ok(Some(child)) => Ok(child),
-            Ok(None) => step::run(
-                &self.shared,
-                &spec,
-                &hosts,
-                request.stdout,
-                request.stderr,
-                request.reports,
-            ),
-            Err(e) => {
-                let knob = match e.raw_os_error() {
-                    Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
-                    Some(libc::EAGAIN) => " (the limit of processes, ulimit -u or pids.max, is reached)",
-                    _ => "",
-                };
-                Err(Error::Setup(format!(
-                    "making the namespaces of the step: {e}{knob}"
-                )))
-            }
-        }
+        let mut body = || -> i32 { step::run(&self.shared, &spec, &hosts, &request) };
+        sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
+            let knob = match e.raw_os_error() {
+                Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
+                Some(libc::EAGAIN) => " (the limit of processes, ulimit -u or pids.max, is reached)",
+                _ => "",
+            };
+            Error::Setup(format!("making the namespaces of the step: {e}{knob}"))
+        })
     }
 
     /// The hosts file of a step, shared by all steps that want the same.
@@ -326,10 +317,10 @@ fn handles_term(child: &OwnedFd) -> bool {
     caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
 }
 
-fn read_spec(file: OwnedFd) -> Result<ExecSpec, Error> {
+fn read_spec(file: &OwnedFd) -> Result<ExecSpec, Error> {
     use std::io::{Read, Seek};
     let fail = |e: io::Error| Error::Setup(format!("reading the step: {e}"));
-    let mut file = std::fs::File::from(file);
+    let mut file = std::fs::File::from(file.try_clone().map_err(fail)?);
     file.rewind().map_err(fail)?;
     let mut bytes = Vec::new();
     file.take(MAX_SPEC).read_to_end(&mut bytes).map_err(fail)?;

@@ -1,13 +1,14 @@
 //! A step from its birth to exec.
 //!
-//! [`run`] is the whole life of the child that the spawner clones: mounts, a new root, the
+//! [`run`] is the whole life of the child that the spawner makes (on shared memory, as after vfork): mounts, a new root, the
 //! identity, the limits, the filter, the command. The order is forced: mounts need the old root and all
 //! capabilities, the filter needs CAP_SYS_ADMIN (there is no `no_new_privs`), and after the change of
 //! user nothing privileged is left to do.
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
@@ -15,7 +16,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::inroot::{self, Created, Kind};
 use crate::mounts::{self, Sysfs};
-use crate::protocol::{Report, send_report};
+use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filter;
 use crate::spec::{ExecSpec, Network, Rlimit};
 use crate::user::{self, Identity};
@@ -36,33 +37,14 @@ pub(crate) struct Shared {
 }
 
 /// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces.
-pub(crate) fn run(
-    shared: &Shared,
-    spec: &ExecSpec,
-    hosts: &std::path::Path,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    reports: OwnedFd,
-) -> ! {
-    let error = match prepare(shared, spec, hosts, stdout, stderr, reports.as_fd()) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
+pub(crate) fn run(shared: &Shared, spec: &ExecSpec, hosts: &Path, request: &Request) -> ! {
+    let Err(error) = prepare(shared, spec, hosts, request);
     // When nobody listens any more, the spawner is about to end this process anyway.
-    let _ = send_report(reports.as_fd(), &Report::of(error));
+    let _ = send_report(request.reports.as_fd(), &Report::of(error));
     sys::exit_now(1)
 }
 
-enum Never {}
-
-fn prepare(
-    shared: &Shared,
-    spec: &ExecSpec,
-    hosts: &std::path::Path,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    reports: BorrowedFd<'_>,
-) -> Result<Never, Error> {
+fn prepare(shared: &Shared, spec: &ExecSpec, hosts: &Path, request: &Request) -> Result<Infallible, Error> {
     die_with_spawner()?;
     rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
     rustix::process::umask(Mode::empty());
@@ -82,7 +64,11 @@ fn prepare(
     }
     // Without a keyring of its own a step shares the builder's; kernels without keyrings have none to share.
     let _ = sys::new_session_keyring();
-    for (fd, target) in [(null.as_fd(), 0), (stdout.as_fd(), 1), (stderr.as_fd(), 2)] {
+    for (fd, target) in [
+        (null.as_fd(), 0),
+        (request.stdout.as_fd(), 1),
+        (request.stderr.as_fd(), 2),
+    ] {
         sys::replace_standard(fd, target).map_err(|e| setup("placing the output", e))?;
     }
     sys::close_on_exec_from_3().map_err(|e| setup("closing descriptors", e))?;
@@ -101,7 +87,7 @@ fn prepare(
 
     let env = environment(spec, &identity)?;
     let (path, args) = program::locate(&spec.args, &spec.env)?;
-    send_report(reports, &Report::Ready(created)).map_err(|e| setup("reporting", e))?;
+    send_report(request.reports.as_fd(), &Report::Ready(created)).map_err(|e| setup("reporting", e))?;
     let error = sys::execve(&path, &args, &env);
     Err(program::explain(&path, error))
 }
@@ -129,7 +115,7 @@ struct Mounted {
 
 /// Mounts everything. All targets are opened before anything covers them, so that no mount can
 /// redirect another one.
-fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &std::path::Path) -> Result<Mounted, Error> {
+fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &Path) -> Result<Mounted, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::openat(CWD, &spec.rootfs.upper, flags, Mode::empty())
         .map_err(|e| setup("opening the upper directory", e))?;

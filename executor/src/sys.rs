@@ -66,6 +66,85 @@ pub(crate) fn clone_into(namespaces: u64) -> io::Result<Option<OwnedFd>> {
     Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+/// Memory for the stack of a child that shares ours, with a guard page below it.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    base: *mut libc::c_void,
+}
+
+impl Stack {
+    const GUARD: usize = 64 * 1024;
+    const SIZE: usize = 1024 * 1024;
+
+    pub(crate) fn new() -> io::Result<Stack> {
+        // SAFETY: a new anonymous mapping touches nothing that exists.
+        let base = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+            libc::mmap(
+                ptr::null_mut(),
+                Stack::SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Stack { base };
+        // SAFETY: the range is the lower end of the mapping just made.
+        check(unsafe { libc::mprotect(base, Stack::GUARD, libc::PROT_NONE) }.into())?;
+        Ok(stack)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no child runs on it: spawn_into waits for its exec or end.
+        unsafe { libc::munmap(self.base, Stack::SIZE) };
+    }
+}
+
+/// Runs `body` in a child in new namespaces and returns a pidfd once the child has executed a program or
+/// ended. The child shares our memory meanwhile (as with vfork), so its cost does not grow with our size;
+/// it has descriptors, a directory, signal actions and credentials of its own. What `body` returns is its exit code.
+///
+/// The caller has one thread. What `body` leaves in memory stays there.
+pub(crate) fn spawn_into(
+    namespaces: u64,
+    stack: &mut Stack,
+    body: &mut dyn FnMut() -> i32,
+) -> io::Result<OwnedFd> {
+    extern "C" fn start(body: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the pointer passed to clone below, to a reference that lives until the child has gone.
+        let body = unsafe { &mut *body.cast::<&mut dyn FnMut() -> i32>() };
+        body()
+    }
+    let mut body = body;
+    let mut pidfd: RawFd = -1;
+    let flags =
+        namespaces as libc::c_int | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: CLONE_VFORK suspends the only thread of this process until the child is off our memory, so
+    // nothing is touched from two sides. The child has a stack of its own, of which no other child is left,
+    // and does not return from `start`. `body` and `pidfd` live across the call.
+    let pid = check(
+        unsafe {
+            libc::clone(
+                start,
+                stack.base.byte_add(Stack::SIZE),
+                flags,
+                (&raw mut body).cast(),
+                &raw mut pidfd,
+            )
+        }
+        .into(),
+    )?;
+    debug_assert!(pid > 0);
+    // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
 /// Ends this process at once, without running anything that its parent registered.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: always allowed; it does not return.
