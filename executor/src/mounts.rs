@@ -341,18 +341,13 @@ pub(crate) fn dev(
         let what = format!("/dev/{name}");
         move |e: Errno| failed(&what, e)
     };
-    if !in_user_namespace {
-        for &(name, major, minor) in DEVICES {
-            let device = rustix::fs::makedev(major, minor);
-            rustix::fs::mknodat(
-                &dev,
-                name,
-                FileType::CharacterDevice,
-                Mode::from_raw_mode(0o666),
-                device,
-            )
-            .map_err(making(name))?;
-        }
+    for &(name, major, minor) in DEVICES {
+        // A user namespace cannot make nodes that work: there the machine's own are put over plain files.
+        let (kind, device) = match in_user_namespace {
+            true => (FileType::RegularFile, 0),
+            false => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
+        };
+        rustix::fs::mknodat(&dev, name, kind, Mode::from_raw_mode(0o666), device).map_err(making(name))?;
     }
     for &(name, to) in DEVICE_LINKS {
         rustix::fs::symlinkat(to, &dev, name).map_err(making(name))?;
@@ -366,15 +361,7 @@ pub(crate) fn dev(
     attach("/dev", &dev, target)?;
 
     if in_user_namespace {
-        // A user namespace cannot make nodes that work: those of the machine are shown instead.
         for &(name, major, minor) in DEVICES {
-            let file = rustix::fs::openat(
-                &dev,
-                name,
-                OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
-                Mode::from_raw_mode(0o666),
-            );
-            file.map_err(making(name))?;
             attach_at(name, &host_device(name, major, minor)?, dev.as_fd(), name)?;
         }
     }

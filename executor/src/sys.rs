@@ -305,13 +305,21 @@ pub(crate) fn read_signal(fd: BorrowedFd<'_>) -> io::Result<i32> {
 
 /// Gives every signal its default action and unblocks all: what a program expects at its start.
 pub(crate) fn reset_signals() {
-    // SAFETY: SIG_DFL runs no code of ours; the set lives across the call. Signals whose action cannot
-    // be changed (SIGKILL, SIGSTOP, those of the C library) answer with an error that is of no interest.
+    // The kernel's sigaction, all zero: SIG_DFL, no flags, nothing masked. The C library's call refuses
+    // the two signals that it keeps for itself, which may well be inherited as ignored.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_BYTES: usize = 8;
+    // SAFETY: SIG_DFL runs no code of ours; DEFAULT is at least as long as the structure on every machine;
+    // the set lives across the call. SIGKILL and SIGSTOP answer with an error that is of no interest.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=31 {
-            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        for signal in 1..=64 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                ptr::null_mut::<u8>(),
+                MASK_BYTES,
+            );
         }
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
