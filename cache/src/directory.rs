@@ -385,7 +385,7 @@ mod tests {
         let top = Directory::open(directory.path()).unwrap();
         top.ensure_child("tree").unwrap();
         let mut inner = top.child("tree").unwrap();
-        for level in 0..3000 {
+        for level in 0..1500 {
             fs::write(
                 format!(
                     "/proc/self/fd/{}/file",
