@@ -214,6 +214,16 @@ fn stages_fail() {
             "1: cannot copy from stage \"tools\"",
         ),
         (
+            "mount",
+            request("FROM busybox\n\nRUN --mount=type=cache,target=/x true"),
+            "3: RUN --mount=type=cache,target=/x is not supported yet",
+        ),
+        (
+            "mount unknown key",
+            request("FROM busybox\nRUN --mount=type=cache,targat=/x true"),
+            "2: unexpected key 'targat' in 'targat=/x'",
+        ),
+        (
             "L42",
             request("FROM busybox\nRUN []"),
             "2: RUN has nothing to run",
