@@ -168,8 +168,11 @@ fn base_256(field: &[u8]) -> Option<i64> {
     value.try_into().ok()
 }
 
+/// Key and value.
+pub(super) type Record = (Vec<u8>, Vec<u8>);
+
 /// The records of a PAX header: `<length> <key>=<value>\n`, `length` counting all of it.
-pub(super) fn pax_records(mut data: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TarError> {
+pub(super) fn pax_records(mut data: &[u8]) -> Result<Vec<Record>, TarError> {
     let mut records = Vec::new();
     while !data.is_empty() {
         let space = data

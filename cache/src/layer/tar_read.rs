@@ -8,7 +8,7 @@
 use std::io::{self, BufRead, Read};
 
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
-use super::tar_header::{BLOCK, Header, decimal, flag, pax_records, pax_time};
+use super::tar_header::{BLOCK, Header, Record, decimal, flag, pax_records, pax_time};
 
 /// Longest name, link target and GNU long name.
 const MAX_PATH: usize = 4096;
@@ -112,7 +112,7 @@ pub struct TarReader<R> {
 /// What headers before the member's own one said about it.
 #[derive(Debug, Default)]
 struct Extended {
-    pax: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    pax: Option<Vec<Record>>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
 }
