@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use rbuild_cache::Store;
 
+pub use crate::exporter::archive::StdoutClosed as Closed;
 use crate::registry::{Registry, RegistryOptions};
 use crate::source::image::{ImageSource, PullPolicy};
 
@@ -62,11 +63,6 @@ impl Context {
         source
     }
 }
-
-/// Standard output was closed by its reader, which has seen enough: the command has done its work.
-#[derive(Debug, thiserror::Error)]
-#[error("standard output was closed")]
-pub struct Closed;
 
 /// Writes to standard output. A closed pipe is [`Closed`], which ends the program with success.
 pub fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {

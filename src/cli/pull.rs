@@ -6,10 +6,8 @@ use anyhow::ensure;
 
 use super::Context;
 use super::context::print;
-use crate::exporter::stored::StoredManifest;
 use crate::graph::Platform;
 use crate::registry::Reference;
-use crate::source::image::PullPolicy;
 
 /// `rbuild pull NAME[:TAG|@DIGEST]`.
 #[derive(Debug, clap::Args)]
@@ -41,8 +39,6 @@ pub fn run(args: PullArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let platform = args.platform.unwrap_or_else(Platform::host);
     let store = context.store()?;
     let source = context.source(&store, &context.registry());
-    let canonical = name.to_string();
-    let before = store.image(&canonical)?;
     if !args.quiet {
         if name.tag() == Some("latest") && !args.name.ends_with(":latest") && name.digest().is_none() {
             print("Using default tag: latest\n")?;
@@ -53,20 +49,18 @@ pub fn run(args: PullArgs, context: &Context) -> anyhow::Result<ExitCode> {
             name.repository()
         ))?;
     }
-    source.resolve(&name, &platform, PullPolicy::Always)?;
-    let after = store.image(&canonical)?;
-    let Some(descriptor) = after else {
-        anyhow::bail!("pulling {} gave no image", name.familiar())
-    };
-    // A build fetches layers when they are needed; who says pull wants them now.
-    StoredManifest::read(&store, &descriptor, Some(&platform))?.ensure_layers(&store)?;
+    let pulled = source.pull(&name, &platform)?;
     if !args.quiet {
-        print(format!("Digest: {}\n", descriptor.digest))?;
-        let status = match before {
-            Some(before) if before.digest == descriptor.digest => "Image is up to date",
-            _ => "Downloaded newer image",
+        let status = if pulled.changed {
+            "Downloaded newer image"
+        } else {
+            "Image is up to date"
         };
-        print(format!("Status: {status} for {}\n", name.familiar()))?;
+        print(format!(
+            "Digest: {}\nStatus: {status} for {}\n",
+            pulled.descriptor.digest,
+            name.familiar()
+        ))?;
     }
     print(format!("{name}\n"))?;
     Ok(ExitCode::SUCCESS)

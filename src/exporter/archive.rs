@@ -84,7 +84,9 @@ pub fn write_tar(
         let time = epoch.unwrap_or(0);
         tar.append_dir("blobs", time)?;
         tar.append_dir("blobs/sha256", time)?;
-        write_members(store, images, format, epoch, &mut |name, size, data| tar.append_file(name, time, size, data))?;
+        write_members(store, images, format, epoch, &mut |name, size, data| {
+            tar.append_file(name, time, size, data)
+        })?;
         tar.finish()?;
         Ok(())
     })
@@ -105,7 +107,11 @@ pub fn write_directory(
     write_members(store, images, format, epoch, &mut |name, size, data| {
         let file = replace(&dest.join(name), |out| {
             let copied = io::copy(&mut data.take(size), out)?;
-            if copied == size { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            if copied == size {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
         })?;
         if name == "index.json" {
             last = Some(file);
@@ -136,7 +142,10 @@ fn write_members(
         for layer in &image.layers {
             blobs.insert(layer.digest, (layer.size, Bytes::Stored));
         }
-        for (descriptor, bytes) in [(&image.manifest, &image.manifest_bytes), (&image.config, &image.config_bytes)] {
+        for (descriptor, bytes) in [
+            (&image.manifest, &image.manifest_bytes),
+            (&image.config, &image.config_bytes),
+        ] {
             blobs.insert(descriptor.digest, (descriptor.size, Bytes::Here(bytes)));
         }
     }
@@ -171,7 +180,12 @@ fn index(images: &[ArchiveImage], epoch: Option<i64>) -> Value {
         let created = epoch
             .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
             .map(|time| Value::from(time.to_string()))
-            .or_else(|| serde_json::from_slice::<Value>(&image.config_bytes).ok()?.get("created").cloned());
+            .or_else(|| {
+                serde_json::from_slice::<Value>(&image.config_bytes)
+                    .ok()?
+                    .get("created")
+                    .cloned()
+            });
         let mut common = image.annotations.clone();
         if let Some(Value::String(created)) = created {
             common.insert("org.opencontainers.image.created".to_owned(), created);
@@ -210,11 +224,32 @@ fn index(images: &[ArchiveImage], epoch: Option<i64>) -> Value {
 /// Docker's `manifest.json`.
 fn docker_manifest(images: &[ArchiveImage]) -> Value {
     let image = |image: &ArchiveImage| {
-        let tags: Vec<String> = image.names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
-        let layers: Vec<String> = image.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+        let tags: Vec<String> = image
+            .names
+            .iter()
+            .filter(|n| n.tag().is_some())
+            .map(Reference::familiar)
+            .collect();
+        let layers: Vec<String> = image
+            .layers
+            .iter()
+            .map(|layer| blob_path(&layer.digest))
+            .collect();
         json!({"Config": blob_path(&image.config.digest), "RepoTags": tags, "Layers": layers})
     };
     images.iter().map(image).collect()
+}
+
+/// Standard output was closed by its reader, which has seen enough: no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output was closed")]
+pub struct StdoutClosed;
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Lets `write` write to `dest`. A file gets its name when all of it is written; before, nothing is seen of it.
@@ -225,8 +260,14 @@ pub fn to_destination(
     match dest {
         Destination::Stdout => {
             let mut out = BufWriter::with_capacity(1 << 17, io::stdout().lock());
-            write(&mut out)?;
-            out.flush().context("writing to standard output")
+            let written = write(&mut out).and_then(|()| out.flush().context("writing to standard output"));
+            written.map_err(|error| {
+                if is_broken_pipe(&error) {
+                    StdoutClosed.into()
+                } else {
+                    error
+                }
+            })
         }
         Destination::Path(path) => {
             let doing = || format!("writing {}", path.display());
@@ -261,7 +302,10 @@ struct Replacement {
 
 impl Replacement {
     fn commit(self) -> io::Result<()> {
-        self.file.persist(&self.path).map(drop).map_err(|error| error.error)
+        self.file
+            .persist(&self.path)
+            .map(drop)
+            .map_err(|error| error.error)
     }
 }
 
@@ -270,10 +314,16 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     use std::os::unix::fs::PermissionsExt as _;
 
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     // The umask takes its part from the mode, as from any file's.
     let mode = std::fs::Permissions::from_mode(0o666);
-    let file = tempfile::Builder::new().prefix(".rbuild-").permissions(mode).tempfile_in(directory)?;
+    let file = tempfile::Builder::new()
+        .prefix(".rbuild-")
+        .permissions(mode)
+        .tempfile_in(directory)?;
     let mut out = BufWriter::with_capacity(1 << 17, file);
     write(&mut out)?;
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -283,7 +333,10 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
 /// Whether an image may be archived under these names: a name with a digest only has no tag to write.
 pub fn check_names(names: &[Reference]) -> anyhow::Result<()> {
     for name in names {
-        ensure!(name.tag().is_some(), "invalid tag {name}: an image is named by a tag, not by a digest");
+        ensure!(
+            name.tag().is_some(),
+            "invalid tag {name}: an image is named by a tag, not by a digest"
+        );
     }
     Ok(())
 }
@@ -316,9 +369,18 @@ mod tests {
         let index = index(&[image(&["a:1", "quay.io/b/c:2"]), image(&[])], None);
         let entries = index["manifests"].as_array().unwrap();
         assert_eq!(entries.len(), 3);
-        assert_eq!(entries[0]["annotations"]["io.containerd.image.name"], "docker.io/library/a:1");
-        assert_eq!(entries[1]["annotations"]["org.opencontainers.image.ref.name"], "2");
-        assert_eq!(entries[2]["annotations"]["org.opencontainers.image.created"], "2024-05-06T07:08:09Z");
+        assert_eq!(
+            entries[0]["annotations"]["io.containerd.image.name"],
+            "docker.io/library/a:1"
+        );
+        assert_eq!(
+            entries[1]["annotations"]["org.opencontainers.image.ref.name"],
+            "2"
+        );
+        assert_eq!(
+            entries[2]["annotations"]["org.opencontainers.image.created"],
+            "2024-05-06T07:08:09Z"
+        );
         assert_eq!(entries[0]["platform"]["variant"], "v7");
         let manifest = docker_manifest(&[image(&["a:1", "quay.io/b/c:2"])]);
         assert_eq!(manifest[0]["RepoTags"], json!(["a:1", "quay.io/b/c:2"]));
