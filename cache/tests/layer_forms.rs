@@ -135,6 +135,13 @@ fn builders_insist_on_order_parents_and_sizes() {
             .append(&file("b/short", 5), Some(&mut &b"1234"[..]))
             .is_err()
     );
+    for deceptive in [
+        file(".wh.x", 0),
+        entry("x", Kind::CharDevice { major: 0, minor: 0 }, 0),
+    ] {
+        let mut builder = store.layer_builder().unwrap();
+        assert!(builder.append(&deceptive, Some(&mut &b""[..])).is_err());
+    }
     let mut builder = store.layer_builder().unwrap();
     assert!(builder.append(&file("long", 3), Some(&mut &b"1234"[..])).is_err());
     drop(builder);

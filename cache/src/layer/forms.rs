@@ -92,21 +92,13 @@ impl Layer {
             .ok_or_else(|| self.failed("unpacking", io::ErrorKind::NotFound.into()))
     }
 
-    /// Digest of the uncompressed tar. Of a snapshot it has to be computed; who needs [`Layer::blob`] or
-    /// [`Layer::compressed`] as well should ask for those first, which find the diff id on the way.
+    /// Digest of the uncompressed tar. To find that of a snapshot, its tar is written, which whoever keeps the image
+    /// needs next; [`Layer::compressed`] finds it too, without writing the tar.
     pub fn diff_id(&self) -> Result<DiffId, StoreError> {
-        if let Some(diff_id) = self.record()?.diff_id {
-            return Ok(diff_id);
+        match self.record()?.diff_id {
+            Some(diff_id) => Ok(diff_id),
+            None => self.tar().map(DiffId),
         }
-        let lock = self.lock()?;
-        if let Some(diff_id) = self.record()?.diff_id {
-            return Ok(diff_id);
-        }
-        let sink = ThreadWriter::new(HashWriter::new(io::sink())).map_err(|e| self.failed("hashing", e))?;
-        let (sink, index) = self.write_tree_as_tar(sink)?;
-        let (_, digest, _) = sink.finish().map_err(|e| self.failed("hashing", e))?.finish();
-        self.note_tar_of_tree(&lock, &index, DiffId(digest), None)?;
-        Ok(DiffId(digest))
     }
 
     /// Makes sure that the uncompressed tar is a blob of the store.

@@ -23,6 +23,11 @@ use super::unpack::Unpacker;
 use crate::blob::BlobWriter;
 use crate::digest::{ContentDigest, DiffId, Digest};
 
+/// A layer may always be this large uncompressed, and beyond that this many times its blob. gzip cannot reach the
+/// ratio; what does is a few kilobytes of zstd made to fill the disk.
+const ALWAYS_ALLOWED: u64 = 4 << 30;
+const MAX_RATIO: u64 = 2000;
+
 /// What a pass is to do.
 pub(super) struct Pass<'a> {
     /// Where the blob comes from.
@@ -70,14 +75,16 @@ impl Pass<'_> {
         } = self;
         // The digests of files serve whoever reads them out of the tar.
         let digests = tar.is_some();
+        let limit = size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED);
         std::thread::scope(|scope| {
             let (fetched, fetched_reader) = pieces();
             let (unpacked, unpacked_reader) = pieces();
             let (hashed, hashed_reader) = pieces();
             let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
             let fetch = spawn("fetch").spawn_scoped(scope, move || fetch(source, size, blob, &fetched))?;
-            let inflate = spawn("decompress")
-                .spawn_scoped(scope, move || decompress(fetched_reader, [&unpacked, &hashed]))?;
+            let inflate = spawn("decompress").spawn_scoped(scope, move || {
+                decompress(fetched_reader, limit, [&unpacked, &hashed])
+            })?;
             let hash = spawn("hash").spawn_scoped(scope, move || hash(hashed_reader, tar))?;
             let index = index_of(unpacked_reader, tree, digests);
             let (fetch, inflate, hash) = (join(fetch), join(inflate), join(hash));
@@ -170,7 +177,8 @@ fn fetch(
     Ok(blob)
 }
 
-fn decompress(source: PieceReader, out: [&SyncSender<Piece>; 2]) -> Result<(), Stop> {
+fn decompress(source: PieceReader, limit: u64, out: [&SyncSender<Piece>; 2]) -> Result<(), Stop> {
+    let mut total = 0u64;
     let pool = Pool::default();
     let mut decompressor = Decompressor::new(source)?;
     loop {
@@ -178,6 +186,11 @@ fn decompress(source: PieceReader, out: [&SyncSender<Piece>; 2]) -> Result<(), S
         let length = fill(&mut decompressor, &mut buffer)?;
         if length == 0 {
             return Ok(());
+        }
+        total += length as u64;
+        if total > limit {
+            let message = format!("it has more than {limit} bytes uncompressed, far too many for its size");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message).into());
         }
         let piece = pool.share(buffer, length);
         for out in out {

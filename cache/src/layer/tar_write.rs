@@ -61,6 +61,22 @@ impl<W: Write> TarWriter<W> {
         if entry.path.as_bytes().contains(&0) || link.contains(&0) || link.is_empty() {
             return Err(refused(entry, "its name or link target holds a NUL or nothing"));
         }
+        if entry
+            .path
+            .components()
+            .any(|name| name.starts_with(WHITEOUT_PREFIX))
+        {
+            return Err(refused(
+                entry,
+                "names beginning with .wh. mean deletions in a layer, so no layer can hold it",
+            ));
+        }
+        if matches!(entry.kind, Kind::CharDevice { major: 0, minor: 0 }) {
+            return Err(refused(
+                entry,
+                "a character device 0:0 means a deletion in a layer, so no layer can hold it",
+            ));
+        }
         self.headers(entry)?;
         match entry.kind {
             Kind::File { size } => self.data(entry, size, data).map(Some),
