@@ -284,3 +284,6 @@ impl Parser<'_> {
         Err(Fault::new("heredoc", "unterminated heredoc").help(help))
     }
 }
+
+#[cfg(test)]
+mod tests;
