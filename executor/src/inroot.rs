@@ -140,7 +140,7 @@ impl State {
             mode: stat.st_mode,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as i64),
         }
     }
 }

@@ -317,10 +317,9 @@ pub(crate) fn sys(
     };
     attach("/sys", &sys, target)?;
     if cgroup2 {
-        // What of it cannot be had (no such controller, a container) is not needed by any step.
-        if let Ok(cgroup) = detached("/sys/fs/cgroup", "cgroup2", &[], flags) {
-            attach_at("/sys/fs/cgroup", &cgroup, sys.as_fd(), "fs/cgroup")?;
-        }
+        // Not to have it (a container that hides it, say) is no reason to refuse a step.
+        let _ = detached("/sys/fs/cgroup", "cgroup2", &[], flags)
+            .and_then(|cgroup| attach_at("/sys/fs/cgroup", &cgroup, sys.as_fd(), "fs/cgroup"));
     }
     if !writable {
         mask("/sys", sys.as_fd(), MASKED_IN_SYS, empty)?;

@@ -200,10 +200,10 @@ pub(crate) fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Attributes for [`mount_setattr`].
 pub(crate) mod attr {
-    pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY as u64;
-    pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID as u64;
-    pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV as u64;
-    pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC as u64;
+    pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+    pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+    pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 }
 
 /// Sets attributes on the mount behind `mount`, and on those below it when `recursive`.
