@@ -146,12 +146,15 @@ impl Listed {
         let pairs = self.image.manifest.layers.iter().zip(&self.image.facts.diff_ids);
         pairs
             .map(|(blob, diff_id)| {
-                let layer = store
+                let record = store
                     .layer(&LayerId::of_diff_id(diff_id))
                     .and_then(|layer| layer.record());
-                let known = layer
-                    .ok()
-                    .and_then(|record| record.size.or(record.tar.map(|tar| tar.size)));
+                let known = record.ok().and_then(|record| {
+                    // A blob that has the diff id as its digest is the plain tar.
+                    let plain = record.compressed.iter().find(|form| form.digest == diff_id.0);
+                    let plain = plain.map(|form| form.size);
+                    record.size.or(plain).or(record.tar.map(|tar| tar.size))
+                });
                 known.unwrap_or(blob.size)
             })
             .sum()

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use anyhow::{Context as _, bail, ensure};
-use rbuild_cache::layer::{Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD, TarReader};
+use rbuild_cache::layer::{
+    Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD, TarReader,
+};
 use rbuild_cache::{Descriptor, DiffId, Digest, LayerId, Store};
 use serde::Deserialize;
 use sha2::Digest as _;
@@ -48,7 +50,11 @@ impl LoadedImage {
 /// Reads an archive, plain or compressed, and puts the blobs of its images into `store`.
 pub fn load<'a>(store: &Store, input: impl Read + 'a) -> anyhow::Result<Vec<LoadedImage>> {
     let input = decompressed(input).context("reading the archive")?;
-    let mut archive = Archive { store, members: BTreeMap::new(), small: 0 };
+    let mut archive = Archive {
+        store,
+        members: BTreeMap::new(),
+        small: 0,
+    };
     archive.read(input).context("reading the archive")?;
     let images = if archive.has("index.json") {
         archive.oci()?
@@ -107,7 +113,9 @@ impl Archive<'_> {
                 Kind::Directory { .. } => continue,
                 Kind::Symlink { target } => {
                     let parent = path.parent().unwrap_or_default();
-                    Member::Link(LayerPath::clean(&[parent.as_bytes(), b"/", target.as_slice()].concat()))
+                    Member::Link(LayerPath::clean(
+                        &[parent.as_bytes(), b"/", target.as_slice()].concat(),
+                    ))
                 }
                 Kind::Hardlink { target } => Member::Link(target),
                 Kind::File { size } => {
@@ -116,7 +124,10 @@ impl Archive<'_> {
                 }
                 _ => bail!("its member {path} is neither a file nor a link"),
             };
-            ensure!(self.members.insert(path.clone(), content).is_none(), "it has two members called {path}");
+            ensure!(
+                self.members.insert(path.clone(), content).is_none(),
+                "it has two members called {path}"
+            );
         }
         Ok(())
     }
@@ -139,7 +150,11 @@ impl Archive<'_> {
             // It is here; what the archive has under this name must be it nevertheless.
             let mut hasher = Hasher::new(tar);
             io::copy(&mut hasher, &mut io::sink())?;
-            ensure!(hasher.digest() == digest, "its bytes are {}", hasher.digest());
+            ensure!(
+                hasher.digest() == digest,
+                "expected {digest}, but the bytes are {}",
+                hasher.digest()
+            );
             return Ok(Member::Blob { digest, size });
         }
         let mut writer = self.store.blob_writer()?;
@@ -185,7 +200,10 @@ impl Archive<'_> {
     /// The bytes of a blob that `descriptor` names.
     fn document(&self, descriptor: &Descriptor) -> anyhow::Result<Vec<u8>> {
         let Descriptor { digest, size, .. } = descriptor;
-        ensure!(*size <= MANIFEST_LIMIT.max(CONFIG_LIMIT), "the blob {digest} is too large");
+        ensure!(
+            *size <= MANIFEST_LIMIT.max(CONFIG_LIMIT),
+            "the blob {digest} is too large"
+        );
         self.require(descriptor)?;
         Ok(self.store.read_blob(digest, *size)?)
     }
@@ -194,7 +212,10 @@ impl Archive<'_> {
     fn require(&self, descriptor: &Descriptor) -> anyhow::Result<()> {
         let Descriptor { digest, size, .. } = descriptor;
         let (_, found) = self.blob(&format!("blobs/sha256/{}", digest.hex()))?;
-        ensure!(found == *size, "the blob {digest} has {found} bytes instead of {size}");
+        ensure!(
+            found == *size,
+            "the blob {digest} has {found} bytes instead of {size}"
+        );
         Ok(())
     }
 
@@ -209,17 +230,30 @@ impl Archive<'_> {
         for entry in layout.manifests {
             let name = entry.annotations.as_ref().and_then(entry_name);
             let name = name.map(|name| Reference::parse(&name)).transpose()?;
-            ensure!(name.as_ref().is_none_or(|n| n.tag().is_some()), "a name in the archive has no tag");
+            ensure!(
+                name.as_ref().is_none_or(|n| n.tag().is_some()),
+                "a name in the archive has no tag"
+            );
             let same = |known: &&mut LoadedImage| known.descriptor.digest == entry.descriptor.digest;
             if let Some(known) = images.iter_mut().find(same) {
                 known.names.extend(name);
                 continue;
             }
             let found = self.images_of(&entry.descriptor, DEPTH)?;
-            let Some((id, manifest)) = found.first().cloned() else { continue };
+            let Some((id, manifest)) = found.first().cloned() else {
+                continue;
+            };
             // An index with one image, and perhaps attestations of it, is that image.
-            let descriptor = if found.len() == 1 { manifest } else { entry.descriptor };
-            images.push(LoadedImage { id, descriptor, names: name.into_iter().collect() });
+            let descriptor = if found.len() == 1 {
+                manifest
+            } else {
+                entry.descriptor
+            };
+            images.push(LoadedImage {
+                id,
+                descriptor,
+                names: name.into_iter().collect(),
+            });
         }
         Ok(images)
     }
@@ -243,7 +277,10 @@ impl Archive<'_> {
                 let mut images = Vec::new();
                 for entry in index.entries {
                     // `unknown` is the platform of attestations. Platforms may have been left out of the archive.
-                    let image = entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown");
+                    let image = entry
+                        .platform
+                        .as_ref()
+                        .is_none_or(|platform| platform.os != "unknown");
                     if image && self.has_blob(&entry.descriptor.digest) {
                         images.extend(self.images_of(&entry.descriptor, depth - 1)?);
                     }
@@ -257,7 +294,10 @@ impl Archive<'_> {
         let doing = || "reading manifest.json of the archive";
         let manifest = self.bytes("manifest.json", MANIFEST_LIMIT).with_context(doing)?;
         let entries: Vec<DockerImage> = serde_json::from_slice(&manifest).with_context(doing)?;
-        entries.into_iter().map(|entry| self.docker_image(&entry)).collect()
+        entries
+            .into_iter()
+            .map(|entry| self.docker_image(&entry))
+            .collect()
     }
 
     fn docker_image(&self, entry: &DockerImage) -> anyhow::Result<LoadedImage> {
@@ -270,14 +310,21 @@ impl Archive<'_> {
         for path in &paths {
             let (digest, size) = self.blob(path)?;
             let media_type = self.media_type(&digest)?.to_owned();
-            layers.push(Descriptor { media_type, digest, size });
+            layers.push(Descriptor {
+                media_type,
+                digest,
+                size,
+            });
         }
         let config_descriptor = Descriptor {
             media_type: "application/vnd.oci.image.config.v1+json".to_owned(),
             digest: self.store.put_blob(&config)?,
             size: config.len() as u64,
         };
-        let manifest = Manifest { config: config_descriptor, layers };
+        let manifest = Manifest {
+            config: config_descriptor,
+            layers,
+        };
         self.register(&manifest, &config)?;
         let bytes = serde_json::to_vec(&serde_json::json!({
             "schemaVersion": 2,
@@ -290,12 +337,18 @@ impl Archive<'_> {
             digest: self.store.put_blob(&bytes)?,
             size: bytes.len() as u64,
         };
-        Ok(LoadedImage { id: manifest.config.digest, descriptor, names })
+        Ok(LoadedImage {
+            id: manifest.config.digest,
+            descriptor,
+            names,
+        })
     }
 
     fn media_type(&self, digest: &Digest) -> anyhow::Result<&'static str> {
         let mut start = Vec::new();
-        std::fs::File::open(self.store.blob_path(digest))?.take(4).read_to_end(&mut start)?;
+        std::fs::File::open(self.store.blob_path(digest))?
+            .take(4)
+            .read_to_end(&mut start)?;
         Ok(match start.as_slice() {
             [0x1f, 0x8b, ..] => MEDIA_TYPE_GZIP,
             [0x28, 0xb5, 0x2f, 0xfd] => MEDIA_TYPE_ZSTD,
@@ -308,18 +361,25 @@ impl Archive<'_> {
         let facts = read_config(config, manifest.layers.len())
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("reading the config {} of the archive", manifest.config.digest))?;
-        in_parallel(manifest.layers.iter().zip(&facts.diff_ids).collect(), |(layer, diff_id)| {
-            let blob = LayerBlob { media_type: layer.media_type.clone(), digest: layer.digest, size: layer.size };
-            let id = LayerId::of_diff_id(diff_id);
-            let record = self.store.layer(&id).and_then(|known| known.record());
-            // Somebody has looked at these bytes before.
-            if !record.is_ok_and(|record| record.blobs().any(|known| *known == layer.digest)) {
-                check_layer(self.store, &layer.digest, diff_id)
-                    .with_context(|| format!("checking the layer {}", layer.digest))?;
-            }
-            self.store.register_layer(&blob, diff_id, &[])?;
-            Ok(())
-        })?;
+        in_parallel(
+            manifest.layers.iter().zip(&facts.diff_ids).collect(),
+            |(layer, diff_id)| {
+                let blob = LayerBlob {
+                    media_type: layer.media_type.clone(),
+                    digest: layer.digest,
+                    size: layer.size,
+                };
+                let id = LayerId::of_diff_id(diff_id);
+                let record = self.store.layer(&id).and_then(|known| known.record());
+                // Somebody has looked at these bytes before.
+                if !record.is_ok_and(|record| record.blobs().any(|known| *known == layer.digest)) {
+                    check_layer(self.store, &layer.digest, diff_id)
+                        .with_context(|| format!("checking the layer {}", layer.digest))?;
+                }
+                self.store.register_layer(&blob, diff_id, &[])?;
+                Ok(())
+            },
+        )?;
         Ok(())
     }
 }
@@ -340,7 +400,10 @@ fn check_layer(store: &Store, digest: &Digest, diff_id: &DiffId) -> anyhow::Resu
     let mut hasher = tar.into_inner();
     io::copy(&mut hasher, &mut io::sink())?;
     let actual = hasher.digest();
-    ensure!(actual == diff_id.0, "the config names the diff id {diff_id}, but it is {actual}");
+    ensure!(
+        actual == diff_id.0,
+        "the config names the diff id {diff_id}, but it is {actual}"
+    );
     Ok(())
 }
 
@@ -352,7 +415,10 @@ struct Hasher<R> {
 
 impl<R: Read> Hasher<R> {
     fn new(reader: R) -> Self {
-        Self { reader, hasher: sha2::Sha256::new() }
+        Self {
+            reader,
+            hasher: sha2::Sha256::new(),
+        }
     }
 
     fn digest(&self) -> Digest {

@@ -19,7 +19,13 @@ pub fn decompressed<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read +
     reader.by_ref().take(6).read_to_end(&mut start)?;
     let plain = Cursor::new(start.clone()).chain(reader);
     let taken = Rc::new(Cell::new(0));
-    let counted = BufReader::with_capacity(BUFFER, Counted { reader: plain, taken: taken.clone() });
+    let counted = BufReader::with_capacity(
+        BUFFER,
+        Counted {
+            reader: plain,
+            taken: taken.clone(),
+        },
+    );
     let decoder: Box<dyn Read + 'a> = match start.as_slice() {
         [0x1f, 0x8b, 8, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(counted)),
@@ -34,7 +40,11 @@ pub fn decompressed<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read +
         }
         _ => return Ok(Box::new(counted)),
     };
-    Ok(Box::new(Bounded { reader: decoder, given: 0, taken }))
+    Ok(Box::new(Bounded {
+        reader: decoder,
+        given: 0,
+        taken,
+    }))
 }
 
 /// Counts what is read.
