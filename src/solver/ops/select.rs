@@ -438,10 +438,9 @@ fn split_pattern(path: &LayerPath) -> anyhow::Result<Option<(LayerPath, Vec<Vec<
     for component in &components {
         glob::matches(component, b"")?;
     }
-    // BuildKit finds more malformed than Go's matcher does: ranges that are upside down.
-    let text = String::from_utf8_lossy(path.as_bytes());
-    if !text.starts_with('!') {
-        Matcher::new(&[text.into_owned()])?;
+    // Go's matcher takes a range that is upside down as empty; BuildKit refuses it before it gets there.
+    if has_reversed_range(&String::from_utf8_lossy(path.as_bytes())) {
+        return Err(glob::BadPattern.into());
     }
     let literal = components[..first]
         .iter()
@@ -453,6 +452,43 @@ fn split_pattern(path: &LayerPath) -> anyhow::Result<Option<(LayerPath, Vec<Vec<
             .map(|component| component.to_vec())
             .collect(),
     )))
+}
+
+/// Whether a class of a well-formed pattern has a range like `[c-a]`.
+fn has_reversed_range(pattern: &str) -> bool {
+    let mut chars = pattern.chars().peekable();
+    while let Some(char) = chars.next() {
+        if char == '\\' {
+            chars.next();
+        }
+        if char != '[' {
+            continue;
+        }
+        chars.next_if_eq(&'^');
+        // The first member may be a `]`.
+        loop {
+            let Some(low) = class_member(&mut chars) else {
+                return false;
+            };
+            if chars.next_if_eq(&'-').is_some() {
+                let high = class_member(&mut chars);
+                if high.is_some_and(|high| high < low) {
+                    return true;
+                }
+            }
+            if chars.next_if_eq(&']').is_some() {
+                break;
+            }
+        }
+    }
+    false
+}
+
+/// The next character of a class; a backslash quotes.
+fn class_member(chars: &mut impl Iterator<Item = char>) -> Option<char> {
+    chars
+        .next()
+        .and_then(|char| if char == '\\' { chars.next() } else { Some(char) })
 }
 
 fn not_found(path: &LayerPath) -> anyhow::Error {
