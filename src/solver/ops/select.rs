@@ -432,7 +432,7 @@ fn split_pattern(path: &LayerPath) -> anyhow::Result<Option<(LayerPath, Vec<Vec<
         false
     };
     let components: Vec<&[u8]> = path.components().collect();
-    let Some(first) = components.iter().position(|component| wild(component)) else {
+    let Some(first) = components.iter().position(wild) else {
         return Ok(None);
     };
     for component in &components {
