@@ -40,18 +40,13 @@ impl Snapshot {
                 .map_err(|errno| StoreError::io("naming a layer in", self.store.root(), errno))?;
         }
         let layer = Layer::named(&self.store, LayerId::from_random(random));
-        let staged = self.scratch.path().join("layer");
-        let fail = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |error: std::io::Error| StoreError::io(doing, path, error)
-        };
-        fs::create_dir(&staged).map_err(fail("creating", &staged))?;
-        let record = staged.join("record.json");
+        let Self { scratch, work, .. } = self;
+        fs::remove_dir_all(&work).map_err(|error| StoreError::io("removing", &work, error))?;
+        let record = scratch.path().join("record.json");
         fs::write(&record, LayerRecord::new(layer.id().clone()).to_bytes())
-            .map_err(fail("writing", &record))?;
-        fs::rename(&self.upper, staged.join("fs")).map_err(fail("renaming", &self.upper))?;
-        let place = layer.directory();
-        fs::rename(&staged, &place).map_err(fail("renaming into place", &place))?;
+            .map_err(|error| StoreError::io("writing", &record, error))?;
+        // The temporary directory is the layer from now on.
+        scratch.persist(&layer.directory())?;
         Ok(layer.id().clone())
     }
 }
@@ -60,7 +55,7 @@ impl Store {
     /// An empty snapshot. Call it inside the user namespace.
     pub fn begin_snapshot(&self) -> Result<Snapshot, StoreError> {
         let scratch = self.temp_dir()?;
-        let (upper, work) = (scratch.path().join("upper"), scratch.path().join("work"));
+        let (upper, work) = (scratch.path().join("fs"), scratch.path().join("work"));
         for directory in [&upper, &work] {
             fs::create_dir(directory)
                 // Whatever the umask and the parent say: this becomes the root of an image.
