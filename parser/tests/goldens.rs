@@ -1,6 +1,8 @@
 //! Whole files with what they parse to: `testdata/dockerfiles/ok/*/expected.json`, `err/*/expected.txt`.
 //! With `UPDATE_GOLDENS=1` in the environment the expected files are written instead.
 
+#![allow(clippy::expect_used, reason = "a missing fixture is a failed test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -54,6 +54,8 @@ enum State {
 #[derive(Debug, Clone)]
 pub(super) struct Automaton {
     states: Vec<State>,
+    /// Text that every match has in it: most paths have not, and cost nothing more.
+    needle: Vec<u8>,
     words: usize,
     /// For each ASCII character, the states that it leads on from, then those that it stays in.
     table: Box<[u64]>,
@@ -91,8 +93,10 @@ impl Automaton {
                 table[row + words + word] |= if stays { bit } else { 0 };
             }
         }
+        let needle = needle(&states);
         Some(Self {
             states,
+            needle,
             words,
             table,
             skips,
@@ -102,6 +106,9 @@ impl Automaton {
 
     /// Whether `path` or one of its parents matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
+        if !contains(path, &self.needle) {
+            return false;
+        }
         let mut run = Run::new(self);
         let mut rest = path;
         while let Some(first) = rest.first() {
@@ -223,6 +230,35 @@ impl<'a> Run<'a> {
         let end = self.automaton.states.len();
         self.active[end / 64] & (1 << (end % 64)) != 0
     }
+}
+
+/// The longest run of single characters.
+fn needle(states: &[State]) -> Vec<u8> {
+    let mut longest = String::new();
+    let mut run = String::new();
+    for state in states {
+        match state {
+            State::One(Set::Is(scalar)) => run.push(*scalar),
+            _ => run.clear(),
+        }
+        if run.len() > longest.len() {
+            longest.clone_from(&run);
+        }
+    }
+    longest.into_bytes()
+}
+
+fn contains(path: &[u8], needle: &[u8]) -> bool {
+    let Some(first) = needle.first() else { return true };
+    let mut rest = path;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        rest = &rest[at..];
+        if rest.starts_with(needle) {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
 }
 
 fn states(pattern: &str) -> Vec<State> {

@@ -161,12 +161,12 @@ proptest::proptest! {
         let pattern = clean(&pattern);
         proptest::prop_assume!(!pattern.starts_with('/'));
         // A leading `**` with nothing special after it is a plain suffix, whatever the slashes say.
-        proptest::prop_assume!(!(pattern.starts_with("**") && !pattern[2..].contains(['*', '?', '/'])));
+        proptest::prop_assume!(!pattern.starts_with("**") || pattern[2..].contains(['*', '?', '/']));
         let scalars: Vec<char> = path.chars().collect();
         let wanted: Vec<char> = pattern.chars().collect();
         let parents = (1..=scalars.len()).filter(|end| scalars.get(*end).is_none_or(|scalar| *scalar == '/'));
         let expected = parents.into_iter().any(|end| reference(&wanted, &scalars[..end]));
-        let found = Matcher::new(&[pattern.clone()]).expect("a pattern").excludes(path.as_bytes());
+        let found = Matcher::new(std::slice::from_ref(&pattern)).expect("a pattern").excludes(path.as_bytes());
         proptest::prop_assert_eq!(found, expected, "{} {}", pattern, path);
     }
 }
