@@ -261,7 +261,7 @@ fn spoilt_archives_are_refused() {
         (&b"hello\n"[..], &b"jello\n"[..], "expected sha256:"),
         (b"imageLayoutVersion", b"imageLayoutVersion", ""),
         (b"\"schemaVersion\":2", b"\"schemaVersion\":1", "expected sha256:"),
-        (b"blobs/sha256/", b"blobs/sha256.", "has no"),
+        (b"blobs/sha256/", b"blobs/sha256.", "wrong checksum"),
     ] {
         let output = spoil(from, to);
         let stderr = String::from_utf8(output.stderr).unwrap();
