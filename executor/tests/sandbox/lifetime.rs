@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     ("orphans_end_with_the_step", orphans_end_with_the_step),
     ("death_of_the_builder", death_of_the_builder),
     ("second_thread", second_thread),
+    ("refusals", refusals),
     ("stop_signals_stay_outside", stop_signals_stay_outside),
 ];
 
@@ -212,6 +213,34 @@ fn second_thread() {
     assert!(error.contains("more than one thread"), "{error}");
     drop(sender);
     let _ = thread.join();
+}
+
+fn refusals() {
+    for (name, expected) in [
+        ("chroot", "not supported yet"),
+        ("userns-single", "not supported yet"),
+        ("jail", "unknown"),
+    ] {
+        assert!(
+            name.parse::<Isolation>()
+                .unwrap_err()
+                .to_string()
+                .contains(expected),
+            "{name}"
+        );
+    }
+    let root_has_ids = fs::read_to_string("/etc/subuid")
+        .unwrap_or_default()
+        .contains("root:");
+    let (isolation, expected) = match rustix::process::getuid().is_root() {
+        true if root_has_ids => return,
+        true => (Isolation::Userns, "/etc/subuid gives no subordinate ids to root"),
+        false => (Isolation::Root, "the user is not root"),
+    };
+    let begin = Instant::now();
+    let error = Executor::enter(isolation, &directory()).unwrap_err().to_string();
+    assert!(error.contains(expected), "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(1));
 }
 
 fn stop_signals_stay_outside() {
