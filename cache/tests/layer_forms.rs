@@ -628,3 +628,76 @@ fn nothing_is_written_through_a_link() {
         );
     }
 }
+
+#[test]
+fn overlayfs_sees_what_the_view_sees() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: mounting needs root");
+        return;
+    }
+    let Fixture { store, _directory } = &fixture();
+    let lower = [
+        (dir("a"), &b""[..]),
+        (file("a/gone", 1), b"1"),
+        (file("a/kept", 1), b"2"),
+        (dir("b"), b""),
+        (dir("b/hidden"), b""),
+        (file("b/hidden/x", 1), b"3"),
+    ];
+    let upper = [
+        (dir("a"), &b""[..]),
+        (
+            Entry {
+                mtime: Timestamp::default(),
+                ..entry("a/gone", Kind::Whiteout, 0)
+            },
+            b"",
+        ),
+        (entry("b", Kind::Directory { opaque: true }, 0o755), b""),
+        (file("b/new", 1), b"4"),
+    ];
+    let layers: Vec<_> = [&lower[..], &upper]
+        .iter()
+        .map(|e| store.layer(&build(store, e)).unwrap())
+        .collect();
+    let trees: Vec<_> = layers
+        .iter()
+        .rev()
+        .map(|layer| layer.tree().unwrap().display().to_string())
+        .collect();
+    let mount = _directory.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let script = "mount -t overlay overlay -o ro,userxattr,lowerdir=\"$1\" \"$2\" && cd \"$2\" && find . -mindepth 1 | LC_ALL=C sort";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh", &trees.join(":")])
+        .arg(&mount)
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        eprintln!(
+            "skipped: no overlayfs here: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        return;
+    }
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "./a\n./a/kept\n./b\n./b/new\n"
+    );
+    let view = View::new(layers);
+    let names = |name| {
+        view.read_dir(&path(name))
+            .unwrap()
+            .iter()
+            .map(|e| e.path.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (names(""), names("a"), names("b")),
+        (
+            vec!["/a".into(), "/b".into()],
+            vec!["/a/kept".into()],
+            vec!["/b/new".into()]
+        )
+    );
+}
