@@ -5,19 +5,15 @@
 //! one; the diff id says whether that gave the same layer.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::beneath::open_beneath;
-use super::compress::{Compression, Compressor, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
-use super::entry::Kind;
-use super::index::{IndexEntry, LayerIndex};
-use super::pipe::{HashWriter, ThreadWriter};
-use super::receive::{Pass, Passed, index_of};
-use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
-use super::tar_write::TarWriter;
-use super::upper::walk_tree;
+use super::compress::{Compression, MEDIA_TYPE_TAR};
+use super::index::LayerIndex;
+use super::make::is_damage;
+use super::record::{CompressedForm, LayerBlob, LayerRecord};
 use crate::digest::{ContentDigest, DiffId, Digest, KeyBuilder, LayerId};
 use crate::error::StoreError;
 use crate::lock::KeyLock;
@@ -282,12 +278,16 @@ impl Layer {
         }
     }
 
-    fn lock(&self) -> Result<KeyLock, StoreError> {
+    pub(super) fn lock(&self) -> Result<KeyLock, StoreError> {
         self.0.store.lock_key(
             &KeyBuilder::new("layer lock/1")
                 .field("id", self.id().as_str().as_bytes())
                 .finish(),
         )
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
     }
 
     fn remembered(&self) -> Option<Arc<LayerIndex>> {
@@ -298,14 +298,14 @@ impl Layer {
             .clone()
     }
 
-    fn remember(&self, index: LayerIndex) -> Arc<LayerIndex> {
+    pub(super) fn remember(&self, index: LayerIndex) -> Arc<LayerIndex> {
         let index = Arc::new(index);
         *self.0.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
         index
     }
 
     /// The index file; `None` when it is missing or damaged.
-    fn stored_index(&self) -> Result<Option<LayerIndex>, StoreError> {
+    pub(super) fn stored_index(&self) -> Result<Option<LayerIndex>, StoreError> {
         let path = self.directory().join("index");
         match fs::read(&path) {
             Ok(bytes) => Ok(LayerIndex::from_bytes(&bytes).ok()),
@@ -314,314 +314,19 @@ impl Layer {
         }
     }
 
-    fn make_index(&self, lock: &KeyLock) -> Result<LayerIndex, StoreError> {
-        let record = self.record()?;
-        if let Some(digest) = self.local_tar(&record) {
-            let made = self.0.store.open_blob(&digest).and_then(|source| {
-                index_of(source, None, true).map_err(|error| self.failed("reading", error))
-            });
-            match made {
-                // Only when there is another form to turn to.
-                Err(error) if is_damage(&error) && (record.has_pulled() || self.has_tree()) => {}
-                made => {
-                    let index = made?;
-                    self.write_index(&index)?;
-                    return Ok(index);
-                }
-            }
-        }
-        if record.has_pulled() {
-            self.receive(lock, &record, false, false)?;
-            return self
-                .stored_index()?
-                .ok_or_else(|| self.failed("reading", io::ErrorKind::InvalidData.into()));
-        }
-        let index = self.walk()?;
-        self.write_index(&index)?;
-        Ok(index)
-    }
-
-    /// The entries of the tree form.
-    fn walk(&self) -> Result<LayerIndex, StoreError> {
-        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
-        // Outside of the user namespace in which it was written, its owners are others.
-        if !rustix::process::geteuid().is_root() {
-            let source = io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "its tree can only be read inside the user namespace",
-            );
-            return Err(self.failed("reading", source));
-        }
-        walk_tree(&tree).map_err(|error| self.failed("reading", error))
-    }
-
-    /// The tar of the tree form, into `sink`.
-    fn write_tree_as_tar<W: Write>(&self, sink: W) -> Result<(W, LayerIndex), StoreError> {
-        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
-        let index = self.walk()?;
-        let fail = |error| self.failed("reading", error);
-        let root = fs::File::open(&tree).map_err(fail)?;
-        let mut tar = TarWriter::new(sink);
-        let mut entries = Vec::with_capacity(index.entries().len());
-        for IndexEntry { entry, .. } in index.entries() {
-            let written = if let Kind::File { .. } = entry.kind {
-                let mut file = open_file(&root, &entry.path).map_err(fail)?;
-                tar.append(entry, Some(&mut file)).map_err(fail)?
-            } else {
-                tar.append(entry, None).map_err(fail)?
-            };
-            entries.push(IndexEntry {
-                entry: entry.clone(),
-                data_offset: written.map(|written| written.data_offset),
-                digest: written.map(|written| written.digest),
-            });
-        }
-        let (sink, _) = tar.finish().map_err(fail)?;
-        Ok((sink, LayerIndex::from_sorted(entries)))
-    }
-
-    fn note_tar_of_tree(
-        &self,
-        _lock: &KeyLock,
-        index: &LayerIndex,
-        diff_id: DiffId,
-        tar: Option<TarForm>,
-    ) -> Result<(), StoreError> {
-        if let Some(expected) = self.record()?.diff_id
-            && expected != diff_id
-        {
-            let message = format!("its tree gives {diff_id} and not {expected}");
-            return Err(self.failed("reading", io::Error::new(io::ErrorKind::InvalidData, message)));
-        }
-        self.write_index(index)?;
-        self.change_record(|record| {
-            record.diff_id = Some(diff_id);
-            record.size = Some(index.size());
-            record.tar = tar.or_else(|| record.tar.take());
-        })
-    }
-
-    fn make_tar(&self, lock: &KeyLock, record: &LayerRecord) -> Result<Digest, StoreError> {
-        if record.has_pulled() || self.existing_tree().is_none() {
-            self.receive(lock, record, false, true)?;
-        } else {
-            let writer = self.0.store.blob_writer()?;
-            let sink = ThreadWriter::new(writer).map_err(|e| self.failed("writing", e))?;
-            let (sink, index) = self.write_tree_as_tar(sink)?;
-            let writer = sink.finish().map_err(|e| self.failed("writing", e))?;
-            let expected = record.diff_id.map(|diff_id| diff_id.0);
-            let (digest, size) = writer.commit(expected.as_ref())?;
-            self.note_tar_of_tree(lock, &index, DiffId(digest), Some(TarForm { digest, size }))?;
-        }
-        let record = self.record()?;
-        self.local_tar(&record)
-            .ok_or_else(|| self.failed("writing", io::ErrorKind::NotFound.into()))
-    }
-
-    fn unpack_tar(&self, _lock: &KeyLock, digest: &Digest) -> Result<(), StoreError> {
-        let source = self.0.store.open_blob(digest)?;
-        let (staged, tree) = self.stage_tree()?;
-        let index = index_of(source, Some(&tree), false).map_err(|error| self.failed("unpacking", error))?;
-        if self.stored_index()?.is_none() {
-            self.write_index(&index)?;
-        }
-        self.place_tree(&tree)?;
-        drop(staged);
-        Ok(())
-    }
-
-    /// Compresses the tar, or the tree if there is no tar.
-    fn compress(&self, lock: &KeyLock, compression: Compression) -> Result<LayerBlob, StoreError> {
-        let fail = |error| self.failed("compressing", error);
-        let record = self.record()?;
-        let out = Compressor::new(self.0.store.blob_writer()?, compression).map_err(fail)?;
-        let pulled = record.has_pulled();
-        let tar = match self.local_tar(&record) {
-            None if pulled || self.existing_tree().is_none() => Some(self.make_tar(lock, &record)?),
-            tar => tar,
-        };
-        let out = if let Some(digest) = tar {
-            let mut source = self.0.store.open_blob(&digest)?;
-            let mut out = out;
-            copy(&mut source, &mut out).map_err(fail)?;
-            out
-        } else {
-            let (sink, index) = self.write_tree_as_tar(HashWriter::new(out))?;
-            let (out, digest, _) = sink.finish();
-            self.note_tar_of_tree(lock, &index, DiffId(digest), None)?;
-            out
-        };
-        let (digest, size) = out.finish().map_err(fail)?.commit(None)?;
-        let form = CompressedForm {
-            digest,
-            size,
-            media_type: compression.media_type().to_owned(),
-            encoder: Some(compression.encoder()),
-        };
-        self.change_record(|record| {
-            record
-                .compressed
-                .retain(|other| other.encoder != form.encoder || other.digest == form.digest);
-            if !record.compressed.contains(&form) {
-                record.compressed.push(form.clone());
-            }
-        })?;
-        Ok(form.into_blob())
-    }
-
-    /// Index and, as wanted, tree and tar of a pulled layer, from its blob or, when that is not here, its origin.
-    fn receive(
-        &self,
-        _lock: &KeyLock,
-        record: &LayerRecord,
-        want_tree: bool,
-        want_tar: bool,
-    ) -> Result<(), StoreError> {
-        let store = &self.0.store;
-        let pulled = record.compressed.iter().filter(|form| form.encoder.is_none());
-        // One that is here before those that must be fetched.
-        let mut forms: Vec<&CompressedForm> = pulled.collect();
-        forms.sort_by_key(|form| !store.has_blob(&form.digest));
-        let Some(form) = forms.first() else {
-            return Err(self.no_form());
-        };
-        match self.pass(record, form, want_tree, want_tar) {
-            // The blob was damaged and has been removed: the origin has another.
-            Err(error)
-                if is_damage(&error) && !store.has_blob(&form.digest) && store.provider().is_some() =>
-            {
-                self.pass(record, form, want_tree, want_tar)
-            }
-            result => result,
-        }
-    }
-
-    fn pass(
-        &self,
-        record: &LayerRecord,
-        form: &CompressedForm,
-        want_tree: bool,
-        want_tar: bool,
-    ) -> Result<(), StoreError> {
-        let store = &self.0.store;
-        check_media_type(&form.media_type).map_err(|error| self.failed("reading", error))?;
-        let here = store.has_blob(&form.digest);
-        let source: Box<dyn Read + Send> = if here {
-            Box::new(store.open_blob(&form.digest)?)
-        } else {
-            self.origin(record, form)?
-        };
-        let diff_id = record.diff_id.as_ref();
-        // A pulled blob that is not compressed is the tar already.
-        let is_tar = diff_id.is_some_and(|diff_id| diff_id.0 == form.digest);
-        let staged = if want_tree { Some(self.stage_tree()?) } else { None };
-        let pass = Pass {
-            source,
-            size: form.size,
-            blob: if here { None } else { Some(store.blob_writer()?) },
-            tar: if want_tar && !is_tar {
-                Some(store.blob_writer()?)
-            } else {
-                None
-            },
-            tree: staged.as_ref().map(|(_, tree)| tree.as_path()),
-            diff_id,
-        };
-        let Passed { index, blob, tar } = pass.run().map_err(|error| self.failed("reading", error))?;
-        let tar = match tar {
-            Some(tar) => Some(tar.commit(diff_id.map(|diff_id| &diff_id.0))?),
-            None => is_tar.then_some((form.digest, form.size)),
-        };
-        if let Some(blob) = blob {
-            blob.commit(Some(&form.digest))?;
-        }
-        if want_tar || self.stored_index()?.is_none() {
-            self.write_index(&index)?;
-        }
-        if let Some((staged, tree)) = staged {
-            if self.existing_tree().is_none() {
-                self.place_tree(&tree)?;
-            }
-            drop(staged);
-        }
-        self.change_record(|record| {
-            record.size = Some(index.size());
-            if let Some((digest, size)) = tar {
-                record.diff_id = Some(DiffId(digest));
-                record.tar = Some(TarForm { digest, size });
-            }
-        })
-    }
-
-    /// Fetches a blob only to have it.
-    fn fetch(&self, _lock: &KeyLock, record: &LayerRecord, digest: &Digest) -> Result<(), StoreError> {
-        let Some(form) = record.compressed.iter().find(|form| form.digest == *digest) else {
-            return Err(StoreError::MissingBlob { digest: *digest });
-        };
-        let mut blob = self.0.store.blob_writer()?;
-        let source = self.origin(record, form)?;
-        copy(&mut source.take(form.size.saturating_add(1)), &mut blob)
-            .map_err(|e| self.failed("fetching", e))?;
-        blob.commit(Some(digest)).map(drop)
-    }
-
-    fn origin(
-        &self,
-        record: &LayerRecord,
-        form: &CompressedForm,
-    ) -> Result<Box<dyn Read + Send>, StoreError> {
-        let provider = self
-            .0
-            .store
-            .provider()
-            .ok_or(StoreError::MissingBlob { digest: form.digest })?;
-        provider
-            .fetch(&form.digest, form.size, &record.origins)
-            .map_err(|error| self.failed("fetching", error))
-    }
-
-    /// The index with the digests of all files, read where they lie.
-    fn digest_files(&self, lock: &KeyLock) -> Result<Arc<LayerIndex>, StoreError> {
-        if let Some(index) = self.stored_index()?
-            && index
-                .entries()
-                .iter()
-                .all(|e| e.digest.is_some() || !matches!(e.entry.kind, Kind::File { .. }))
-        {
-            return Ok(self.remember(index));
-        }
-        let record = self.record()?;
-        if let Some(digest) = self.local_tar(&record) {
-            let source = self.0.store.open_blob(&digest)?;
-            let index = index_of(source, None, true).map_err(|error| self.failed("hashing", error))?;
-            self.write_index(&index)?;
-            return Ok(self.remember(index));
-        }
-        if record.diff_id.is_none() {
-            let (sink, index) = self.write_tree_as_tar(HashWriter::new(io::sink()))?;
-            self.note_tar_of_tree(lock, &index, DiffId(sink.finish().1), None)?;
-            return Ok(self.remember(index));
-        }
-        self.make_tar(lock, &record)?;
-        match self.stored_index()? {
-            Some(index) => Ok(self.remember(index)),
-            None => Err(self.failed("hashing", io::ErrorKind::InvalidData.into())),
-        }
-    }
-
-    fn stage_tree(&self) -> Result<(crate::store::TempDir, PathBuf), StoreError> {
+    pub(super) fn stage_tree(&self) -> Result<(crate::store::TempDir, PathBuf), StoreError> {
         let staged = self.0.store.temp_dir()?;
         let tree = staged.path().join("fs");
         fs::create_dir(&tree).map_err(|error| StoreError::io("creating", &tree, error))?;
         Ok((staged, tree))
     }
 
-    fn place_tree(&self, staged: &Path) -> Result<(), StoreError> {
+    pub(super) fn place_tree(&self, staged: &Path) -> Result<(), StoreError> {
         let place = self.directory().join("fs");
         fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))
     }
 
-    fn write_index(&self, index: &LayerIndex) -> Result<(), StoreError> {
+    pub(super) fn write_index(&self, index: &LayerIndex) -> Result<(), StoreError> {
         self.write_file("index", &index.to_bytes())?;
         if self.remembered().is_some() {
             self.remember(index.clone());
@@ -630,7 +335,7 @@ impl Layer {
     }
 
     /// Call it with the lock held.
-    fn change_record(&self, change: impl FnOnce(&mut LayerRecord)) -> Result<(), StoreError> {
+    pub(super) fn change_record(&self, change: impl FnOnce(&mut LayerRecord)) -> Result<(), StoreError> {
         let before = self.record()?;
         let mut record = before.clone();
         change(&mut record);
@@ -653,7 +358,7 @@ impl Layer {
             })
     }
 
-    fn local_tar(&self, record: &LayerRecord) -> Option<Digest> {
+    pub(super) fn local_tar(&self, record: &LayerRecord) -> Option<Digest> {
         let digest = record
             .tar
             .as_ref()
@@ -676,14 +381,14 @@ impl Layer {
         })
     }
 
-    fn no_form(&self) -> StoreError {
+    pub(super) fn no_form(&self) -> StoreError {
         self.failed(
             "reading",
             io::Error::new(io::ErrorKind::NotFound, "the store has lost its bytes"),
         )
     }
 
-    fn failed(&self, doing: &'static str, source: io::Error) -> StoreError {
+    pub(super) fn failed(&self, doing: &'static str, source: io::Error) -> StoreError {
         StoreError::Layer {
             doing,
             layer: self.id().to_string(),
@@ -693,7 +398,7 @@ impl Layer {
 }
 
 impl CompressedForm {
-    fn into_blob(self) -> LayerBlob {
+    pub(super) fn into_blob(self) -> LayerBlob {
         LayerBlob {
             media_type: self.media_type,
             digest: self.digest,
@@ -799,19 +504,6 @@ pub(crate) fn open_file(root: &fs::File, path: &super::LayerPath) -> io::Result<
     ))
 }
 
-/// Whether the bytes were wrong, as opposed to everything else that can go wrong.
-fn is_damage(error: &StoreError) -> bool {
-    match error {
-        StoreError::Layer { source, .. } | StoreError::Io { source, .. } => {
-            source.kind() == io::ErrorKind::InvalidData
-        }
-        StoreError::Damaged { .. } | StoreError::MissingBlob { .. } | StoreError::DigestMismatch { .. } => {
-            true
-        }
-        _ => false,
-    }
-}
-
 /// The compression that a media type names; OCI and Docker types alike.
 fn kind_of(media_type: &str) -> &str {
     if media_type.ends_with("gzip") {
@@ -820,40 +512,5 @@ fn kind_of(media_type: &str) -> &str {
         "zstd"
     } else {
         "tar"
-    }
-}
-
-/// Refuses blobs that are no layers, encrypted ones for example. Which compression it is, the bytes say.
-fn check_media_type(media_type: &str) -> io::Result<()> {
-    let known = [
-        MEDIA_TYPE_TAR,
-        MEDIA_TYPE_ZSTD,
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
-        "application/vnd.docker.image.rootfs.diff.tar",
-        "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        "application/vnd.docker.image.rootfs.diff.tar.zstd",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-    ];
-    if known.contains(&media_type) {
-        return Ok(());
-    }
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        format!("unsupported media type {media_type:?} of a layer"),
-    ))
-}
-
-fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
-    let mut buffer = vec![0; super::pipe::PIECE];
-    loop {
-        match source.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => out.write_all(&buffer[..length])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }

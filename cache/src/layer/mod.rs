@@ -8,6 +8,7 @@ mod compress;
 pub mod entry;
 mod forms;
 mod index;
+mod make;
 mod pipe;
 mod receive;
 mod record;

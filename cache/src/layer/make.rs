@@ -1,0 +1,368 @@
+//! One form of a layer out of another: the work behind [`super::Layer`]. Everything here is called
+//! with the lock of the layer held, and leaves either the whole new form or nothing.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use super::compress::{Compression, Compressor, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
+use super::entry::Kind;
+use super::forms::{Layer, open_file};
+use super::index::{IndexEntry, LayerIndex};
+use super::pipe::{HashWriter, ThreadWriter};
+use super::receive::{Pass, Passed, index_of};
+use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
+use super::tar_write::TarWriter;
+use super::upper::walk_tree;
+use crate::digest::{DiffId, Digest};
+use crate::error::StoreError;
+use crate::lock::KeyLock;
+
+impl Layer {
+    pub(super) fn make_index(&self, lock: &KeyLock) -> Result<LayerIndex, StoreError> {
+        let record = self.record()?;
+        if let Some(digest) = self.local_tar(&record) {
+            let made = self.store().open_blob(&digest).and_then(|source| {
+                index_of(source, None, true).map_err(|error| self.failed("reading", error))
+            });
+            match made {
+                // Only when there is another form to turn to.
+                Err(error) if is_damage(&error) && (record.has_pulled() || self.has_tree()) => {}
+                made => {
+                    let index = made?;
+                    self.write_index(&index)?;
+                    return Ok(index);
+                }
+            }
+        }
+        if record.has_pulled() {
+            self.receive(lock, &record, false, false)?;
+            return self
+                .stored_index()?
+                .ok_or_else(|| self.failed("reading", io::ErrorKind::InvalidData.into()));
+        }
+        let index = self.walk()?;
+        self.write_index(&index)?;
+        Ok(index)
+    }
+
+    /// The entries of the tree form.
+    pub(super) fn walk(&self) -> Result<LayerIndex, StoreError> {
+        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
+        // Outside of the user namespace in which it was written, its owners are others.
+        if !rustix::process::geteuid().is_root() {
+            let source = io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "its tree can only be read inside the user namespace",
+            );
+            return Err(self.failed("reading", source));
+        }
+        walk_tree(&tree).map_err(|error| self.failed("reading", error))
+    }
+
+    /// The tar of the tree form, into `sink`.
+    pub(super) fn write_tree_as_tar<W: Write>(&self, sink: W) -> Result<(W, LayerIndex), StoreError> {
+        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
+        let index = self.walk()?;
+        let fail = |error| self.failed("reading", error);
+        let root = fs::File::open(&tree).map_err(fail)?;
+        let mut tar = TarWriter::new(sink);
+        let mut entries = Vec::with_capacity(index.entries().len());
+        for IndexEntry { entry, .. } in index.entries() {
+            let written = if let Kind::File { .. } = entry.kind {
+                let mut file = open_file(&root, &entry.path).map_err(fail)?;
+                tar.append(entry, Some(&mut file)).map_err(fail)?
+            } else {
+                tar.append(entry, None).map_err(fail)?
+            };
+            entries.push(IndexEntry {
+                entry: entry.clone(),
+                data_offset: written.map(|written| written.data_offset),
+                digest: written.map(|written| written.digest),
+            });
+        }
+        let (sink, _) = tar.finish().map_err(fail)?;
+        Ok((sink, LayerIndex::from_sorted(entries)))
+    }
+
+    pub(super) fn note_tar_of_tree(
+        &self,
+        _lock: &KeyLock,
+        index: &LayerIndex,
+        diff_id: DiffId,
+        tar: Option<TarForm>,
+    ) -> Result<(), StoreError> {
+        if let Some(expected) = self.record()?.diff_id
+            && expected != diff_id
+        {
+            let message = format!("its tree gives {diff_id} and not {expected}");
+            return Err(self.failed("reading", io::Error::new(io::ErrorKind::InvalidData, message)));
+        }
+        self.write_index(index)?;
+        self.change_record(|record| {
+            record.diff_id = Some(diff_id);
+            record.size = Some(index.size());
+            record.tar = tar.or_else(|| record.tar.take());
+        })
+    }
+
+    pub(super) fn make_tar(&self, lock: &KeyLock, record: &LayerRecord) -> Result<Digest, StoreError> {
+        if record.has_pulled() || self.existing_tree().is_none() {
+            self.receive(lock, record, false, true)?;
+        } else {
+            let writer = self.store().blob_writer()?;
+            let sink = ThreadWriter::new(writer).map_err(|e| self.failed("writing", e))?;
+            let (sink, index) = self.write_tree_as_tar(sink)?;
+            let writer = sink.finish().map_err(|e| self.failed("writing", e))?;
+            let expected = record.diff_id.map(|diff_id| diff_id.0);
+            let (digest, size) = writer.commit(expected.as_ref())?;
+            self.note_tar_of_tree(lock, &index, DiffId(digest), Some(TarForm { digest, size }))?;
+        }
+        let record = self.record()?;
+        self.local_tar(&record)
+            .ok_or_else(|| self.failed("writing", io::ErrorKind::NotFound.into()))
+    }
+
+    pub(super) fn unpack_tar(&self, _lock: &KeyLock, digest: &Digest) -> Result<(), StoreError> {
+        let source = self.store().open_blob(digest)?;
+        let (staged, tree) = self.stage_tree()?;
+        let index = index_of(source, Some(&tree), false).map_err(|error| self.failed("unpacking", error))?;
+        if self.stored_index()?.is_none() {
+            self.write_index(&index)?;
+        }
+        self.place_tree(&tree)?;
+        drop(staged);
+        Ok(())
+    }
+
+    /// Compresses the tar, or the tree if there is no tar.
+    pub(super) fn compress(&self, lock: &KeyLock, compression: Compression) -> Result<LayerBlob, StoreError> {
+        let fail = |error| self.failed("compressing", error);
+        let record = self.record()?;
+        let out = Compressor::new(self.store().blob_writer()?, compression).map_err(fail)?;
+        let pulled = record.has_pulled();
+        let tar = match self.local_tar(&record) {
+            None if pulled || self.existing_tree().is_none() => Some(self.make_tar(lock, &record)?),
+            tar => tar,
+        };
+        let out = if let Some(digest) = tar {
+            let mut source = self.store().open_blob(&digest)?;
+            let mut out = out;
+            copy(&mut source, &mut out).map_err(fail)?;
+            out
+        } else {
+            let (sink, index) = self.write_tree_as_tar(HashWriter::new(out))?;
+            let (out, digest, _) = sink.finish();
+            self.note_tar_of_tree(lock, &index, DiffId(digest), None)?;
+            out
+        };
+        let (digest, size) = out.finish().map_err(fail)?.commit(None)?;
+        let form = CompressedForm {
+            digest,
+            size,
+            media_type: compression.media_type().to_owned(),
+            encoder: Some(compression.encoder()),
+        };
+        self.change_record(|record| {
+            record
+                .compressed
+                .retain(|other| other.encoder != form.encoder || other.digest == form.digest);
+            if !record.compressed.contains(&form) {
+                record.compressed.push(form.clone());
+            }
+        })?;
+        Ok(form.into_blob())
+    }
+
+    /// Index and, as wanted, tree and tar of a pulled layer, from its blob or, when that is not here, its origin.
+    pub(super) fn receive(
+        &self,
+        _lock: &KeyLock,
+        record: &LayerRecord,
+        want_tree: bool,
+        want_tar: bool,
+    ) -> Result<(), StoreError> {
+        let store = &self.store();
+        let pulled = record.compressed.iter().filter(|form| form.encoder.is_none());
+        // One that is here before those that must be fetched.
+        let mut forms: Vec<&CompressedForm> = pulled.collect();
+        forms.sort_by_key(|form| !store.has_blob(&form.digest));
+        let Some(form) = forms.first() else {
+            return Err(self.no_form());
+        };
+        match self.pass(record, form, want_tree, want_tar) {
+            // The blob was damaged and has been removed: the origin has another.
+            Err(error)
+                if is_damage(&error) && !store.has_blob(&form.digest) && store.provider().is_some() =>
+            {
+                self.pass(record, form, want_tree, want_tar)
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn pass(
+        &self,
+        record: &LayerRecord,
+        form: &CompressedForm,
+        want_tree: bool,
+        want_tar: bool,
+    ) -> Result<(), StoreError> {
+        let store = &self.store();
+        check_media_type(&form.media_type).map_err(|error| self.failed("reading", error))?;
+        let here = store.has_blob(&form.digest);
+        let source: Box<dyn Read + Send> = if here {
+            Box::new(store.open_blob(&form.digest)?)
+        } else {
+            self.origin(record, form)?
+        };
+        let diff_id = record.diff_id.as_ref();
+        // A pulled blob that is not compressed is the tar already.
+        let is_tar = diff_id.is_some_and(|diff_id| diff_id.0 == form.digest);
+        let staged = if want_tree { Some(self.stage_tree()?) } else { None };
+        let pass = Pass {
+            source,
+            size: form.size,
+            blob: if here { None } else { Some(store.blob_writer()?) },
+            tar: if want_tar && !is_tar {
+                Some(store.blob_writer()?)
+            } else {
+                None
+            },
+            tree: staged.as_ref().map(|(_, tree)| tree.as_path()),
+            diff_id,
+        };
+        let Passed { index, blob, tar } = pass.run().map_err(|error| self.failed("reading", error))?;
+        let tar = match tar {
+            Some(tar) => Some(tar.commit(diff_id.map(|diff_id| &diff_id.0))?),
+            None => is_tar.then_some((form.digest, form.size)),
+        };
+        if let Some(blob) = blob {
+            blob.commit(Some(&form.digest))?;
+        }
+        if want_tar || self.stored_index()?.is_none() {
+            self.write_index(&index)?;
+        }
+        if let Some((staged, tree)) = staged {
+            if self.existing_tree().is_none() {
+                self.place_tree(&tree)?;
+            }
+            drop(staged);
+        }
+        self.change_record(|record| {
+            record.size = Some(index.size());
+            if let Some((digest, size)) = tar {
+                record.diff_id = Some(DiffId(digest));
+                record.tar = Some(TarForm { digest, size });
+            }
+        })
+    }
+
+    /// Fetches a blob only to have it.
+    pub(super) fn fetch(
+        &self,
+        _lock: &KeyLock,
+        record: &LayerRecord,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        let Some(form) = record.compressed.iter().find(|form| form.digest == *digest) else {
+            return Err(StoreError::MissingBlob { digest: *digest });
+        };
+        let mut blob = self.store().blob_writer()?;
+        let source = self.origin(record, form)?;
+        copy(&mut source.take(form.size.saturating_add(1)), &mut blob)
+            .map_err(|e| self.failed("fetching", e))?;
+        blob.commit(Some(digest)).map(drop)
+    }
+
+    pub(super) fn origin(
+        &self,
+        record: &LayerRecord,
+        form: &CompressedForm,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let provider = self
+            .store()
+            .provider()
+            .ok_or(StoreError::MissingBlob { digest: form.digest })?;
+        provider
+            .fetch(&form.digest, form.size, &record.origins)
+            .map_err(|error| self.failed("fetching", error))
+    }
+
+    /// The index with the digests of all files, read where they lie.
+    pub(super) fn digest_files(&self, lock: &KeyLock) -> Result<Arc<LayerIndex>, StoreError> {
+        if let Some(index) = self.stored_index()?
+            && index
+                .entries()
+                .iter()
+                .all(|e| e.digest.is_some() || !matches!(e.entry.kind, Kind::File { .. }))
+        {
+            return Ok(self.remember(index));
+        }
+        let record = self.record()?;
+        if let Some(digest) = self.local_tar(&record) {
+            let source = self.store().open_blob(&digest)?;
+            let index = index_of(source, None, true).map_err(|error| self.failed("hashing", error))?;
+            self.write_index(&index)?;
+            return Ok(self.remember(index));
+        }
+        if record.diff_id.is_none() {
+            let (sink, index) = self.write_tree_as_tar(HashWriter::new(io::sink()))?;
+            self.note_tar_of_tree(lock, &index, DiffId(sink.finish().1), None)?;
+            return Ok(self.remember(index));
+        }
+        self.make_tar(lock, &record)?;
+        match self.stored_index()? {
+            Some(index) => Ok(self.remember(index)),
+            None => Err(self.failed("hashing", io::ErrorKind::InvalidData.into())),
+        }
+    }
+}
+
+/// Whether the bytes were wrong, as opposed to everything else that can go wrong.
+pub(super) fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Layer { source, .. } | StoreError::Io { source, .. } => {
+            source.kind() == io::ErrorKind::InvalidData
+        }
+        StoreError::Damaged { .. } | StoreError::MissingBlob { .. } | StoreError::DigestMismatch { .. } => {
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Refuses blobs that are no layers, encrypted ones for example. Which compression it is, the bytes say.
+fn check_media_type(media_type: &str) -> io::Result<()> {
+    let known = [
+        MEDIA_TYPE_TAR,
+        MEDIA_TYPE_ZSTD,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ];
+    if known.contains(&media_type) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("unsupported media type {media_type:?} of a layer"),
+    ))
+}
+
+fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
+    let mut buffer = vec![0; super::pipe::PIECE];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => out.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
