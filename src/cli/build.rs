@@ -1,14 +1,16 @@
 //! `rbuild [build]`: the one flow from argv to an image.
 
+pub mod dockerfile;
+mod interrupt;
 pub mod options;
 pub mod report;
+mod transfers;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -32,10 +34,6 @@ use options::BuildOptions;
 /// How often clocks in the progress output tick.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long after the first signal rbuild waits for its steps and itself to end: the grace of a step
-/// (`Cancel`) and a second to clean up.
-const STOP_WITHIN: Duration = Duration::from_secs(11);
-
 /// Builds. Errors are printed here, because they belong to a Dockerfile that is at hand here.
 pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = BuildOptions::new(args)?;
@@ -43,7 +41,7 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
         // A build that fails must not leave an older id behind.
         remove_if_there(file)?;
     }
-    let progress = Tail::new(renderer(options.progress));
+    let progress = Arc::new(Tail::new(renderer(options.progress)));
     let mut source = String::new();
     let built = Build {
         options: &options,
@@ -62,23 +60,22 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        // Whoever read the archive from standard output has seen enough.
+        Err(error) if error.cause.is::<super::context::Closed>() => Ok(ExitCode::SUCCESS),
         Err(error) => {
             report::print(&error, &source, &progress);
-            Ok(match INTERRUPTED.load(Ordering::Relaxed) {
-                0 => ExitCode::FAILURE,
-                signal => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
+            Ok(match interrupt::signal() {
+                None => ExitCode::FAILURE,
+                Some(signal) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
             })
         }
     }
 }
 
-/// The number of the signal that ended the build, 0 for none.
-static INTERRUPTED: AtomicI32 = AtomicI32::new(0);
-
 struct Build<'a> {
     options: &'a BuildOptions,
     context: &'a Context,
-    progress: &'a Tail,
+    progress: &'a Arc<Tail>,
 }
 
 impl Build<'_> {
@@ -87,7 +84,8 @@ impl Build<'_> {
         let dockerfile = self.parse(source)?;
         let store = self.context.store()?;
         let registry = self.context.registry();
-        let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull);
+        let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull)
+            .with_progress(transfers::shown_by(self.progress.clone()));
         store.set_provider(Arc::new(images.clone()));
         let lowered = self.lower(dockerfile, &images)?;
         let locals = self.locals(&lowered, &store)?;
@@ -126,7 +124,7 @@ impl Build<'_> {
             &self.options.request(dockerfile),
             &Announced {
                 images,
-                sink: self.progress,
+                sink: self.progress.as_ref(),
             },
         )?;
         for warning in &lowered.warnings {
@@ -180,7 +178,7 @@ impl Build<'_> {
             result,
             store,
             locals,
-            sink: self.progress,
+            sink: self.progress.as_ref(),
             epoch: lowered.source_date_epoch,
         };
         let plan = Plan::new(&inputs)?;
@@ -203,7 +201,7 @@ impl Build<'_> {
         let signals = signals::install().map_err(BuildError::new)?;
         let (executor, scratch) = entered.unzip();
         let ended = Arc::new(Ended::default());
-        watch_signals(signals, cancel.clone());
+        interrupt::watch(signals, cancel.clone());
         let solved = std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !ended.wait(TICK) {
@@ -260,6 +258,16 @@ impl Build<'_> {
                 at: Instant::now(),
             });
             let result = result.with_context(|| format!("exporting to {}", output.type_name()))?;
+            if result.devices > 0 {
+                let message = format!(
+                    "{} device files were left out: only root can make them",
+                    result.devices
+                );
+                self.progress.emit(Event::Warning {
+                    message,
+                    location: None,
+                });
+            }
             exported.get_or_insert(result);
         }
         exported.ok_or_else(|| BuildError::message("there is no output"))
@@ -355,25 +363,6 @@ impl frontend::MetaResolver for Announced<'_> {
     }
 }
 
-/// The first signal asks the steps to stop; the second one, or time, ends rbuild at once: whatever is
-/// half done is in temporary files that the next build removes.
-fn watch_signals(signals: signals::Signals, cancel: Cancel) {
-    std::thread::spawn(move || {
-        let Ok(signal) = signals.wait() else { return };
-        INTERRUPTED.store(signal, Ordering::Relaxed);
-        cancel.cancel();
-        std::thread::spawn(move || {
-            std::thread::sleep(STOP_WITHIN);
-            std::process::exit(128 + signal);
-        });
-        if let Ok(signal) = signals.wait() {
-            cancel.cancel();
-            std::thread::sleep(Duration::from_millis(500));
-            std::process::exit(128 + signal);
-        }
-    });
-}
-
 /// Set once, waited for with a timeout.
 #[derive(Debug, Default)]
 struct Ended {
@@ -434,48 +423,4 @@ fn write_atomically(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .map_err(|error| error.error)
         .with_context(writing)?;
     Ok(())
-}
-
-/// Where the Dockerfile is.
-#[derive(Debug, Clone)]
-pub enum DockerfileSource {
-    /// A file.
-    File {
-        /// As it is opened.
-        path: PathBuf,
-        /// As messages name it.
-        shown: Arc<str>,
-    },
-    /// `-f -`.
-    Stdin,
-}
-
-impl DockerfileSource {
-    fn read(&self) -> anyhow::Result<Vec<u8>> {
-        match self {
-            Self::File { path, .. } => std::fs::read(path)
-                .with_context(|| format!("failed to read dockerfile: open {}", path.display())),
-            Self::Stdin => {
-                let mut bytes = Vec::new();
-                std::io::stdin()
-                    .read_to_end(&mut bytes)
-                    .context("reading the Dockerfile from standard input")?;
-                Ok(bytes)
-            }
-        }
-    }
-
-    fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File { path, .. } => Some(path),
-            Self::Stdin => None,
-        }
-    }
-
-    fn shown(&self) -> Arc<str> {
-        match self {
-            Self::File { shown, .. } => shown.clone(),
-            Self::Stdin => Arc::from("Dockerfile"),
-        }
-    }
 }

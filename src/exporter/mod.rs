@@ -62,10 +62,22 @@ pub fn export(
     names: &[Reference],
     output: &Output,
 ) -> anyhow::Result<Exported> {
-    let ExportContext { store, registry, epoch } = *context;
-    let named = output.names.iter().map(|n| Reference::parse(n)).collect::<Result<Vec<_>, _>>()?;
+    let ExportContext {
+        store,
+        registry,
+        epoch,
+    } = *context;
+    let named = output
+        .names
+        .iter()
+        .map(|n| Reference::parse(n))
+        .collect::<Result<Vec<_>, _>>()?;
     let names = if named.is_empty() { names } else { &named };
-    let mut exported = Exported { image_id: Digest::of(&image.config), manifest: None, devices: 0 };
+    let mut exported = Exported {
+        image_id: Digest::of(&image.config),
+        manifest: None,
+        devices: 0,
+    };
     match &output.kind {
         OutputKind::CacheOnly => {}
         OutputKind::Tar { dest } => rootfs::write_tar(&view(store, image)?, dest, epoch)?,
@@ -73,14 +85,21 @@ pub fn export(
             exported.devices = rootfs::write_directory(&view(store, image)?, dest, epoch)?;
         }
         OutputKind::Image { store: keep, push } => {
-            ensure!(!push || !names.is_empty(), "tag is needed when pushing to registry");
+            ensure!(
+                !push || !names.is_empty(),
+                "tag is needed when pushing to registry"
+            );
             archive::check_names(names)?;
             // Compressed bytes are only for those who get them over a network.
             let default = push.then_some(Codec::Gzip);
             let assembled = image::assemble(store, image, &output.encoding, default)?;
             image::put(store, image, &assembled)?;
             if *push {
-                let layers = image.layers.iter().map(|id| store.layer(id)).collect::<Result<Vec<_>, _>>()?;
+                let layers = image
+                    .layers
+                    .iter()
+                    .map(|id| store.layer(id))
+                    .collect::<Result<Vec<_>, _>>()?;
                 for name in names {
                     push::push(registry, store, name, &assembled.to_push(&layers), &|_, _, _| {})?;
                 }
@@ -101,7 +120,9 @@ pub fn export(
             let descriptor = assembled.descriptor.clone();
             let images = [assembled.into_archive(image, names)];
             match dest {
-                Destination::Path(path) if !tar => archive::write_directory(store, &images, format, path, epoch)?,
+                Destination::Path(path) if !tar => {
+                    archive::write_directory(store, &images, format, path, epoch)?
+                }
                 dest => archive::write_tar(store, &images, format, dest, epoch)?,
             }
             exported.manifest = Some(descriptor);
@@ -112,6 +133,10 @@ pub fn export(
 
 /// The image's root file system.
 fn view(store: &Store, image: &BuiltImage) -> anyhow::Result<View> {
-    let layers = image.layers.iter().map(|id| store.layer(id)).collect::<Result<Vec<_>, _>>();
+    let layers = image
+        .layers
+        .iter()
+        .map(|id| store.layer(id))
+        .collect::<Result<Vec<_>, _>>();
     Ok(View::new(layers.context("reading the layers of the image")?))
 }

@@ -46,7 +46,13 @@ pub fn write_directory(tree: &dyn Tree, dest: &Path, epoch: Option<i64>) -> anyh
     std::fs::create_dir_all(dest).with_context(doing)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(dest, flags, Mode::empty()).with_context(doing)?;
-    let mut writer = DirectoryWriter { tree, root, directories: Vec::new(), parent: None, devices: 0 };
+    let mut writer = DirectoryWriter {
+        tree,
+        root,
+        directories: Vec::new(),
+        parent: None,
+        devices: 0,
+    };
     walk(tree, epoch, &mut |entry| {
         let at = || format!("writing {} to {}", entry.path, dest.display());
         writer.write(&entry).with_context(at)
@@ -73,17 +79,28 @@ fn walk(
         if let Some(epoch) = epoch
             && entry.mtime.seconds >= epoch
         {
-            entry.mtime = Timestamp { seconds: epoch, nanoseconds: 0 };
+            entry.mtime = Timestamp {
+                seconds: epoch,
+                nanoseconds: 0,
+            };
         }
         if matches!(entry.kind, Kind::File { .. })
             && let Some(group) = tree.link_group(&entry)?
         {
             match first_names.get(&group) {
-                Some(first) => entry.kind = Kind::Hardlink { target: first.clone() },
+                Some(first) => {
+                    entry.kind = Kind::Hardlink {
+                        target: first.clone(),
+                    }
+                }
                 None => drop(first_names.insert(group, entry.path.clone())),
             }
         }
-        let below = if entry.is_dir() { Some(tree.read_dir(&entry.path)?.into_iter()) } else { None };
+        let below = if entry.is_dir() {
+            Some(tree.read_dir(&entry.path)?.into_iter())
+        } else {
+            None
+        };
         visit(entry)?;
         pending.extend(below);
     }
@@ -102,11 +119,15 @@ struct DirectoryWriter<'a> {
 
 impl DirectoryWriter<'_> {
     fn write(&mut self, entry: &Entry) -> anyhow::Result<()> {
-        let Some(parent) = entry.path.parent() else { return Ok(()) };
+        let Some(parent) = entry.path.parent() else {
+            return Ok(());
+        };
         if self.parent.as_ref().is_none_or(|(path, _)| *path != parent) {
             self.parent = Some((parent.clone(), open_directory(self.root.as_fd(), &parent)?));
         }
-        let Some((_, directory)) = &self.parent else { return Ok(()) };
+        let Some((_, directory)) = &self.parent else {
+            return Ok(());
+        };
         let directory = directory.as_fd();
         let name = entry.path.name();
         if entry.is_dir() {
@@ -133,7 +154,9 @@ impl DirectoryWriter<'_> {
             Kind::File { size } => return self.write_file(directory, entry, *size),
             Kind::Symlink { target } => rustix::fs::symlinkat(target.as_slice(), directory, name)?,
             Kind::Hardlink { target } => {
-                let Some(parent) = target.parent() else { bail!("a hard link to the root") };
+                let Some(parent) = target.parent() else {
+                    bail!("a hard link to the root")
+                };
                 let parent = open_directory(self.root.as_fd(), &parent)?;
                 rustix::fs::linkat(&parent, target.name(), directory, name, AtFlags::empty())?;
                 return Ok(());
@@ -208,8 +231,14 @@ fn mode(entry: &Entry) -> Mode {
 }
 
 fn times(entry: &Entry) -> Timestamps {
-    let time = Timespec { tv_sec: entry.mtime.seconds, tv_nsec: i64::from(entry.mtime.nanoseconds) };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: entry.mtime.seconds,
+        tv_nsec: i64::from(entry.mtime.nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 #[cfg(test)]
@@ -229,7 +258,10 @@ mod tests {
         fn new(entries: &[(&str, Kind, u32, &'static [u8])]) -> Self {
             let entry = |(path, kind, mode, data): &(&str, Kind, u32, &'static [u8])| {
                 let path = LayerPath::clean(path.as_bytes());
-                let mtime = Timestamp { seconds: 1_000_000, nanoseconds: 5 };
+                let mtime = Timestamp {
+                    seconds: 1_000_000,
+                    nanoseconds: 5,
+                };
                 let entry = Entry {
                     path: path.clone(),
                     kind: kind.clone(),
@@ -251,7 +283,13 @@ mod tests {
         }
         fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
             let inside = |entry: &&Entry| entry.path.parent().as_ref() == Some(path);
-            Ok(self.0.values().map(|(entry, _)| entry).filter(inside).cloned().collect())
+            Ok(self
+                .0
+                .values()
+                .map(|(entry, _)| entry)
+                .filter(inside)
+                .cloned()
+                .collect())
         }
         fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
             Ok(Box::new(self.0[path].1))
@@ -279,7 +317,14 @@ mod tests {
             ("ro/f", file(5), 0o4755, b"hello"),
             ("ro/g", file(6), 0o600, b"shared"),
             ("x", file(6), 0o600, b"shared"),
-            ("l", Kind::Symlink { target: b"/nowhere".to_vec() }, 0o777, b""),
+            (
+                "l",
+                Kind::Symlink {
+                    target: b"/nowhere".to_vec(),
+                },
+                0o777,
+                b"",
+            ),
             ("null", Kind::CharDevice { major: 1, minor: 3 }, 0o666, b""),
         ]);
         let here = tempfile::tempdir().unwrap();
@@ -289,9 +334,19 @@ mod tests {
             assert_eq!(write_directory(&tree, &dest, None).unwrap(), 1);
         }
         let meta = std::fs::metadata(dest.join("ro/f")).unwrap();
-        assert_eq!((meta.permissions().mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o4755, 1_000_000, 5));
+        assert_eq!(
+            (
+                meta.permissions().mode() & 0o7777,
+                meta.mtime(),
+                meta.mtime_nsec()
+            ),
+            (0o4755, 1_000_000, 5)
+        );
         let read_only = std::fs::metadata(dest.join("ro")).unwrap();
-        assert_eq!((read_only.permissions().mode() & 0o7777, read_only.mtime()), (0o555, 1_000_000));
+        assert_eq!(
+            (read_only.permissions().mode() & 0o7777, read_only.mtime()),
+            (0o555, 1_000_000)
+        );
         let inode = |name: &str| std::fs::metadata(dest.join(name)).unwrap().ino();
         assert_eq!(inode("x"), inode("ro/g"));
         assert_eq!(std::fs::read_link(dest.join("l")).unwrap(), Path::new("/nowhere"));
@@ -338,6 +393,11 @@ mod tests {
         let first = reader.next_entry().unwrap().unwrap().entry;
         assert_eq!((first.uid, first.mtime.seconds), (12, 7));
         let second = reader.next_entry().unwrap().unwrap().entry;
-        assert_eq!(second.kind, Kind::Hardlink { target: LayerPath::clean(b"a") });
+        assert_eq!(
+            second.kind,
+            Kind::Hardlink {
+                target: LayerPath::clean(b"a")
+            }
+        );
     }
 }

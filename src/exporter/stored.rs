@@ -50,7 +50,13 @@ impl StoredManifest {
                     {
                         bail!("the image is for {}, not for {wanted}", facts.platform);
                     }
-                    return Ok(Self { descriptor, bytes: document.bytes, manifest, config, facts });
+                    return Ok(Self {
+                        descriptor,
+                        bytes: document.bytes,
+                        manifest,
+                        config,
+                        facts,
+                    });
                 }
                 Reading::Index(index) => {
                     let stored = |d: &Descriptor| store.has_blob(&d.digest);
@@ -62,7 +68,10 @@ impl StoredManifest {
                         _ => None,
                     };
                     let Some(entry) = entry else {
-                        bail!("the image has no {wanted} in this store: it has {}", index.offered());
+                        bail!(
+                            "the image has no {wanted} in this store: it has {}",
+                            index.offered()
+                        );
                     };
                     descriptor = entry.descriptor.clone();
                 }
@@ -94,13 +103,19 @@ impl StoredManifest {
 
     /// Makes sure that the blobs of all layers are in the store: those that were never needed are fetched now.
     pub fn ensure_layers(&self, store: &Store) -> anyhow::Result<()> {
-        if self.manifest.layers.iter().all(|layer| store.has_blob(&layer.digest)) {
+        if self
+            .manifest
+            .layers
+            .iter()
+            .all(|layer| store.has_blob(&layer.digest))
+        {
             return Ok(());
         }
         let layers = self.layers(store)?;
-        super::image::in_parallel(layers.iter().zip(&self.manifest.layers).collect(), |(layer, descriptor)| {
-            layer.ensure_blob(&descriptor.digest).map_err(Into::into)
-        })?;
+        super::image::in_parallel(
+            layers.iter().zip(&self.manifest.layers).collect(),
+            |(layer, descriptor)| layer.ensure_blob(&descriptor.digest).map_err(Into::into),
+        )?;
         Ok(())
     }
 }

@@ -63,7 +63,12 @@ impl<W: Write> TarWriter<W> {
             record(&mut records, &[b"SCHILY.xattr.", key.as_slice()].concat(), value);
         }
         if !records.is_empty() {
-            let header = Header { name: b"PaxHeaders/0", link: b"", size: records.len() as u64, ..Header::plain(b'x') };
+            let header = Header {
+                name: b"PaxHeaders/0",
+                link: b"",
+                size: records.len() as u64,
+                ..Header::plain(b'x')
+            };
             header.write(&mut self.out)?;
             self.out.write_all(&records)?;
             self.pad(records.len() as u64)?;
@@ -81,10 +86,14 @@ impl<W: Write> TarWriter<W> {
         };
         header.write(&mut self.out)?;
         if size > 0 {
-            let mut data = data.ok_or_else(|| io::Error::other(format!("{}: its bytes are missing", entry.path)))?;
+            let mut data =
+                data.ok_or_else(|| io::Error::other(format!("{}: its bytes are missing", entry.path)))?;
             let copied = io::copy(&mut (&mut data).take(size), &mut self.out)?;
             if copied != size || data.read(&mut [0])? != 0 {
-                return Err(io::Error::other(format!("{}: it does not have {size} bytes", entry.path)));
+                return Err(io::Error::other(format!(
+                    "{}: it does not have {size} bytes",
+                    entry.path
+                )));
             }
             self.pad(size)?;
         }
@@ -98,7 +107,10 @@ impl<W: Write> TarWriter<W> {
 
     /// Adds a directory.
     pub fn append_dir(&mut self, name: &str, time: i64) -> io::Result<()> {
-        self.append(&member(name, Kind::Directory { opaque: false }, 0o755, time), None)
+        self.append(
+            &member(name, Kind::Directory { opaque: false }, 0o755, time),
+            None,
+        )
     }
 
     /// Ends the archive and gives back what it was written to.
@@ -121,7 +133,10 @@ fn member(name: &str, kind: Kind, mode: u32, time: i64) -> Entry {
         mode,
         uid: 0,
         gid: 0,
-        mtime: Timestamp { seconds: time, nanoseconds: 0 },
+        mtime: Timestamp {
+            seconds: time,
+            nanoseconds: 0,
+        },
         xattrs: Vec::new(),
     }
 }
@@ -144,7 +159,10 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 fn pax_time(time: Timestamp) -> String {
     let nanoseconds = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
     let sign = if nanoseconds < 0 { "-" } else { "" };
-    let (whole, fraction) = (nanoseconds.unsigned_abs() / 1_000_000_000, nanoseconds.unsigned_abs() % 1_000_000_000);
+    let (whole, fraction) = (
+        nanoseconds.unsigned_abs() / 1_000_000_000,
+        nanoseconds.unsigned_abs() % 1_000_000_000,
+    );
     let text = format!("{sign}{whole}.{fraction:09}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -163,7 +181,17 @@ struct Header<'a> {
 
 impl Header<'_> {
     fn plain(kind: u8) -> Self {
-        Self { name: b"", link: b"", mode: 0o644, uid: 0, gid: 0, size: 0, mtime: 0, device: (0, 0), kind }
+        Self {
+            name: b"",
+            link: b"",
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime: 0,
+            device: (0, 0),
+            kind,
+        }
     }
 
     /// Numbers without room are written as zero: a PAX record before the header has them.
@@ -175,7 +203,11 @@ impl Header<'_> {
         };
         let octal = |value: u64, digits: usize| {
             let text = format!("{value:0digits$o}");
-            if text.len() > digits { "0".repeat(digits) } else { text }
+            if text.len() > digits {
+                "0".repeat(digits)
+            } else {
+                text
+            }
         };
         put(0, 100, self.name);
         put(100, 8, octal(u64::from(self.mode), 7).as_bytes());
@@ -217,8 +249,20 @@ mod tests {
         let entries = [
             entry("dir", Kind::Directory { opaque: false }, time(1, 0)),
             entry(&long, Kind::File { size: 5 }, time(-2, 500_000_000)),
-            entry("link", Kind::Symlink { target: b"../\xff".repeat(40) }, time(1 << 40, 1)),
-            entry("hard", Kind::Hardlink { target: LayerPath::clean(long.as_bytes()) }, time(0, 0)),
+            entry(
+                "link",
+                Kind::Symlink {
+                    target: b"../\xff".repeat(40),
+                },
+                time(1 << 40, 1),
+            ),
+            entry(
+                "hard",
+                Kind::Hardlink {
+                    target: LayerPath::clean(long.as_bytes()),
+                },
+                time(0, 0),
+            ),
             entry("null", Kind::CharDevice { major: 1, minor: 3 }, time(0, 0)),
             entry("pipe", Kind::Fifo, time(0, 0)),
         ];
@@ -250,7 +294,11 @@ mod tests {
             let mut out = Vec::new();
             record(&mut out, b"path", &vec![b'x'; length]);
             let text = String::from_utf8(out).unwrap();
-            assert_eq!(text.split_once(' ').unwrap().0.parse::<usize>().unwrap(), text.len(), "{length}");
+            assert_eq!(
+                text.split_once(' ').unwrap().0.parse::<usize>().unwrap(),
+                text.len(),
+                "{length}"
+            );
         }
     }
 }

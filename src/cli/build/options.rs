@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use rbuild_executor::Isolation;
 
-use super::DockerfileSource;
+use super::dockerfile::DockerfileSource;
 use crate::exporter::{Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement};
 use crate::graph::{NetworkMode, Platform};
