@@ -8,12 +8,12 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use rbuild_cache::layer::{Entry, Kind, LayerPath, TarWriter, Timestamp};
 use rbuild_cache::{Descriptor, Digest, Store};
 use serde_json::{Value, json};
 
 use super::Destination;
 use super::stored::StoredManifest;
-use super::tar::TarWriter;
 use crate::graph::Platform;
 use crate::registry::Reference;
 use crate::registry::document::OCI_INDEX;
@@ -81,11 +81,24 @@ pub fn write_tar(
 ) -> anyhow::Result<()> {
     to_destination(dest, |out| {
         let mut tar = TarWriter::new(out);
-        let time = epoch.unwrap_or(0);
-        tar.append_dir("blobs", time)?;
-        tar.append_dir("blobs/sha256", time)?;
+        let member = |name: &str, kind, mode| Entry {
+            path: LayerPath::clean(name.as_bytes()),
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp {
+                seconds: epoch.unwrap_or(0),
+                nanoseconds: 0,
+            },
+            xattrs: Vec::new(),
+        };
+        for directory in ["blobs", "blobs/sha256"] {
+            tar.append(&member(directory, Kind::Directory { opaque: false }, 0o755), None)?;
+        }
         write_members(store, images, format, epoch, &mut |name, size, data| {
-            tar.append_file(name, time, size, data)
+            tar.append(&member(name, Kind::File { size }, 0o644), Some(data))
+                .map(drop)
         })?;
         tar.finish()?;
         Ok(())

@@ -8,7 +8,6 @@ pub mod output;
 pub mod push;
 pub mod rootfs;
 pub mod stored;
-mod tar;
 
 use anyhow::{Context as _, ensure};
 use rbuild_cache::View;

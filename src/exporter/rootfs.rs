@@ -10,14 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
+use rbuild_cache::layer::{Entry, Kind, LayerPath, TarWriter, Timestamp};
 use rbuild_cache::tree::Tree;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::Destination;
 use super::archive::to_destination;
-use super::tar::TarWriter;
 
 /// Writes `tree` as a tar to `dest`: owners, modes, links and xattrs as they are in the image.
 pub fn write_tar(tree: &dyn Tree, dest: &Destination, epoch: Option<i64>) -> anyhow::Result<()> {
@@ -28,10 +27,13 @@ pub fn write_tar(tree: &dyn Tree, dest: &Destination, epoch: Option<i64>) -> any
             match &entry.kind {
                 Kind::File { .. } => {
                     let mut data = tree.open(&entry.path).with_context(doing)?;
-                    tar.append(&entry, Some(&mut data)).with_context(doing)
+                    tar.append(&entry, Some(&mut data)).with_context(doing)?;
                 }
-                _ => tar.append(&entry, None).with_context(doing),
+                _ => {
+                    tar.append(&entry, None).with_context(doing)?;
+                }
             }
+            Ok(())
         })?;
         tar.finish()?;
         Ok(())

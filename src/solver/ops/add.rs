@@ -5,7 +5,7 @@
 //! are confined to the destination, which is the root for links in the archive.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::ContentDigest;
@@ -16,18 +16,12 @@ use super::dest::{Below, Created, Destination};
 use super::owner::Owner;
 use super::plan::{Data, Planned};
 use super::select::Item;
+use crate::source::compressed::decompressed;
 
 /// Most members of an archive.
 const MAX_MEMBERS: u64 = 2_000_000;
 /// Bytes of names, link targets and attributes of all members.
 const MAX_METADATA: u64 = 512 << 20;
-/// An archive may always become this large ...
-const FREE_BYTES: u64 = 1 << 30;
-/// ... and beyond that, this many times what it is on disk.
-const MAX_RATIO: u64 = 250;
-/// Memory for the window of xz and zstd; xz -9 needs 64 MiB, zstd --long 128 MiB.
-const MAX_WINDOW_LOG: u32 = 27;
-const BUFFER: usize = 256 << 10;
 
 /// Whether the content is a tar archive, perhaps compressed by gzip, bzip2, xz or zstd: whether its first block is a
 /// tar header. What cannot be decompressed is no archive and is copied as it is.
@@ -71,28 +65,6 @@ fn is_tar_header(block: &[u8]) -> bool {
     wanted == unsigned || wanted == signed
 }
 
-/// What `reader` gives, decompressed if it begins as one of the formats that ADD knows.
-fn decompressed<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut reader = BufReader::with_capacity(BUFFER, reader);
-    // A first read may be short, but not that short on files.
-    let start = reader.fill_buf()?;
-    Ok(match start {
-        [0x1f, 0x8b, 8, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(reader)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(lzma_rust2::XzReader::new_mem_limit(
-            reader,
-            true,
-            (1 << (MAX_WINDOW_LOG - 10)) + (16 << 10),
-        )),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
-            decoder.window_log_max(MAX_WINDOW_LOG)?;
-            Box::new(decoder)
-        }
-        _ => Box::new(reader),
-    })
-}
-
 /// An archive to extract.
 pub(super) struct Archive<'a> {
     pub item: &'a Item,
@@ -119,12 +91,7 @@ impl Archive<'_> {
         let file = tempfile::tempfile().context("creating a temporary file")?;
         {
             let reader = decompressed(&mut raw)?;
-            let spool = Spool {
-                reader,
-                file: &file,
-                size: 0,
-                limit: self.limit(),
-            };
+            let spool = Spool { reader, file: &file };
             let mut members = Members {
                 archive: self,
                 top,
@@ -139,15 +106,6 @@ impl Archive<'_> {
             bail!("it changed while it was being read");
         }
         Ok(file)
-    }
-
-    fn limit(&self) -> u64 {
-        let size = if let Kind::File { size } = self.item.entry.kind {
-            size
-        } else {
-            0
-        };
-        FREE_BYTES.max(size.saturating_mul(MAX_RATIO))
     }
 }
 
@@ -285,21 +243,15 @@ impl Read for Hashing {
     }
 }
 
-/// Keeps all that is read, up to a limit.
+/// Keeps all that is read.
 struct Spool<'a> {
     reader: Box<dyn Read + 'a>,
     file: &'a File,
-    size: u64,
-    limit: u64,
 }
 
 impl Read for Spool<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(out)?;
-        self.size += count as u64;
-        if self.size > self.limit {
-            return Err(io::Error::other("it becomes too large when it is decompressed"));
-        }
         self.file.write_all(&out[..count])?;
         Ok(count)
     }
