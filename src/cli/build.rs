@@ -19,10 +19,10 @@ use rbuild_executor::{Cancel, Executor, signals};
 
 use super::Context;
 use crate::error::BuildError;
-use crate::exporter::{self, BuiltImage, ExportContext, Exported};
+use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output};
 use crate::frontend::{self, BuildTime, FinishedLayer, Lowered};
 use crate::graph::{Location, VertexId};
-use crate::progress::{Event, Renderer, Sink, Tail, VertexOutcome, renderer};
+use crate::progress::{Event, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::Registry;
 use crate::solver::{self, Inputs, Plan, run::Solved};
 use crate::source::image::ImageSource;
@@ -223,6 +223,26 @@ impl Build<'_> {
         Ok((executor, scratch))
     }
 
+    /// What was made and what it is called now, in BuildKit's words.
+    fn announcement(&self, exported: &Exported, output: &Output) -> String {
+        let Some(manifest) = &exported.manifest else {
+            return String::new();
+        };
+        let mut text = format!(
+            "writing manifest {}\nwriting image {}\n",
+            manifest.digest, exported.image_id
+        );
+        let names: Vec<String> = if output.names.is_empty() {
+            self.options.tags.iter().map(ToString::to_string).collect()
+        } else {
+            output.names.clone()
+        };
+        for name in names {
+            text.push_str(&format!("naming to {name}\n"));
+        }
+        text
+    }
+
     fn export(
         &self,
         image: &BuiltImage,
@@ -249,7 +269,17 @@ impl Build<'_> {
             });
             let result = exporter::export(&context, image, &self.options.tags, output);
             let outcome = match &result {
-                Ok(_) => VertexOutcome::Done,
+                Ok(exported) => {
+                    let data = self.announcement(exported, output).into_bytes();
+                    let stream = Stream::Stdout;
+                    self.progress.emit(Event::Log {
+                        vertex,
+                        stream,
+                        data,
+                        at: Instant::now(),
+                    });
+                    VertexOutcome::Done
+                }
                 Err(error) => VertexOutcome::Failed(format!("{error:#}")),
             };
             self.progress.emit(Event::Finished {
