@@ -522,6 +522,10 @@ fn members_in_any_order_unpack_as_they_are_indexed() {
         (file("zz", 4), b"link"),
         (entry("aa", Kind::Hardlink { target: path("zz") }, 0o644), b""),
         (file("zz", 5), b"other"),
+        (
+            entry("zz-too", Kind::Hardlink { target: path("zz") }, 0o4711),
+            b"",
+        ),
         (file("back", 1), b"b"),
         (whiteout("back"), b""),
         (whiteout("renewed"), b""),
@@ -552,6 +556,8 @@ fn members_in_any_order_unpack_as_they_are_indexed() {
     let kind = |name: &str| index.get(&path(name)).map(|e| e.entry.kind.clone());
     assert_eq!(kind("aa"), Some(Kind::File { size: 4 }));
     assert_eq!(kind("zz"), Some(Kind::File { size: 5 }));
+    // The last header of a file counts, that of a hard link as well.
+    assert_eq!(index.get(&path("zz")).unwrap().entry.mode, 0o4711);
     assert_eq!(kind("renewed"), Some(Kind::Directory { opaque: true }));
     assert_eq!(kind("back"), Some(Kind::File { size: 1 }));
     assert_eq!(kind("gone"), Some(Kind::Whiteout));

@@ -20,7 +20,7 @@ const MAX_ID: u32 = i32::MAX as u32;
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, the primary one among them.
     pub(crate) groups: Vec<u32>,
     /// The home directory of passwd, `/` when there is none.
     pub(crate) home: String,
@@ -159,9 +159,11 @@ fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity, Error> {
             .filter(|(_, _, members)| member(members))
             .map(|(_, gid, _)| gid)
             .collect();
-        supplementary.sort_unstable();
-        supplementary.dedup();
     }
+    // BuildKit's steps have their primary group among the supplementary ones, and so does what `id` prints.
+    supplementary.push(gid);
+    supplementary.sort_unstable();
+    supplementary.dedup();
     Ok(Identity {
         uid,
         gid,
@@ -194,22 +196,22 @@ mod tests {
             ("", identity(0, 0, &[0], "/root")),
             ("root", identity(0, 0, &[0], "/root")),
             ("0", identity(0, 0, &[0], "/root")),
-            ("alice", identity(1000, 1001, &[10, 44], "/home/alice")),
-            ("1000", identity(1000, 1001, &[10, 44], "/home/alice")),
-            ("alice:", identity(1000, 1001, &[10, 44], "/home/alice")),
-            ("alice:wheel", identity(1000, 10, &[], "/home/alice")),
-            ("1000:7", identity(1000, 7, &[], "/home/alice")),
-            ("4242", identity(4242, 0, &[], "/")),
-            ("4242:44", identity(4242, 44, &[], "/")),
-            ("1234", identity(77, 78, &[], "/odd")),
-            ("nohome", identity(5, 5, &[], "/")),
-            ("2147483647", identity(2147483647, 0, &[], "/")),
+            ("alice", identity(1000, 1001, &[10, 44, 1001], "/home/alice")),
+            ("1000", identity(1000, 1001, &[10, 44, 1001], "/home/alice")),
+            ("alice:", identity(1000, 1001, &[10, 44, 1001], "/home/alice")),
+            ("alice:wheel", identity(1000, 10, &[10], "/home/alice")),
+            ("1000:7", identity(1000, 7, &[7], "/home/alice")),
+            ("4242", identity(4242, 0, &[0], "/")),
+            ("4242:44", identity(4242, 44, &[44], "/")),
+            ("1234", identity(77, 78, &[78], "/odd")),
+            ("nohome", identity(5, 5, &[5], "/")),
+            ("2147483647", identity(2147483647, 0, &[0], "/")),
         ] {
             assert_eq!(resolve(user, PASSWD, GROUP).unwrap(), expected, "{user:?}");
         }
         assert_eq!(
             resolve("", "", "").unwrap(),
-            identity(0, 0, &[], "/"),
+            identity(0, 0, &[0], "/"),
             "an image without passwd"
         );
     }

@@ -462,7 +462,7 @@ fn volume(statement: &Statement) -> Result<Vec<String>, Fault> {
     Ok(volumes)
 }
 
-/// The source text of the trigger, which has to be an instruction (O1, O2).
+/// The source text of the trigger. Whether it is an instruction is found out when it fires, as in BuildKit (O1, O2).
 fn onbuild(statement: &Statement) -> Result<String, Fault> {
     if statement.rest.is_empty() {
         return Err(at_least_one("ONBUILD"));
@@ -477,10 +477,6 @@ fn onbuild(statement: &Statement) -> Result<String, Fault> {
             inner.name
         )));
     }
-    Typed::of(&Statement {
-        heredocs: statement.heredocs.clone(),
-        ..(**inner).clone()
-    })?;
     let mut text = statement.rest.clone();
     for (heredoc, body) in &statement.heredocs {
         text.push('\n');

@@ -3,7 +3,7 @@
 //!
 //! It behaves as a file system into which the members are unpacked one after another, so that the
 //! index says what the tree form will hold: the last member of a name wins, names of one file share
-//! its mode and owner, a directory that is a member again keeps what is in it.
+//! mode and owner, which are those of the last name (containerd and docker unpack so), a directory that is a member again keeps what is in it.
 
 use std::collections::HashMap;
 
@@ -88,7 +88,7 @@ impl IndexAssembler {
                 return Ok(None);
             }
             (Kind::Hardlink { target }, _) => {
-                self.link(&entry.path, target)?;
+                self.link(&entry, target)?;
                 return Ok(None);
             }
             (_, Some(Kind::Directory { .. })) => self.remove_below(&entry.path),
@@ -156,7 +156,8 @@ impl IndexAssembler {
         }
     }
 
-    fn link(&mut self, path: &LayerPath, target: &LayerPath) -> Result<(), AssembleError> {
+    fn link(&mut self, link: &Entry, target: &LayerPath) -> Result<(), AssembleError> {
+        let path = &link.path;
         let bad = || AssembleError::Link {
             path: path.clone(),
             target: target.clone(),
@@ -175,6 +176,17 @@ impl IndexAssembler {
                 return Err(bad());
             }
             self.remove_below(path);
+        }
+        let file = &mut self.inodes[number].entry;
+        if !matches!(file.kind, Kind::Symlink { .. }) {
+            file.mode = link.mode;
+        }
+        (file.uid, file.gid, file.mtime) = (link.uid, link.gid, link.mtime);
+        for (name, value) in &link.xattrs {
+            match file.xattrs.binary_search_by(|(known, _)| known.cmp(name)) {
+                Ok(known) => file.xattrs[known].1.clone_from(value),
+                Err(place) => file.xattrs.insert(place, (name.clone(), value.clone())),
+            }
         }
         self.names.insert(path.clone(), number);
         Ok(())

@@ -89,6 +89,21 @@ impl Unpacker {
             self.whiteout(&entry.path)
                 .map_err(|error| at(&entry.path, error))?;
         }
+        // A hard link brings its own mode and owner, and they are those of the file from then on.
+        let linked: HashSet<&LayerPath> = index
+            .entries()
+            .iter()
+            .filter_map(|e| match &e.entry.kind {
+                Kind::Hardlink { target } => Some(target),
+                _ => None,
+            })
+            .collect();
+        for entry in index.entries().iter().map(|e| &e.entry) {
+            if linked.contains(&entry.path) && !self.skipped.contains(&entry.path) {
+                self.linked_metadata(entry)
+                    .map_err(|error| at(&entry.path, error))?;
+            }
+        }
         // What lies in a directory comes after it: going backwards, its time is set when nothing changes it any more.
         for entry in index.entries().iter().rev().map(|e| &e.entry) {
             if let Kind::Directory { opaque } = entry.kind {
@@ -206,6 +221,33 @@ impl Unpacker {
                 key,
                 rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty()),
             )?;
+        }
+        self.node_times(entry)
+    }
+
+    /// Gives a file of several names what the last of them said, where that differs from what it has.
+    fn linked_metadata(&mut self, entry: &Entry) -> io::Result<()> {
+        let parent = self.enter_parent(&entry.path)?;
+        let name = entry.path.name();
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
+        let mode = stat.st_mode & 0o7777;
+        let owned = (stat.st_uid, stat.st_gid) == (entry.uid, entry.gid);
+        if !owned {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        // A change of owner takes set-id bits and capabilities away.
+        for (key, value) in &entry.xattrs {
+            let path = proc_path(parent, name);
+            check_xattr(
+                key,
+                rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty()),
+            )?;
+        }
+        if !is_symlink && (!owned || mode != entry.mode) {
+            // Not a link, and nobody else works in this tree.
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }
         self.node_times(entry)
     }

@@ -82,6 +82,14 @@ impl StageState {
         state
     }
 
+    /// The working directory, absolute, as it was written: a process that starts in `/a/x/../y` finds an `/a/x` as well.
+    fn written_dir(&self) -> String {
+        match self.image.config().working_dir.as_str() {
+            "" => "/".to_owned(),
+            dir => dir.to_owned(),
+        }
+    }
+
     /// The working directory, absolute and clean.
     fn working_dir(&self) -> String {
         workdir::resolved("/", &self.image.config().working_dir)

@@ -41,7 +41,7 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
         args,
         env: stage.state.env.to_entries(),
         proxy_env: stage.shared.arguments.proxy_env(),
-        cwd: stage.state.working_dir(),
+        cwd: stage.state.written_dir(),
         user: stage.state.image.config().user.clone(),
         network,
         insecure,

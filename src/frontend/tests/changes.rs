@@ -48,7 +48,6 @@ fn changes_apply_to_the_config_alone() {
         "NOPE x",
         "",
         "STOPSIGNAL NOPE",
-        "ONBUILD NOPE x",
     ] {
         assert!(apply(&config, bad).is_err(), "{bad}");
     }
