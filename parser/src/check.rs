@@ -72,6 +72,17 @@ impl CheckOptions {
         }
         Ok(options)
     }
+
+    /// What the comments above an instruction say about it: `# check=skip=A`. A value that cannot be read says nothing.
+    pub fn of_comments(comments: &[String]) -> Self {
+        let values = comments
+            .iter()
+            .filter_map(|comment| comment.trim().strip_prefix("check="));
+        values
+            .filter_map(|value| Self::parse(value).ok())
+            .next_back()
+            .unwrap_or_default()
+    }
 }
 
 /// Go's `strconv.ParseBool`.

@@ -14,6 +14,7 @@ pub mod ignore;
 pub mod instruction;
 mod json;
 mod line;
+pub mod lint;
 pub mod mount;
 mod parse;
 pub mod port;

@@ -2,6 +2,7 @@
 //!
 //! All instructions of all stages are parsed, whichever will be built; errors are collected, in the order of the file.
 
+use crate::check::CheckOptions;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::directive::{detect_check, detect_syntax};
 use crate::flags::Fault;
@@ -219,7 +220,12 @@ impl Parser<'_> {
                 .map_err(|fault| fail(fault, span))?;
             statement.heredocs.push(heredoc);
         }
-        if empty_continuation {
+        let skipped = || {
+            CheckOptions::of_comments(&comments)
+                .skip
+                .contains("NoEmptyContinuation")
+        };
+        if empty_continuation && !skipped() {
             self.warnings.push(Diagnostic {
                 severity: Severity::Warning,
                 code: "NoEmptyContinuation",
