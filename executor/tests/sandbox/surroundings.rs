@@ -75,7 +75,7 @@ fn capabilities() {
     let sets = "grep -e Cap -e Groups /proc/self/status | tr -d '\\t '";
     assert_eq!(
         bench.shell(sets).ok(),
-        "Groups:\nCapInh:0000000000000000\nCapPrm:00000000a80425fb\nCapEff:00000000a80425fb\n\
+        "Groups:0\nCapInh:0000000000000000\nCapPrm:00000000a80425fb\nCapEff:00000000a80425fb\n\
          CapBnd:00000000a80425fb\nCapAmb:0000000000000000"
     );
     let mut spec = bench.spec(&["sh", "-c", sets]);
