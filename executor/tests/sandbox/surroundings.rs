@@ -82,7 +82,7 @@ fn capabilities() {
     spec.user = "alice".to_owned();
     assert_eq!(
         bench.run(&spec).ok(),
-        "Groups:10\nCapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\n\
+        "Groups:101001\nCapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\n\
          CapBnd:00000000a80425fb\nCapAmb:0000000000000000"
     );
 }
