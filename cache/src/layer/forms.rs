@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::beneath::open_beneath;
@@ -29,6 +30,8 @@ struct Inner {
     store: Store,
     id: LayerId,
     index: Mutex<Option<Arc<LayerIndex>>>,
+    /// The tree was found whole.
+    whole: AtomicBool,
 }
 
 impl Layer {
@@ -216,6 +219,7 @@ impl Layer {
             store: store.clone(),
             id,
             index: Mutex::new(None),
+            whole: AtomicBool::new(false),
         }))
     }
 
@@ -251,10 +255,23 @@ impl Layer {
         staged.persist(&self.directory())
     }
 
-    /// The tree, if there is one.
+    /// The tree, if there is one and it is whole.
     pub(crate) fn existing_tree(&self) -> Option<PathBuf> {
         let tree = self.directory().join("fs");
-        tree.is_dir().then_some(tree)
+        if !tree.is_dir() {
+            return None;
+        }
+        if !self.0.whole.load(Ordering::Relaxed) {
+            // One that cannot be looked at is as good as none.
+            if !self.is_tree_whole(&tree).unwrap_or(false) {
+                return None;
+            }
+            // What is only believed outside of the user namespace is looked at inside.
+            self.0
+                .whole
+                .store(rustix::process::geteuid().is_root(), Ordering::Relaxed);
+        }
+        Some(tree)
     }
 
     /// The blob of the uncompressed tar, if it is here.
@@ -323,6 +340,8 @@ impl Layer {
 
     pub(super) fn place_tree(&self, staged: &Path) -> Result<(), StoreError> {
         let place = self.directory().join("fs");
+        // Before the tree: a tree without its mark would be removed, a mark without its tree says nothing.
+        self.mark_tree()?;
         fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))
     }
 
@@ -346,7 +365,7 @@ impl Layer {
         }
     }
 
-    fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let (scratch, temporary) = self.0.store.scratch_name()?;
         let temporary = scratch.path().join(temporary);
         let place = self.directory().join(name);

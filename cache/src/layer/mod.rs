@@ -13,6 +13,7 @@ mod pipe;
 mod receive;
 mod record;
 mod snapshot;
+mod survival;
 mod tar_header;
 mod tar_read;
 mod tar_write;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::forms::Layer;
 use super::record::LayerRecord;
+use super::survival::{MARK, this_boot};
 use crate::digest::LayerId;
 use crate::error::StoreError;
 use crate::store::{Store, TempDir};
@@ -42,9 +43,11 @@ impl Snapshot {
         let layer = Layer::named(&self.store, LayerId::from_random(random));
         let Self { scratch, work, .. } = self;
         fs::remove_dir_all(&work).map_err(|error| StoreError::io("removing", &work, error))?;
-        let record = scratch.path().join("record.json");
-        fs::write(&record, LayerRecord::new(layer.id().clone()).to_bytes())
-            .map_err(|error| StoreError::io("writing", &record, error))?;
+        let record = LayerRecord::new(layer.id().clone()).to_bytes();
+        for (name, bytes) in [("record.json", record.as_slice()), (MARK, this_boot().as_bytes())] {
+            let path = scratch.path().join(name);
+            fs::write(&path, bytes).map_err(|error| StoreError::io("writing", path, error))?;
+        }
         // The temporary directory is the layer from now on.
         scratch.persist(&layer.directory())?;
         Ok(layer.id().clone())

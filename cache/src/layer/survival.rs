@@ -1,0 +1,167 @@
+//! May a tree be used that was made before the machine was last started?
+//!
+//! Blobs, indexes and records are verified whenever they are read, so they need no sync: what a
+//! power loss spoilt is a miss. Nobody verifies a tree when overlayfs reads it, and syncing it when
+//! it is made would cost more than most steps. So each tree has beside it, in `boot`, the id of the
+//! boot that made it. In another boot its first reader looks at the sizes of its files: journalling
+//! file systems write the data of a file before they let its size grow, so files that are as long as
+//! the index says are whole. A tree that is not whole, or has no index ([`Layer::seal`]), is removed;
+//! it is made again from another form, or its step is run again.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rustix::fs::AtFlags;
+
+use super::entry::Kind;
+use super::forms::Layer;
+use super::index::{IndexEntry, LayerIndex};
+use crate::error::StoreError;
+
+/// Name of the file beside the tree.
+pub(super) const MARK: &str = "boot";
+
+/// Id of the running boot; empty where the kernel does not tell, and then all trees are trusted.
+pub(super) fn this_boot() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim_end().to_owned()
+    })
+}
+
+impl Layer {
+    /// Makes sure that a tree without another form can still be used after the machine was started again: its index
+    /// is written. Call it inside the user namespace, when the build has time.
+    pub fn seal(&self) -> Result<(), StoreError> {
+        let record = self.record()?;
+        let lone_tree = record.tar.is_none() && record.compressed.is_empty();
+        if lone_tree && self.stored_index()?.is_none() {
+            self.index()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the tree is as it was made. One that is not is removed, where this process may do so.
+    pub(super) fn is_tree_whole(&self, tree: &Path) -> Result<bool, StoreError> {
+        let mark = self.directory().join(MARK);
+        if this_boot().is_empty() || fs::read(&mark).is_ok_and(|boot| boot == this_boot().as_bytes()) {
+            return Ok(true);
+        }
+        let index = self.stored_index()?;
+        if !rustix::process::geteuid().is_root() {
+            // Its files can only be looked at inside the user namespace, where its reader will do so.
+            return Ok(index.is_some());
+        }
+        let failed = |error| StoreError::io("checking", tree, error);
+        let whole = match index {
+            Some(index) => has_sizes_of(tree, &index).map_err(failed)?,
+            None => false,
+        };
+        if whole {
+            self.mark_tree()?;
+        } else {
+            let staged = self.store().temp_dir()?;
+            match fs::rename(tree, staged.path().join("fs")) {
+                // Another process was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved.map_err(failed)?,
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Says that the tree was made, or found whole, in this boot.
+    pub(super) fn mark_tree(&self) -> Result<(), StoreError> {
+        self.write_file(MARK, this_boot().as_bytes())
+    }
+}
+
+fn has_sizes_of(tree: &Path, index: &LayerIndex) -> io::Result<bool> {
+    let root = fs::File::open(tree)?;
+    for IndexEntry { entry, .. } in index.entries() {
+        let Kind::File { size } = entry.kind else { continue };
+        match rustix::fs::statat(&root, entry.path.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if u64::try_from(found.st_size) == Ok(size) => {}
+            Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(false),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    /// A store with one layer that is only a tree, as an earlier boot left it.
+    fn earlier_boot(sealed: bool) -> (tempfile::TempDir, Store, crate::LayerId) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let snapshot = store.begin_snapshot().unwrap();
+        fs::write(snapshot.upper().join("file"), "bytes").unwrap();
+        let id = snapshot.commit().unwrap();
+        let layer = store.layer(&id).unwrap();
+        assert!(layer.has_tree());
+        if sealed {
+            layer.seal().unwrap();
+        }
+        fs::write(layer.directory().join(MARK), "another boot").unwrap();
+        (folder, store, id)
+    }
+
+    #[test]
+    fn a_whole_tree_of_an_earlier_boot_is_used() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: trees are read by root or inside a user namespace");
+            return;
+        }
+        let (_folder, store, id) = earlier_boot(true);
+        assert!(store.layer_exists(&id));
+        let layer = store.layer(&id).unwrap();
+        assert!(layer.tree().is_ok());
+        assert_eq!(
+            fs::read(layer.directory().join(MARK)).unwrap(),
+            this_boot().as_bytes()
+        );
+    }
+
+    #[test]
+    fn a_tree_that_lost_bytes_is_a_miss() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: trees are read by root or inside a user namespace");
+            return;
+        }
+        for sealed in [true, false] {
+            let (_folder, store, id) = earlier_boot(sealed);
+            let file = store.layer(&id).unwrap().directory().join("fs/file");
+            fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_len(0)
+                .unwrap();
+            assert!(!store.layer_exists(&id), "sealed: {sealed}");
+            assert!(!store.layer(&id).unwrap().directory().join("fs").exists());
+        }
+    }
+
+    #[test]
+    fn a_lost_tree_is_made_again_from_the_tar() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: trees are read by root or inside a user namespace");
+            return;
+        }
+        let (_folder, store, id) = earlier_boot(true);
+        let layer = store.layer(&id).unwrap();
+        fs::write(layer.directory().join(MARK), this_boot()).unwrap();
+        layer.tar().unwrap();
+        fs::write(layer.directory().join(MARK), "another boot").unwrap();
+        fs::write(layer.directory().join("fs/file"), "").unwrap();
+        let tree = store.layer(&id).unwrap().tree().unwrap();
+        assert_eq!(fs::read(tree.join("file")).unwrap(), b"bytes");
+    }
+}
