@@ -19,7 +19,7 @@ use rbuild_executor::{Cancel, Executor, signals};
 
 use super::Context;
 use crate::error::BuildError;
-use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output};
+use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
 use crate::frontend::{self, BuildTime, FinishedLayer, Lowered};
 use crate::graph::{Location, VertexId};
 use crate::progress::{Event, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
@@ -89,9 +89,13 @@ impl Build<'_> {
         store.set_provider(Arc::new(images.clone()));
         let lowered = self.lower(dockerfile, &images)?;
         let locals = self.locals(&lowered, &store)?;
-        let (solved, _sandbox) = self.solve(&lowered, &store, &registry, &locals)?;
+        let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals)?;
         let image = commit(&lowered, solved.as_ref(), &store)?;
-        self.export(&image, &store, &registry, lowered.source_date_epoch)
+        let exported = self.export(&image, &store, &registry, lowered.source_date_epoch)?;
+        if let (Some(solved), Some(_)) = (&solved, &sandbox) {
+            solved.seal(&store)?;
+        }
+        Ok(exported)
     }
 
     fn parse(&self, source: &mut String) -> Result<rbuild_parser::Dockerfile, BuildError> {
@@ -181,7 +185,7 @@ impl Build<'_> {
             sink: self.progress.as_ref(),
             epoch: lowered.source_date_epoch,
         };
-        let plan = Plan::new(&inputs)?;
+        let mut plan = Plan::new(&inputs)?;
         for local in locals.values() {
             local.save().map_err(BuildError::new)?;
             for message in local.take_warnings() {
@@ -191,9 +195,15 @@ impl Build<'_> {
                 });
             }
         }
-        let entered = if plan.needs_namespace(&inputs)? || unpackable(lowered, &plan, store)? {
+        let exports_files =
+            |output: &Output| matches!(output.kind, OutputKind::Local { .. } | OutputKind::Tar { .. });
+        let entered = if plan.needs_namespace(&inputs, self.options.outputs.iter().any(exports_files))? {
             registry.quiesce();
-            Some(self.enter(store)?)
+            let entered = self.enter(store)?;
+            if plan.is_stale(&inputs) {
+                plan = Plan::new(&inputs)?;
+            }
+            Some(entered)
         } else {
             None
         };
@@ -341,19 +351,6 @@ fn commit(lowered: &Lowered, solved: Option<&Solved>, store: &Store) -> Result<B
         layers,
         platform: lowered.image.platform().clone(),
     })
-}
-
-/// Whether a layer of the result has no form that is readable outside the namespace: an earlier
-/// build was ended between making it and making the image.
-fn unpackable(lowered: &Lowered, plan: &Plan, store: &Store) -> Result<bool, BuildError> {
-    for id in lowered.image.layers() {
-        if let Some(result) = plan.cached(*id)
-            && solver::is_tree_only(store, &result.layer)?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Says which base is being resolved.

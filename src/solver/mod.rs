@@ -98,12 +98,3 @@ impl Inputs<'_> {
         Ok(View::new(layers.map_err(BuildError::new)?))
     }
 }
-
-/// Whether the layer has only the form of a tree, whose files may belong to ids that only the executor's namespace has.
-pub fn is_tree_only(store: &Store, id: &LayerId) -> Result<bool, BuildError> {
-    let record = store
-        .layer(id)
-        .and_then(|layer| layer.record())
-        .map_err(BuildError::new)?;
-    Ok(record.tar.is_none() && record.compressed.is_empty())
-}

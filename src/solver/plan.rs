@@ -1,8 +1,8 @@
 //! Which vertices have to run: keys for all, then a walk from the result towards the sources that
 //! stops where the cache has an answer. A stage of which only cached files are used is not looked at.
 
-use rbuild_cache::Key;
 use rbuild_cache::layer::Timestamp;
+use rbuild_cache::{Key, LayerId};
 
 use super::ops::select::{self, Selection};
 use super::{Inputs, StepResult, keys};
@@ -49,34 +49,69 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether all is cached.
-    pub fn is_complete(&self) -> bool {
-        self.missing.is_empty()
-    }
-
-    /// Whether a process has to run, or a tree of files be read that only the executor's namespace may read.
-    pub fn needs_namespace(&self, inputs: &Inputs<'_>) -> Result<bool, BuildError> {
+    /// Whether a process has to run, or bytes be read that only the executor's namespace may read: files of
+    /// subordinate ids lie in trees. `exports_files` says that the files of the result are read as well.
+    pub fn needs_namespace(&self, inputs: &Inputs<'_>, exports_files: bool) -> Result<bool, BuildError> {
         let definition = inputs.definition;
-        for &id in &self.missing {
-            if matches!(definition.vertex(id).op, Op::Exec(_)) {
-                return Ok(true);
+        let mut read: Vec<VertexId> = exports_files.then_some(inputs.result).into_iter().collect();
+        for vertex in self.missing.iter().map(|id| definition.vertex(*id)) {
+            match vertex.op {
+                Op::Exec(_) => return Ok(true),
+                Op::Copy(_) => read.extend(vertex.source),
+                _ => {}
             }
         }
-        // Copies read their base and source, however far down the chain a cached RUN is.
-        for id in definition.ids().filter(|id| self.needed[id.0]) {
-            if let Some(result) = &self.cached[id.0]
-                && !self.missing.is_empty()
-                && super::is_tree_only(inputs.store, &result.layer)?
-            {
+        for id in read {
+            for layer in self.known_layers(inputs, id) {
+                if inputs.store.layer(&layer).map_err(BuildError::new)?.has_tree() {
+                    return Ok(true);
+                }
+            }
+        }
+        // The image wants the tars of its layers, and copies the indexes of what they are put into. A lone tree
+        // has them when no build was ended between making it and making an image.
+        let involved = |id: &VertexId| !self.missing.is_empty() && self.needed[id.0];
+        let image = self.known_layers(inputs, inputs.result);
+        let others = definition
+            .ids()
+            .filter(involved)
+            .filter_map(|id| self.cached[id.0].as_ref());
+        for layer in image.into_iter().chain(others.map(|result| result.layer.clone())) {
+            let record = inputs
+                .store
+                .layer(&layer)
+                .and_then(|layer| layer.record())
+                .map_err(BuildError::new)?;
+            if record.tar.is_none() && record.compressed.is_empty() {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// The result that the cache has for `id`.
-    pub fn cached(&self, id: VertexId) -> Option<&StepResult> {
-        self.cached[id.0].as_ref()
+    /// Whether a result that the cache had is gone: seen from inside the namespace, its tree was not whole.
+    pub fn is_stale(&self, inputs: &Inputs<'_>) -> bool {
+        self.cached
+            .iter()
+            .flatten()
+            .any(|result| !inputs.store.layer_exists(&result.layer))
+    }
+
+    /// The layers of a vertex' root file system, as far as they are there before anything runs.
+    fn known_layers(&self, inputs: &Inputs<'_>, id: VertexId) -> Vec<LayerId> {
+        let mut layers = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let vertex = inputs.definition.vertex(id);
+            match &vertex.op {
+                Op::Image(op) => {
+                    layers.extend(op.layers.iter().map(|layer| LayerId::of_diff_id(&layer.diff_id)))
+                }
+                _ => layers.extend(self.cached[id.0].as_ref().map(|result| result.layer.clone())),
+            }
+            next = vertex.base;
+        }
+        layers
     }
 
     /// Whether the result hangs on `id`.

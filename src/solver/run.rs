@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rbuild_cache::layer::Timestamp;
 use rbuild_cache::tree::Tree;
-use rbuild_cache::{Key, LayerId, Record};
+use rbuild_cache::{Key, LayerId, Record, Store};
 use rbuild_executor::{Cancel, Executor};
 
 use super::ops::select::{self, Selection};
@@ -36,6 +36,18 @@ impl Solved {
     /// The layers of the result's root file system, lowest first, those of its base image included.
     pub fn layers(&self) -> &[LayerId] {
         &self.layers
+    }
+
+    /// Makes sure that what was made can still be used after the machine was started again. Call it inside the
+    /// executor's namespace, after the result is out.
+    pub fn seal(&self, store: &Store) -> Result<(), BuildError> {
+        for result in self.results.iter().flatten() {
+            store
+                .layer(&result.layer)
+                .and_then(|layer| layer.seal())
+                .map_err(BuildError::new)?;
+        }
+        Ok(())
     }
 
     /// What a vertex made; `None` for sources and for what was not needed.
