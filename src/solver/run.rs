@@ -163,15 +163,21 @@ impl<'a> Run<'a> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether all layers of the inputs' root file systems are there. An input may be cached while something below it
+    /// has to be made again, because its layer was pruned.
     fn is_ready(&self, id: VertexId) -> bool {
-        let done = |input: VertexId| {
-            let source = matches!(
-                self.inputs.definition.vertex(input).op,
-                Op::Image(_) | Op::Local(_)
-            );
-            source || self.results[input.0].get().is_some()
-        };
-        self.inputs.definition.inputs(id).all(done)
+        self.inputs.definition.inputs(id).all(|input| {
+            let mut below = Some(input);
+            while let Some(id) = below {
+                let vertex = self.inputs.definition.vertex(id);
+                let is_source = matches!(vertex.op, Op::Image(_) | Op::Local(_));
+                if !is_source && self.results[id.0].get().is_none() {
+                    return false;
+                }
+                below = vertex.base;
+            }
+            true
+        })
     }
 
     fn step(&self, id: VertexId) {

@@ -154,3 +154,26 @@ fn a_fully_cached_build_needs_no_namespace() {
         }
     });
 }
+
+#[test]
+fn a_layer_that_is_gone_below_a_cached_one_is_made_again() {
+    as_every_user(|env| {
+        env.base();
+        env.write("gone/low", "low\n");
+        env.write("gone/high", "high\n");
+        let dockerfile = "FROM base\nCOPY low /low\nCOPY high /high\nRUN cat /low /high > /both\n";
+        env.build("gone", dockerfile, &[]).ok();
+        let layers = env.inspect("gone")["RootFS"]["Layers"].clone();
+        let low = layers[1].as_str().unwrap().replace("sha256:", "d-");
+        fs::remove_dir_all(env.store().join("layers").join(low)).unwrap();
+        let blob = layers[1].as_str().unwrap().replace("sha256:", "");
+        fs::remove_file(env.store().join("blobs/sha256").join(blob)).unwrap();
+
+        let dockerfile = dockerfile.replace("/both", "/all");
+        env.build("gone", &dockerfile, &[]).ok();
+        assert_eq!(
+            fs::read_to_string(env.unpack("gone").join("all")).unwrap(),
+            "low\nhigh\n"
+        );
+    });
+}
