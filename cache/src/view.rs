@@ -142,10 +142,14 @@ impl Tree for View {
         };
         let failed = |error: StoreError| store_error(path, &error);
         if let Some(tree) = layer.existing_tree() {
-            let file = File::open(tree)
-                .and_then(|root| open_file(&root, &found.path))
-                .map_err(io_error)?;
-            return Ok(Box::new(file));
+            match File::open(tree).and_then(|root| open_file(&root, &found.path)) {
+                Ok(file) => return Ok(Box::new(file)),
+                // Owned by an id of the user namespace, which this process did not enter: the tar has it too.
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied
+                        && layer.existing_tar().map_err(failed)?.is_some() => {}
+                Err(error) => return Err(io_error(error)),
+            }
         }
         let tar = match layer.existing_tar().map_err(failed)? {
             Some(tar) => tar,

@@ -6,15 +6,15 @@ use crate::graph::{CopyOp, ExecOp, ImageOp, MkdirOp, Op, Vertex};
 
 /// The key of what a vertex does, without its inputs. Steps with equal operation keys differ only
 /// in what they are applied to, or were given by different lines of a Dockerfile.
-pub fn operation(vertex: &Vertex, epoch: Option<i64>) -> Key {
+pub fn operation(vertex: &Vertex, epoch: Option<i64>, clamp: Option<i64>) -> Key {
     match &vertex.op {
         Op::Image(op) => image(op),
         Op::Local(op) => KeyBuilder::new("local/1")
             .field("name", op.name.as_bytes())
             .finish(),
         Op::Exec(op) => exec(op, vertex),
-        Op::Copy(op) => copy(op, epoch),
-        Op::Mkdir(op) => mkdir(op, epoch),
+        Op::Copy(op) => copy(op, epoch, clamp),
+        Op::Mkdir(op) => mkdir(op, epoch, clamp),
     }
 }
 
@@ -84,7 +84,7 @@ fn exec(op: &ExecOp, vertex: &Vertex) -> Key {
     key.finish()
 }
 
-fn copy(op: &CopyOp, epoch: Option<i64>) -> Key {
+fn copy(op: &CopyOp, epoch: Option<i64>, clamp: Option<i64>) -> Key {
     let mut canonical = op.clone();
     if !canonical.dest.starts_with('/') {
         canonical.dest = format!("{}/{}", canonical.cwd, canonical.dest);
@@ -96,22 +96,24 @@ fn copy(op: &CopyOp, epoch: Option<i64>) -> Key {
         "op",
         serde_json::to_string(&canonical).unwrap_or_default().as_bytes(),
     );
-    epoch_field(&mut key, epoch);
+    time_fields(&mut key, epoch, clamp);
     key.finish()
 }
 
-fn mkdir(op: &MkdirOp, epoch: Option<i64>) -> Key {
+fn mkdir(op: &MkdirOp, epoch: Option<i64>, clamp: Option<i64>) -> Key {
     let mut key = KeyBuilder::new("mkdir/1");
     key.field("path", op.path.as_bytes())
         .field("user", op.user.as_bytes());
-    epoch_field(&mut key, epoch);
+    time_fields(&mut key, epoch, clamp);
     key.finish()
 }
 
-/// Directories that a step creates bear the time of `SOURCE_DATE_EPOCH` when it is set.
-fn epoch_field(key: &mut KeyBuilder, epoch: Option<i64>) {
-    if let Some(epoch) = epoch {
-        key.field("source date epoch", &epoch.to_le_bytes());
+/// Directories that a step creates bear the time of `SOURCE_DATE_EPOCH` when it is set; nothing is later than the clamp.
+fn time_fields(key: &mut KeyBuilder, epoch: Option<i64>, clamp: Option<i64>) {
+    for (name, time) in [("source date epoch", epoch), ("clamp", clamp)] {
+        if let Some(time) = time {
+            key.field(name, &time.to_le_bytes());
+        }
     }
 }
 
@@ -148,7 +150,7 @@ mod tests {
             platform: Platform::host(),
         };
         change(&mut op);
-        operation(&vertex(op), None)
+        operation(&vertex(op), None, None)
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Inputs<'a> {
     pub sink: &'a dyn Sink,
     /// `SOURCE_DATE_EPOCH`: the time of directories that steps create; `None` for the time of the build.
     pub epoch: Option<i64>,
+    /// `rewrite-timestamp=true`: layers made from entries are written without times later than this.
+    pub clamp: Option<i64>,
 }
 
 impl fmt::Debug for Inputs<'_> {

@@ -131,7 +131,7 @@ impl Plan {
             let selected = select::selection(op, Some(tree));
             selection = Some(selected.map_err(|error| BuildError::from(error).at(vertex.location.clone()))?);
         }
-        let operation = keys::operation(vertex, inputs.epoch);
+        let operation = keys::operation(vertex, inputs.epoch, inputs.clamp);
         // A linked layer never looks at what lies under it.
         let linked = matches!(&vertex.op, Op::Copy(op) if op.link);
         let base = vertex

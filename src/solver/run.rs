@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rbuild_cache::layer::Timestamp;
+use rbuild_cache::layer::{LayerBuilder, Timestamp};
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{Key, LayerId, Record, Store};
 use rbuild_executor::{Cancel, Executor};
@@ -399,7 +399,7 @@ impl Work<'_, '_> {
         if let Some(result) = self.by_content(&content)? {
             return Ok(Found::Cached(result));
         }
-        let mut builder = inputs.store.layer_builder().map_err(BuildError::new)?;
+        let mut builder = self.builder()?;
         plan.write(source, &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
@@ -413,10 +413,18 @@ impl Work<'_, '_> {
         if let Some(result) = self.by_content(&content)? {
             return Ok(Found::Cached(result));
         }
-        let mut builder = inputs.store.layer_builder().map_err(BuildError::new)?;
+        let mut builder = self.builder()?;
         plan.write(None, &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
+    }
+
+    fn builder(&self) -> Result<LayerBuilder, BuildError> {
+        let mut builder = self.run.inputs.store.layer_builder().map_err(BuildError::new)?;
+        if let Some(latest) = self.run.inputs.clamp {
+            builder.clamp(latest);
+        }
+        Ok(builder)
     }
 
     /// A result by content key; it is then known by the definition key too.

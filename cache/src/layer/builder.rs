@@ -2,7 +2,8 @@
 
 use std::io::{self, Read};
 
-use super::entry::{Entry, Kind, LayerPath};
+use super::clamp::clamped_entry;
+use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use super::pipe::ThreadWriter;
@@ -22,9 +23,18 @@ pub struct LayerBuilder {
     entries: Vec<IndexEntry>,
     /// The directories that hold the last entry, and the last entry if it is one.
     open: Vec<LayerPath>,
+    latest: Option<Timestamp>,
 }
 
 impl LayerBuilder {
+    /// From now on later times are written as `latest`, seconds since 1970.
+    pub fn clamp(&mut self, latest: i64) {
+        self.latest = Some(Timestamp {
+            seconds: latest,
+            nanoseconds: 0,
+        });
+    }
+
     /// Adds an entry. Entries come sorted by path, each path once, directories before what lies in them and never
     /// left out (the root is); the target of a hard link has come before. `data` gives the bytes of a regular file,
     /// exactly as many as `entry` says; their digest is returned. The root is passed over.
@@ -37,6 +47,8 @@ impl LayerBuilder {
             return Ok(None);
         }
         self.check(entry).map_err(failed)?;
+        let clamped = clamped_entry(entry, self.latest);
+        let entry = clamped.as_ref().unwrap_or(entry);
         let written = self.tar.append(entry, data).map_err(failed)?;
         self.entries.push(IndexEntry {
             entry: entry.clone(),
@@ -112,6 +124,7 @@ impl Store {
             tar: TarWriter::new(writer),
             entries: Vec::new(),
             open: Vec::new(),
+            latest: None,
         })
     }
 }

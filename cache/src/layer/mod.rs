@@ -4,6 +4,7 @@
 mod assemble;
 mod beneath;
 mod builder;
+mod clamp;
 mod compress;
 pub mod entry;
 mod forms;
@@ -22,6 +23,7 @@ mod upper;
 
 pub use assemble::{AssembleError, IndexAssembler};
 pub use builder::LayerBuilder;
+pub use clamp::ClampedLayer;
 pub use compress::{Compression, Compressor, Decompressor, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
 pub use entry::{Entry, Kind, LayerPath, Timestamp};
 pub use forms::Layer;

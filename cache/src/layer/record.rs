@@ -8,6 +8,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::clamp::ClampedLayer;
 use crate::digest::{ContentDigest, DiffId, Digest, LayerId};
 use crate::error::StoreError;
 
@@ -33,6 +34,9 @@ pub struct LayerRecord {
     /// Repositories (`registry.example/repository`) from which `compressed[0]` can be fetched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<String>,
+    /// Layers that are this one with its times clamped, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clamped: Vec<ClampedLayer>,
     /// Digest of the entries without their times, once computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<ContentDigest>,
@@ -80,6 +84,7 @@ impl LayerRecord {
             tar: None,
             compressed: Vec::new(),
             origins: Vec::new(),
+            clamped: Vec::new(),
             content: None,
             size: None,
         }
