@@ -1,5 +1,6 @@
 //! `rbuild [build]`: the one flow from argv to an image.
 
+mod commit;
 pub mod dockerfile;
 mod interrupt;
 pub mod options;
@@ -11,7 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rbuild_cache::{KeyBuilder, Store, TempDir};
@@ -20,8 +21,8 @@ use rbuild_executor::{Cancel, Executor, signals};
 use super::Context;
 use crate::error::BuildError;
 use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
-use crate::frontend::{self, BuildTime, FinishedLayer, Lowered};
-use crate::graph::{Location, VertexId};
+use crate::frontend::{self, Lowered};
+use crate::graph::Location;
 use crate::progress::{Event, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::Registry;
 use crate::solver::{self, Inputs, Plan, run::Solved};
@@ -90,7 +91,8 @@ impl Build<'_> {
         let lowered = self.lower(dockerfile, &images)?;
         let locals = self.locals(&lowered, &store)?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals)?;
-        let image = commit(&lowered, solved.as_ref(), &store)?;
+        let clamp = self.clamp(&lowered);
+        let image = commit::commit(&lowered, solved.as_ref(), &store, clamp)?;
         let exported = self.export(&image, &store, &registry, lowered.source_date_epoch)?;
         if let (Some(solved), Some(_)) = (&solved, &sandbox) {
             solved.seal(&store)?;
@@ -141,6 +143,13 @@ impl Build<'_> {
                 location: warning.location.clone(),
             });
         }
+        let rewrites = self.options.outputs.iter().any(|output| output.rewrite_timestamp);
+        if rewrites && lowered.source_date_epoch.is_none() {
+            self.progress.emit(Event::Warning {
+                message: "rewrite-timestamp=true does nothing without SOURCE_DATE_EPOCH".to_owned(),
+                location: None,
+            });
+        }
         Ok(lowered)
     }
 
@@ -184,6 +193,7 @@ impl Build<'_> {
             locals,
             sink: self.progress.as_ref(),
             epoch: lowered.source_date_epoch,
+            clamp: self.clamp(lowered),
         };
         let mut plan = Plan::new(&inputs)?;
         for local in locals.values() {
@@ -223,6 +233,12 @@ impl Build<'_> {
             solved
         })?;
         Ok((Some(solved), scratch))
+    }
+
+    /// The time that no file of a new layer may be later than.
+    fn clamp(&self, lowered: &Lowered) -> Option<i64> {
+        let wanted = self.options.outputs.iter().any(|output| output.rewrite_timestamp);
+        lowered.source_date_epoch.filter(|_| wanted)
     }
 
     fn enter(&self, store: &Store) -> Result<(Executor, TempDir), BuildError> {
@@ -314,45 +330,6 @@ impl Build<'_> {
     }
 }
 
-/// The image of a finished build: its config needs the diff ids of its layers, and a layer that a process
-/// made gets its tar now.
-fn commit(lowered: &Lowered, solved: Option<&Solved>, store: &Store) -> Result<BuiltImage, BuildError> {
-    let layers = solved.map(|solved| solved.layers().to_vec()).unwrap_or_default();
-    let built: Vec<VertexId> = lowered.image.layers().to_vec();
-    let finished = std::thread::scope(|scope| {
-        let threads: Vec<_> = built
-            .iter()
-            .map(|id| {
-                let result = solved.and_then(|solved| solved.result(*id));
-                scope.spawn(move || {
-                    let result =
-                        result.ok_or_else(|| BuildError::message("a layer of the image was not built"))?;
-                    let diff_id = store
-                        .layer(&result.layer)
-                        .and_then(|layer| layer.diff_id())
-                        .map_err(BuildError::new)?;
-                    Ok(FinishedLayer {
-                        diff_id,
-                        created: result.created,
-                    })
-                })
-            })
-            .collect();
-        let joined = threads.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(BuildError::message("internal error")))
-        });
-        joined.collect::<Result<Vec<FinishedLayer>, BuildError>>()
-    })?;
-    let config = lowered.image.finish(&finished, lowered.source_date_epoch, now());
-    Ok(BuiltImage {
-        config,
-        layers,
-        platform: lowered.image.platform().clone(),
-    })
-}
-
 /// Says which base is being resolved.
 struct Announced<'a> {
     images: &'a ImageSource,
@@ -411,16 +388,6 @@ impl Ended {
             .wait_timeout_while(set, timeout, |set| !*set)
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         *set
-    }
-}
-
-fn now() -> BuildTime {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    BuildTime {
-        seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-        nanoseconds: now.subsec_nanos(),
     }
 }
 

@@ -303,6 +303,14 @@ impl Output {
         }
     }
 
+    /// Whether it writes an image with a manifest, and not only files.
+    pub fn has_manifest(&self) -> bool {
+        matches!(
+            self.kind,
+            OutputKind::Image { .. } | OutputKind::Oci { .. } | OutputKind::Docker { .. }
+        )
+    }
+
     /// Whether it writes to standard output.
     pub fn writes_to_stdout(&self) -> bool {
         matches!(

@@ -76,13 +76,13 @@ impl Plan {
             .ids()
             .filter(involved)
             .filter_map(|id| self.cached[id.0].as_ref());
-        for layer in image.into_iter().chain(others.map(|result| result.layer.clone())) {
-            let record = inputs
-                .store
-                .layer(&layer)
-                .and_then(|layer| layer.record())
-                .map_err(BuildError::new)?;
-            if record.tar.is_none() && record.compressed.is_empty() {
+        for layer in image {
+            if !readable(inputs, &layer, inputs.clamp)? {
+                return Ok(true);
+            }
+        }
+        for result in others {
+            if !readable(inputs, &result.layer, None)? {
                 return Ok(true);
             }
         }
@@ -176,6 +176,18 @@ impl Plan {
         }
         self.missing.reverse();
         Ok(())
+    }
+}
+
+/// Whether the layer has a form other than its tree; for an image with clamped times, whether that serves to clamp it.
+fn readable(inputs: &Inputs<'_>, layer: &LayerId, clamp: Option<i64>) -> Result<bool, BuildError> {
+    let layer = inputs.store.layer(layer).map_err(BuildError::new)?;
+    let record = layer.record().map_err(BuildError::new)?;
+    match clamp {
+        Some(latest) if !record.has_pulled() && record.tar.is_none() => {
+            Ok(layer.known_clamped(latest).map_err(BuildError::new)?.is_some())
+        }
+        _ => Ok(record.tar.is_some() || !record.compressed.is_empty()),
     }
 }
 

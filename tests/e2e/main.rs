@@ -16,5 +16,7 @@ mod errors;
 mod economy;
 // Signals, kill -9 and what is left after them.
 mod kill;
+// SOURCE_DATE_EPOCH: the same digest from everywhere.
+mod reproducible;
 // Which room may use which.
 mod rooms;

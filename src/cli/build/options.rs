@@ -278,9 +278,12 @@ fn outputs(texts: &[String], push: bool, load: bool, tags: &[Reference]) -> anyh
         {
             bail!("tag is needed when pushing to registry: give --tag NAME");
         }
-        if output.rewrite_timestamp {
-            bail!("--output rewrite-timestamp=true is not supported yet");
-        }
+    }
+    let mut images = outputs.iter().filter(|output| output.has_manifest());
+    if let Some(first) = images.next()
+        && images.any(|other| other.rewrite_timestamp != first.rewrite_timestamp)
+    {
+        bail!("rewrite-timestamp must be the same for all outputs of one build");
     }
     Output::check(&outputs, std::io::stdout().is_terminal())?;
     Ok(outputs)

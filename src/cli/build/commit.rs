@@ -1,0 +1,77 @@
+//! From the layers of a finished build to an image: its config needs their diff ids.
+
+use std::time::SystemTime;
+
+use rbuild_cache::{LayerId, Store};
+
+use crate::error::BuildError;
+use crate::exporter::BuiltImage;
+use crate::frontend::{BuildTime, FinishedLayer, Lowered};
+use crate::solver::StepResult;
+use crate::solver::run::Solved;
+
+/// The image. A layer that a process made gets its tar now; with `clamp`, written without times later than that. Layers
+/// of the base image stay as they are.
+pub(super) fn commit(
+    lowered: &Lowered,
+    solved: Option<&Solved>,
+    store: &Store,
+    clamp: Option<i64>,
+) -> Result<BuiltImage, BuildError> {
+    let mut layers = solved.map(|solved| solved.layers().to_vec()).unwrap_or_default();
+    let built = lowered.image.layers();
+    let finished = std::thread::scope(|scope| {
+        let threads: Vec<_> = built
+            .iter()
+            .map(|id| {
+                let result = solved.and_then(|solved| solved.result(*id));
+                scope.spawn(move || finish(store, result, clamp))
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(BuildError::message("internal error")))
+        });
+        joined.collect::<Result<Vec<(LayerId, FinishedLayer)>, BuildError>>()
+    })?;
+    let base = layers.len().saturating_sub(finished.len());
+    for (layer, (clamped, _)) in layers[base..].iter_mut().zip(&finished) {
+        layer.clone_from(clamped);
+    }
+    let finished: Vec<FinishedLayer> = finished.into_iter().map(|(_, finished)| finished).collect();
+    let config = lowered.image.finish(&finished, lowered.source_date_epoch, now());
+    Ok(BuiltImage {
+        config,
+        layers,
+        platform: lowered.image.platform().clone(),
+    })
+}
+
+fn finish(
+    store: &Store,
+    result: Option<&StepResult>,
+    clamp: Option<i64>,
+) -> Result<(LayerId, FinishedLayer), BuildError> {
+    let result = result.ok_or_else(|| BuildError::message("a layer of the image was not built"))?;
+    let mut layer = store.layer(&result.layer).map_err(BuildError::new)?;
+    if let Some(latest) = clamp {
+        let clamped = layer.clamped(latest).map_err(BuildError::new)?;
+        layer = store.layer(&clamped).map_err(BuildError::new)?;
+    }
+    let finished = FinishedLayer {
+        diff_id: layer.diff_id().map_err(BuildError::new)?,
+        created: result.created,
+    };
+    Ok((layer.id().clone(), finished))
+}
+
+fn now() -> BuildTime {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    BuildTime {
+        seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        nanoseconds: now.subsec_nanos(),
+    }
+}
