@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::digest::ContentDigest;
 use crate::error::StoreError;
-use crate::layer::{Entry, IndexEntry, Kind, Layer, LayerIndex, LayerPath, Timestamp, open_file};
+use crate::layer::{Entry, IndexEntry, Kind, Layer, LayerIndex, LayerPath, open_file};
 use crate::tree::{Tree, TreeError};
 
 /// What a stack of layers looks like when they lie on each other.
@@ -80,7 +80,7 @@ impl View {
 impl Tree for View {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
         if path.is_root() {
-            return Ok(Some(root()));
+            return Ok(Some(Entry::root()));
         }
         Ok(self.find(path)?.map(|(_, entry)| entry))
     }
@@ -259,19 +259,6 @@ fn shown(index: &LayerIndex, found: &IndexEntry) -> Entry {
         path: found.entry.path.clone(),
         kind,
         ..inode.clone()
-    }
-}
-
-/// The root of every image: layers do not say anything about it.
-fn root() -> Entry {
-    Entry {
-        path: LayerPath::root(),
-        kind: Kind::Directory { opaque: false },
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: Timestamp::default(),
-        xattrs: Vec::new(),
     }
 }
 

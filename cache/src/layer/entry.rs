@@ -220,6 +220,19 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The root of every image: layers say nothing about it.
+    pub fn root() -> Self {
+        Self {
+            path: LayerPath::root(),
+            kind: Kind::Directory { opaque: false },
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        }
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         matches!(self.kind, Kind::Directory { .. })

@@ -62,7 +62,7 @@ impl<'a> Destination<'a> {
     /// What is at `path` once the plan is carried out so far.
     pub fn look(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
         if path.is_root() {
-            return Ok(Some(root()));
+            return Ok(Some(Entry::root()));
         }
         if let Some(planned) = self.planned(path) {
             return Ok(Some(planned.entry.clone()));
@@ -312,18 +312,6 @@ impl Tree for Below<'_> {
 
     fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError> {
         Err(only_planned(&entry.path))
-    }
-}
-
-fn root() -> Entry {
-    Entry {
-        path: LayerPath::root(),
-        kind: Kind::Directory { opaque: false },
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: Timestamp::default(),
-        xattrs: Vec::new(),
     }
 }
 

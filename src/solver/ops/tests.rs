@@ -128,7 +128,7 @@ impl EntrySink for Memory {
 impl Tree for Memory {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
         if path.is_root() {
-            return Ok(Some(self::root()));
+            return Ok(Some(Entry::root()));
         }
         Ok(self.0.get(path).map(|(entry, _)| entry.clone()))
     }
@@ -151,18 +151,6 @@ impl Tree for Memory {
 
     fn link_group(&self, _entry: &Entry) -> Result<Option<u64>, TreeError> {
         Ok(None)
-    }
-}
-
-fn root() -> Entry {
-    Entry {
-        path: LayerPath::root(),
-        kind: Kind::Directory { opaque: false },
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: Timestamp::default(),
-        xattrs: Vec::new(),
     }
 }
 
