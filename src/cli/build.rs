@@ -155,10 +155,20 @@ impl Build<'_> {
 
     /// Opens the directories that steps read.
     fn locals(&self, lowered: &Lowered, store: &Store) -> Result<BTreeMap<String, LocalContext>, BuildError> {
-        let mut locals: BTreeMap<String, LocalContext> = BTreeMap::new();
-        if lowered.reads_local("context") {
-            let path = &self.options.context;
-            let ignore = match load_ignore(path, self.options.dockerfile.path())? {
+        let main = (
+            frontend::CONTEXT,
+            &self.options.context,
+            self.options.dockerfile.path(),
+        );
+        // Each has its own .dockerignore; only the main one may have it beside the Dockerfile. A later name wins.
+        let named = self.options.local_contexts.iter();
+        let named = named.map(|(name, path)| (name.as_str(), path, None));
+        let mut locals = BTreeMap::new();
+        for (name, path, dockerfile) in named.chain([main]) {
+            if !lowered.reads_local(name) {
+                continue;
+            }
+            let ignore = match load_ignore(path, dockerfile)? {
                 None => None,
                 Some((file, patterns)) => {
                     let matcher = rbuild_parser::ignore::Matcher::new(&patterns);
@@ -166,10 +176,7 @@ impl Build<'_> {
                 }
             };
             let memory = store.file_memory(path).map_err(BuildError::new)?;
-            locals.insert(
-                "context".to_owned(),
-                LocalContext::open(path, ignore, Some(memory))?,
-            );
+            locals.insert(name.to_owned(), LocalContext::open(path, ignore, Some(memory))?);
         }
         Ok(locals)
     }

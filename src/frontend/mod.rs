@@ -6,6 +6,7 @@
 mod args;
 mod base_image;
 pub mod changes;
+mod contexts;
 mod dispatch;
 pub mod entitlement;
 mod env;
@@ -29,6 +30,7 @@ use crate::error::BuildError;
 use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, VertexId};
 use crate::registry::Reference;
 
+pub use contexts::{ContextError, NamedContext};
 pub use entitlement::Entitlement;
 pub use image::{BuildTime, FinishedLayer, ImageDraft};
 
@@ -70,6 +72,8 @@ pub struct BuildRequest {
     pub no_cache: bool,
     /// `--no-cache-filter`: names of stages.
     pub no_cache_filter: Vec<String>,
+    /// `--build-context`: names, and what they stand for.
+    pub contexts: Vec<(String, NamedContext)>,
     /// `--network`: what a RUN without its own gets.
     pub network: NetworkMode,
     /// `--allow`: what RUN may do beyond the usual. `--network=host` allows the machine's network as well.
@@ -135,6 +139,7 @@ impl BuildRequest {
             labels: Vec::new(),
             no_cache: false,
             no_cache_filter: Vec::new(),
+            contexts: Vec::new(),
             network: NetworkMode::Default,
             allow: Vec::new(),
             add_hosts: Vec::new(),

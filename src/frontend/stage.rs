@@ -7,6 +7,7 @@ use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Instruction, Spanned, Stage};
 
 use super::args::Arguments;
+use super::contexts::Contexts;
 use super::warnings::Warnings;
 use super::{BuildRequest, Warning};
 use crate::error::BuildError;
@@ -25,6 +26,8 @@ pub(super) enum Base {
     Stage(usize),
     /// An image.
     Image(String),
+    /// The files of a named local directory.
+    Local(String),
 }
 
 /// What `COPY --from` names.
@@ -34,6 +37,8 @@ pub(super) enum CopyFrom {
     Stage(usize),
     /// An image.
     Image(String),
+    /// A named local directory.
+    Local(String),
     /// `scratch`: a tree without anything.
     Scratch,
 }
@@ -65,6 +70,7 @@ pub(super) struct StagePlan {
 #[derive(Debug, Default)]
 pub(super) struct StageTable {
     pub(super) stages: Vec<StagePlan>,
+    contexts: Contexts,
     escape: char,
 }
 
@@ -77,6 +83,7 @@ impl StageTable {
     ) -> Result<Self, BuildError> {
         let mut table = Self {
             stages: Vec::with_capacity(request.dockerfile.stages.len()),
+            contexts: Contexts::new(&request.contexts),
             escape: request.dockerfile.directives.escape,
         };
         for stage in &request.dockerfile.stages {
@@ -84,6 +91,11 @@ impl StageTable {
             table.stages.push(plan);
         }
         for index in 0..table.stages.len() {
+            // A context of the stage's name stands for all of the stage (spec F2).
+            if let Some(base) = table.replacement(index) {
+                table.stages[index].base = base;
+                continue;
+            }
             let mut commands = Vec::new();
             for instruction in &request.dockerfile.stages[index].instructions {
                 let location = warnings.location(instruction.span);
@@ -120,6 +132,19 @@ impl StageTable {
         self.stages[..limit]
             .iter()
             .rposition(|stage| stage.name.as_ref() == Some(&name))
+    }
+
+    /// What the stage `index` begins with and is when a named context has its name.
+    fn replacement(&self, index: usize) -> Option<Base> {
+        let name = self.stages[index].name.as_deref()?;
+        self.contexts.base(name)
+    }
+
+    /// What `--from` reads that names the stage `index`.
+    fn copy_stage(&self, index: usize) -> CopyFrom {
+        let name = self.stages[index].name.as_deref();
+        name.and_then(|name| self.contexts.copy_from(name))
+            .unwrap_or(CopyFrom::Stage(index))
     }
 
     /// How a stage is called in messages.
@@ -259,7 +284,9 @@ impl StageTable {
             })?;
             platform = Some(parsed);
         }
-        let base = if image.text == "scratch" {
+        let base = if let Some(context) = self.contexts.base(&image.text) {
+            context
+        } else if image.text == "scratch" {
             Base::Scratch
         } else if let Some(index) = self.find(&image.text, self.stages.len()) {
             Base::Stage(index)
@@ -288,7 +315,7 @@ impl StageTable {
         }
         if let Ok(number) = from.parse::<i64>() {
             return match usize::try_from(number) {
-                Ok(number) if number < self.stages.len() => Ok(CopyFrom::Stage(number)),
+                Ok(number) if number < self.stages.len() => Ok(self.copy_stage(number)),
                 _ => Err(
                     BuildError::message(format!("invalid stage index {number}")).hint(Some(format!(
                         "stages are numbered from 0 to {}",
@@ -301,7 +328,10 @@ impl StageTable {
             .find(from, index)
             .or_else(|| self.find(from, self.stages.len()))
         {
-            return Ok(CopyFrom::Stage(stage));
+            return Ok(self.copy_stage(stage));
+        }
+        if let Some(context) = self.contexts.copy_from(from) {
+            return Ok(context);
         }
         if from == "scratch" {
             return Ok(CopyFrom::Scratch);

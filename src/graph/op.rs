@@ -148,6 +148,24 @@ pub struct CopyOp {
     pub reset_owner: bool,
 }
 
+impl CopyOp {
+    /// All files of a directory of the machine into the root.
+    pub fn of_all() -> Self {
+        Self {
+            sources: vec![CopySource::Path("/".to_owned())],
+            dest: "/".to_owned(),
+            cwd: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            excludes: Vec::new(),
+            parents: false,
+            link: false,
+            unpack: Unpack::Never,
+            reset_owner: true,
+        }
+    }
+}
+
 /// One operand of COPY or ADD.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

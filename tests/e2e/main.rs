@@ -8,6 +8,8 @@ mod env;
 mod build;
 // What is cached, what is run again, and what concurrent builds share.
 mod cache;
+// Named contexts: directories, images, OCI layouts.
+mod contexts;
 // Three stages on a Debian base from a registry, read by other people's tools.
 mod debian;
 // Bad input: one error, the right exit status, nothing lost.

@@ -8,7 +8,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("graph", &[]),
     ("error", &["graph"]),
     ("progress", &["graph"]),
-    ("frontend", &["error", "graph"]),
+    ("frontend", &["error", "graph", "registry"]),
     ("registry", &["graph"]),
     ("source", &["error", "frontend", "graph", "progress", "registry"]),
     ("solver", &["error", "graph", "progress", "source"]),

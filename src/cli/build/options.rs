@@ -9,7 +9,7 @@ use rbuild_executor::Isolation;
 
 use super::dockerfile::DockerfileSource;
 use crate::exporter::{Output, OutputKind};
-use crate::frontend::{BuildRequest, Entitlement};
+use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{NetworkMode, Platform};
 use crate::progress::Mode;
 use crate::registry::Reference;
@@ -27,6 +27,9 @@ pub struct BuildArgs {
     /// Value of an ARG; without `=` it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
+    /// Directory, docker-image://NAME or oci-layout://DIR[:TAG] to use for a stage or image of this name
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    build_contexts: Vec<String>,
     /// Stage to build, by name or number [default: the last one]
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
@@ -111,6 +114,9 @@ pub struct BuildOptions {
     pub progress: Mode,
     /// `--isolation`.
     pub isolation: Isolation,
+    /// Directories of `--build-context`, by the names as given.
+    pub local_contexts: Vec<(String, PathBuf)>,
+    contexts: Vec<(String, NamedContext)>,
     build_args: Vec<(String, Option<String>)>,
     target: Option<String>,
     platform: Option<Platform>,
@@ -136,6 +142,13 @@ impl BuildOptions {
         let tags: Vec<Reference> = tags.collect::<anyhow::Result<_>>()?;
         let context = context(&args.context)?;
         let dockerfile = dockerfile(args.file.as_deref(), &context)?;
+        let mut contexts = Vec::new();
+        let mut local_contexts = Vec::new();
+        for text in &args.build_contexts {
+            let (name, context, path) = named_context(text)?;
+            local_contexts.extend(path.map(|path| (name.clone(), path)));
+            contexts.push((name, context));
+        }
         let quiet_mode = if args.quiet {
             Mode::Quiet
         } else {
@@ -155,6 +168,8 @@ impl BuildOptions {
             quiet: args.quiet,
             progress: quiet_mode,
             isolation: args.isolation,
+            contexts,
+            local_contexts,
             build_args: args
                 .build_args
                 .iter()
@@ -194,6 +209,7 @@ impl BuildOptions {
             labels: self.labels.clone(),
             no_cache: self.no_cache,
             no_cache_filter: self.no_cache_filter.clone(),
+            contexts: self.contexts.clone(),
             network: self.network,
             allow: self.allow.clone(),
             add_hosts: self.add_hosts.clone(),
@@ -222,6 +238,28 @@ fn context(text: &str) -> anyhow::Result<PathBuf> {
         }
         Err(error) => Err(error).with_context(|| format!("unable to prepare context: path {text:?}")),
     }
+}
+
+/// `NAME=VALUE` of `--build-context`, with the directory if it is one.
+fn named_context(text: &str) -> anyhow::Result<(String, NamedContext, Option<PathBuf>)> {
+    let Some((name, value)) = text
+        .split_once('=')
+        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+    else {
+        bail!("invalid context {text:?}: expected NAME=VALUE");
+    };
+    let context: NamedContext = value.parse()?;
+    let mut path = None;
+    if context == NamedContext::Local {
+        let directory = PathBuf::from(value);
+        let metadata = std::fs::metadata(&directory)
+            .with_context(|| format!("unable to prepare the context {name}: {value:?}"))?;
+        if !metadata.is_dir() {
+            bail!("unable to prepare the context {name}: {value:?} is not a directory");
+        }
+        path = Some(directory);
+    }
+    Ok((name.to_owned(), context, path))
 }
 
 /// `-f` is relative to the current directory; without it `Dockerfile`, then `dockerfile`, in the context.

@@ -4,7 +4,7 @@ use rbuild_parser::{Add, Copy, Heredoc, Source};
 
 use super::StageLowering;
 use crate::error::BuildError;
-use crate::frontend::stage::Command;
+use crate::frontend::stage::{Command, CopyFrom};
 use crate::graph::{CopyOp, CopySource, InlineFile, Op, Unpack};
 
 /// What COPY and ADD have in common.
@@ -142,7 +142,7 @@ impl Transfer<'_> {
             parents: self.parents,
             link: self.link,
             unpack: self.unpack,
-            reset_owner: command.from.is_none(),
+            reset_owner: matches!(command.from, None | Some(CopyFrom::Local(_))),
         };
         stage.add_layer(Op::Copy(Box::new(op)), source, name, location, created_by);
         Ok(())

@@ -23,7 +23,7 @@ use super::text::shown_with;
 use super::warnings::Warnings;
 use super::{BuildRequest, Warning};
 use crate::error::BuildError;
-use crate::graph::{Definition, ImageOp, Location, Op, Platform, Vertex, VertexId};
+use crate::graph::{CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Vertex, VertexId};
 
 /// What all stages share.
 #[derive(Debug)]
@@ -120,6 +120,25 @@ impl<'a> Lowering<'a> {
                 let platform = self.target_platform.clone();
                 StageState::new(ImageDraft::scratch(&platform), platform, None)
             }
+            Base::Local(name) => {
+                let platform = self.target_platform.clone();
+                let source = self.local_vertex(name);
+                let mut state = StageState::new(ImageDraft::scratch(&platform), platform, None);
+                let id = self.definition.add(Vertex {
+                    op: Op::Copy(Box::new(CopyOp::of_all())),
+                    base: None,
+                    source: Some(source),
+                    name: steps.next(false, &format!("FROM {name}")),
+                    location: Some(stage.location.clone()),
+                    no_cache: false,
+                    platform: state.platform.clone(),
+                });
+                state.root = Some(id);
+                state
+                    .image
+                    .record(format!("FROM {name} # build context"), Some(id));
+                state
+            }
             Base::Stage(base) => match states.get(*base) {
                 Some(Some(state)) => state.child(),
                 _ => {
@@ -192,6 +211,25 @@ impl<'a> Lowering<'a> {
         }))
     }
 
+    /// A local directory as a source.
+    fn local_vertex(&mut self, name: &str) -> VertexId {
+        let shown = match name {
+            super::CONTEXT => "[internal] load build context".to_owned(),
+            name => format!("[context {name}] load from client"),
+        };
+        self.definition.add(Vertex {
+            op: Op::Local(LocalOp {
+                name: name.to_owned(),
+            }),
+            base: None,
+            source: None,
+            name: shown,
+            location: None,
+            no_cache: false,
+            platform: self.target_platform.clone(),
+        })
+    }
+
     fn is_filtered(&self, index: usize) -> bool {
         let names = &self.request.no_cache_filter;
         names
@@ -222,7 +260,7 @@ impl Steps {
                 String::new()
             },
             index: 0,
-            total: steps.count() + usize::from(matches!(stage.base, Base::Image(_))),
+            total: steps.count() + usize::from(matches!(stage.base, Base::Image(_) | Base::Local(_))),
         }
     }
 
@@ -402,17 +440,8 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     /// What a COPY reads: `None` for nothing at all.
     fn copy_source(&mut self, command: &Command) -> Result<Option<VertexId>, BuildError> {
         match &command.from {
-            None => Ok(Some(self.shared.definition.add(Vertex {
-                op: Op::Local(crate::graph::LocalOp {
-                    name: super::CONTEXT.to_owned(),
-                }),
-                base: None,
-                source: None,
-                name: "[internal] load build context".to_owned(),
-                location: None,
-                no_cache: false,
-                platform: self.shared.target_platform.clone(),
-            }))),
+            None => Ok(Some(self.shared.local_vertex(super::CONTEXT))),
+            Some(CopyFrom::Local(name)) => Ok(Some(self.shared.local_vertex(name))),
             Some(CopyFrom::Scratch) => Ok(None),
             Some(CopyFrom::Stage(stage)) => match self.states.get(*stage) {
                 Some(Some(state)) => Ok(state.root),

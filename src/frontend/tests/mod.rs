@@ -3,6 +3,7 @@
 mod arbitrary;
 mod arguments;
 mod changes;
+mod contexts;
 mod graph;
 mod image;
 mod instructions;

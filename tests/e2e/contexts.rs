@@ -1,0 +1,53 @@
+use std::fs;
+
+use crate::env::as_every_user;
+
+#[test]
+fn named_contexts_stand_for_stages_and_images() {
+    as_every_user(|env| {
+        env.base();
+        let dir = env.context(
+            "other",
+            &[
+                ("f", "from the directory\n"),
+                ("secret", "x"),
+                (".dockerignore", "secret\n"),
+            ],
+        );
+        let layout = env.path("layout");
+        env.context("img", &[("g", "from the layout\n")]);
+        env.write("img/Dockerfile", "FROM scratch\nCOPY g /g\n");
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        env.rbuild(["build", "-o", &output, env.path("img").to_str().unwrap()])
+            .ok();
+        let contexts = [
+            format!("--build-context=dep={dir}"),
+            format!("--build-context=other={dir}"),
+            format!("--build-context=nosuch=oci-layout://{}", layout.display()),
+            "--build-context=stand-in:1=docker-image://base".to_owned(),
+        ];
+        let contexts: Vec<&str> = contexts.iter().map(String::as_str).collect();
+        let dockerfile = "FROM base AS dep\nRUN false\n\
+                          FROM other AS local\nCOPY own /own\n\
+                          FROM stand-in:1\n\
+                          COPY --from=dep /f /dep\nCOPY --from=nosuch /g /g\nCOPY --from=local / /all/\n\
+                          RUN ls /all > /list && cat /dep /g >> /list\n";
+        env.write("main/own", "own\n");
+        env.build("main", dockerfile, &contexts).ok();
+        let dest = env.path("out");
+        let output = format!("type=local,dest={}", dest.display());
+        let more: Vec<&str> = contexts.iter().copied().chain(["-o", &output]).collect();
+        let again = env.build("main", dockerfile, &more).ok();
+        assert_eq!(again.count("CACHED"), 6, "{}", again.stderr);
+        let list = fs::read_to_string(dest.join("list")).unwrap();
+        assert_eq!(list, "f\nown\nfrom the directory\nfrom the layout\n");
+
+        // A file changes: only what reads it is made again.
+        env.write("other/f", "changed\n");
+        env.build("main", dockerfile, &more).ok();
+        let list = fs::read_to_string(dest.join("list")).unwrap();
+        assert_eq!(list, "f\nown\nchanged\nfrom the layout\n");
+        let missing = env.build("main", dockerfile, &["--build-context=dep=/no/such"]);
+        assert!(missing.fails(1).stderr.contains("/no/such"));
+    });
+}
