@@ -22,7 +22,7 @@ use super::Context;
 use crate::error::BuildError;
 use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
 use crate::frontend::{self, Lowered};
-use crate::graph::Location;
+use crate::graph::{Location, VertexId};
 use crate::progress::{Event, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::Registry;
 use crate::solver::{self, Inputs, Plan, run::Solved};
@@ -91,9 +91,12 @@ impl Build<'_> {
         let lowered = self.lower(dockerfile, &images)?;
         let locals = self.locals(&lowered, &store)?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals)?;
-        let clamp = self.clamp(&lowered);
-        let image = commit::commit(&lowered, solved.as_ref(), &store, clamp)?;
-        let exported = self.export(&image, &store, &registry, lowered.source_date_epoch)?;
+        let images = lowered
+            .iter()
+            .map(|lowered| commit::commit(lowered, solved.as_ref(), &store, self.clamp(lowered)))
+            .collect::<Result<Vec<BuiltImage>, BuildError>>()?;
+        let epoch = lowered.first().and_then(|lowered| lowered.source_date_epoch);
+        let exported = self.export(&images, &store, &registry, epoch)?;
         if let (Some(solved), Some(_)) = (&solved, &sandbox) {
             solved.seal(&store)?;
         }
@@ -125,15 +128,23 @@ impl Build<'_> {
         &self,
         dockerfile: rbuild_parser::Dockerfile,
         images: &ImageSource,
-    ) -> Result<Lowered, BuildError> {
-        let lowered = frontend::lower(
-            &self.options.request(dockerfile),
-            &Announced {
-                images,
-                sink: self.progress.as_ref(),
-            },
-        )?;
-        for warning in &lowered.warnings {
+    ) -> Result<Vec<Lowered>, BuildError> {
+        let request = self.options.request(dockerfile);
+        let resolver = Announced {
+            images,
+            sink: self.progress.as_ref(),
+        };
+        let lowered = match self.options.platforms.as_slice() {
+            [] => vec![frontend::lower(&request, &resolver)?],
+            platforms => frontend::lower_platforms(&request, platforms, &resolver)?,
+        };
+        let mut warned: Vec<&frontend::Warning> = Vec::new();
+        for warning in lowered.iter().flat_map(|lowered| &lowered.warnings) {
+            // What is doubtful for one platform mostly is for all.
+            if warned.contains(&warning) {
+                continue;
+            }
+            warned.push(warning);
             let message = match warning.rule {
                 "" => warning.message.clone(),
                 rule => format!("{rule}: {}", warning.message),
@@ -144,7 +155,7 @@ impl Build<'_> {
             });
         }
         let rewrites = self.options.outputs.iter().any(|output| output.rewrite_timestamp);
-        if rewrites && lowered.source_date_epoch.is_none() {
+        if rewrites && lowered.iter().any(|lowered| lowered.source_date_epoch.is_none()) {
             self.progress.emit(Event::Warning {
                 message: "rewrite-timestamp=true does nothing without SOURCE_DATE_EPOCH".to_owned(),
                 location: None,
@@ -154,7 +165,11 @@ impl Build<'_> {
     }
 
     /// Opens the directories that steps read.
-    fn locals(&self, lowered: &Lowered, store: &Store) -> Result<BTreeMap<String, LocalContext>, BuildError> {
+    fn locals(
+        &self,
+        lowered: &[Lowered],
+        store: &Store,
+    ) -> Result<BTreeMap<String, LocalContext>, BuildError> {
         let main = (
             frontend::CONTEXT,
             &self.options.context,
@@ -165,7 +180,7 @@ impl Build<'_> {
         let named = named.map(|(name, path)| (name.as_str(), path, None));
         let mut locals = BTreeMap::new();
         for (name, path, dockerfile) in named.chain([main]) {
-            if !lowered.reads_local(name) {
+            if !lowered.iter().any(|lowered| lowered.reads_local(name)) {
                 continue;
             }
             let ignore = match load_ignore(path, dockerfile)? {
@@ -185,22 +200,24 @@ impl Build<'_> {
     /// sandbox has to live as long as layers are read.
     fn solve(
         &self,
-        lowered: &Lowered,
+        lowered: &[Lowered],
         store: &Store,
         registry: &Registry,
         locals: &BTreeMap<String, LocalContext>,
     ) -> Result<(Option<Solved>, Option<TempDir>), BuildError> {
-        let Some(result) = lowered.result else {
-            return Ok((None, None));
+        let results: Vec<VertexId> = lowered.iter().filter_map(|lowered| lowered.result).collect();
+        let first = match lowered.first() {
+            Some(first) if !results.is_empty() => first,
+            _ => return Ok((None, None)),
         };
         let inputs = Inputs {
-            definition: &lowered.definition,
-            result,
+            definition: &first.definition,
+            results: &results,
             store,
             locals,
             sink: self.progress.as_ref(),
-            epoch: lowered.source_date_epoch,
-            clamp: self.clamp(lowered),
+            epoch: first.source_date_epoch,
+            clamp: self.clamp(first),
         };
         let mut plan = Plan::new(&inputs)?;
         for local in locals.values() {
@@ -278,7 +295,7 @@ impl Build<'_> {
 
     fn export(
         &self,
-        image: &BuiltImage,
+        images: &[BuiltImage],
         store: &Store,
         registry: &Registry,
         epoch: Option<i64>,
@@ -300,7 +317,13 @@ impl Build<'_> {
                 location: None,
                 at: Instant::now(),
             });
-            let result = exporter::export(&context, image, &self.options.tags, output);
+            let result = exporter::export(
+                &context,
+                images,
+                self.options.as_index,
+                &self.options.tags,
+                output,
+            );
             let outcome = match &result {
                 Ok(exported) => {
                     let data = self.announcement(exported, output).into_bytes();

@@ -59,7 +59,7 @@ struct Global {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Build an image from a Dockerfile; the word may be left out
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
     /// List images
     Images(images::ImagesArgs),
     /// Create an image from the tar of a root file system
@@ -114,13 +114,13 @@ enum ImageCommand {
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Build an image from a Dockerfile
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum BuilderCommand {
     /// Build an image from a Dockerfile
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
     /// Remove build cache
     Prune(prune::PruneArgs),
 }
@@ -168,7 +168,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Build(args)
         | Command::Image(Image::Build(args))
-        | Command::Builder(Builder::Build(args)) => build::run(args, context),
+        | Command::Builder(Builder::Build(args)) => build::run(*args, context),
         Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
         Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),
         Command::Inspect(args) | Command::Image(Image::Inspect(args)) => inspect::run(args, context),

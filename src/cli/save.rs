@@ -10,7 +10,7 @@ use rbuild_cache::Store;
 use super::lookup::{Listed, LookupError};
 use super::{Context, lookup};
 use crate::exporter::Destination;
-use crate::exporter::archive::{ArchiveImage, Format, write_tar};
+use crate::exporter::archive::{ArchiveImage, Archived, Format, write_tar};
 use crate::exporter::stored::StoredManifest;
 use crate::graph::Platform;
 use crate::registry::Reference;
@@ -70,6 +70,7 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    let images: Vec<Archived> = images.into_iter().map(Archived::Image).collect();
     write_tar(&store, &images, Format::Docker, &dest, None)?;
     Ok(ExitCode::SUCCESS)
 }

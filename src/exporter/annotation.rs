@@ -90,6 +90,12 @@ impl Annotation {
         })
     }
 
+    /// Those of `annotations` that belong on an index or its descriptor, by key; the last of one key wins.
+    pub fn on_index(annotations: &[Self], target: AnnotationTarget) -> BTreeMap<String, String> {
+        let wanted = annotations.iter().filter(|a| a.target == target);
+        wanted.map(|a| (a.key.clone(), a.value.clone())).collect()
+    }
+
     /// Those of `annotations` that belong on `target` for an image of `platform`, by key; the last of one key wins.
     pub fn select(
         annotations: &[Self],

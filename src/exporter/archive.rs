@@ -57,6 +57,39 @@ impl ArchiveImage {
     }
 }
 
+/// An image of several platforms to archive.
+#[derive(Debug, Clone)]
+pub struct ArchiveIndex {
+    /// The index.
+    pub descriptor: Descriptor,
+    /// The index's bytes.
+    pub bytes: Vec<u8>,
+    /// The images that it names; their own names do not count.
+    pub images: Vec<ArchiveImage>,
+    /// Names, as those of an image.
+    pub names: Vec<Reference>,
+    /// Annotations of the index's descriptor.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What an entry of the layout leads to.
+#[derive(Debug, Clone)]
+pub enum Archived {
+    /// One image.
+    Image(ArchiveImage),
+    /// One for each of several platforms.
+    Index(ArchiveIndex),
+}
+
+impl Archived {
+    fn images(&self) -> &[ArchiveImage] {
+        match self {
+            Self::Image(image) => std::slice::from_ref(image),
+            Self::Index(index) => &index.images,
+        }
+    }
+}
+
 /// Which files stand beside the blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -74,7 +107,7 @@ enum Bytes<'a> {
 /// Writes `images` as a tar to `dest`.
 pub fn write_tar(
     store: &Store,
-    images: &[ArchiveImage],
+    images: &[Archived],
     format: Format,
     dest: &Destination,
     epoch: Option<i64>,
@@ -109,7 +142,7 @@ pub fn write_tar(
 /// comes last, names the new images only.
 pub fn write_directory(
     store: &Store,
-    images: &[ArchiveImage],
+    images: &[Archived],
     format: Format,
     dest: &Path,
     epoch: Option<i64>,
@@ -145,13 +178,19 @@ type Member<'a> = dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()> + 'a;
 
 fn write_members(
     store: &Store,
-    images: &[ArchiveImage],
+    images: &[Archived],
     format: Format,
     epoch: Option<i64>,
     write: &mut Member<'_>,
 ) -> anyhow::Result<()> {
     let mut blobs: BTreeMap<Digest, (u64, Bytes<'_>)> = BTreeMap::new();
-    for image in images {
+    for archived in images {
+        if let Archived::Index(index) = archived {
+            let Descriptor { digest, size, .. } = index.descriptor;
+            blobs.insert(digest, (size, Bytes::Here(&index.bytes)));
+        }
+    }
+    for image in images.iter().flat_map(Archived::images) {
         for layer in &image.layers {
             blobs.insert(layer.digest, (layer.size, Bytes::Stored));
         }
@@ -187,42 +226,39 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// `index.json`: an entry for each name of each image.
-fn index(images: &[ArchiveImage], epoch: Option<i64>) -> Value {
+fn index(images: &[Archived], epoch: Option<i64>) -> Value {
     let mut entries = Vec::new();
-    for image in images {
-        let created = epoch
-            .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
-            .map(|time| Value::from(time.to_string()))
-            .or_else(|| {
-                serde_json::from_slice::<Value>(&image.config_bytes)
-                    .ok()?
-                    .get("created")
-                    .cloned()
-            });
-        let mut common = image.annotations.clone();
-        if let Some(Value::String(created)) = created {
+    for archived in images {
+        let (descriptor, names, annotations) = match archived {
+            Archived::Image(image) => (&image.manifest, &image.names, &image.annotations),
+            Archived::Index(index) => (&index.descriptor, &index.names, &index.annotations),
+        };
+        let platform = match archived {
+            Archived::Image(image) => Some(&image.platform),
+            Archived::Index(_) => None,
+        };
+        let mut common = annotations.clone();
+        if let Some(created) = created(archived.images(), epoch) {
             common.insert("org.opencontainers.image.created".to_owned(), created);
         }
         let mut entry = |annotations: BTreeMap<String, String>| {
-            let mut platform = json!({"architecture": image.platform.architecture, "os": image.platform.os});
-            if !image.platform.variant.is_empty() {
-                platform["variant"] = image.platform.variant.as_str().into();
-            }
             let mut entry = json!({
-                "mediaType": image.manifest.media_type,
-                "digest": image.manifest.digest,
-                "size": image.manifest.size,
+                "mediaType": descriptor.media_type,
+                "digest": descriptor.digest,
+                "size": descriptor.size,
             });
             if !annotations.is_empty() {
                 entry["annotations"] = json!(annotations);
             }
-            entry["platform"] = platform;
+            if let Some(platform) = platform {
+                entry["platform"] = json!(platform);
+            }
             entries.push(entry);
         };
-        if image.names.is_empty() {
+        if names.is_empty() {
             entry(common.clone());
         }
-        for name in &image.names {
+        for name in names {
             let mut annotations = common.clone();
             annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
             if let Some(tag) = name.tag() {
@@ -234,8 +270,17 @@ fn index(images: &[ArchiveImage], epoch: Option<i64>) -> Value {
     json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 }
 
+/// When the images were made: `epoch`, else what the config of the first says.
+fn created(images: &[ArchiveImage], epoch: Option<i64>) -> Option<String> {
+    if let Some(time) = epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+        return Some(time.to_string());
+    }
+    let config: Value = serde_json::from_slice(&images.first()?.config_bytes).ok()?;
+    config.get("created")?.as_str().map(str::to_owned)
+}
+
 /// Docker's `manifest.json`.
-fn docker_manifest(images: &[ArchiveImage]) -> Value {
+fn docker_manifest(images: &[Archived]) -> Value {
     let image = |image: &ArchiveImage| {
         let tags: Vec<String> = image
             .names
@@ -250,7 +295,7 @@ fn docker_manifest(images: &[ArchiveImage]) -> Value {
             .collect();
         json!({"Config": blob_path(&image.config.digest), "RepoTags": tags, "Layers": layers})
     };
-    images.iter().map(image).collect()
+    images.iter().flat_map(Archived::images).map(image).collect()
 }
 
 /// Standard output was closed by its reader, which has seen enough: no failure.
@@ -379,7 +424,8 @@ mod tests {
 
     #[test]
     fn every_tag_has_an_entry() {
-        let index = index(&[image(&["a:1", "quay.io/b/c:2"]), image(&[])], None);
+        let images = [image(&["a:1", "quay.io/b/c:2"]), image(&[])].map(Archived::Image);
+        let index = index(&images, None);
         let entries = index["manifests"].as_array().unwrap();
         assert_eq!(entries.len(), 3);
         assert_eq!(
@@ -395,7 +441,7 @@ mod tests {
             "2024-05-06T07:08:09Z"
         );
         assert_eq!(entries[0]["platform"]["variant"], "v7");
-        let manifest = docker_manifest(&[image(&["a:1", "quay.io/b/c:2"])]);
+        let manifest = docker_manifest(&images);
         assert_eq!(manifest[0]["RepoTags"], json!(["a:1", "quay.io/b/c:2"]));
     }
 

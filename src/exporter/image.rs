@@ -57,16 +57,6 @@ pub fn assemble(
     default: Option<Codec>,
 ) -> anyhow::Result<Assembled> {
     let select = |target| Annotation::select(&encoding.annotations, target, &image.platform);
-    for (target, name) in [
-        (AnnotationTarget::Index, "index"),
-        (AnnotationTarget::IndexDescriptor, "index-descriptor"),
-    ] {
-        ensure!(
-            select(target).is_empty(),
-            "{name} annotations need an image of several platforms: this one has only {}",
-            image.platform
-        );
-    }
     let facts = read_config(&image.config, image.layers.len())
         .map_err(anyhow::Error::msg)
         .context("reading the config of the built image")?;
@@ -127,6 +117,21 @@ pub fn assemble(
         layers,
         descriptor_annotations,
     })
+}
+
+/// Fails when annotations are given that only an image of several platforms can bear.
+pub fn refuse_index_annotations(encoding: &Encoding, image: &BuiltImage) -> anyhow::Result<()> {
+    for (target, name) in [
+        (AnnotationTarget::Index, "index"),
+        (AnnotationTarget::IndexDescriptor, "index-descriptor"),
+    ] {
+        ensure!(
+            Annotation::on_index(&encoding.annotations, target).is_empty(),
+            "{name} annotations need an image of several platforms: this one has only {}",
+            image.platform
+        );
+    }
+    Ok(())
 }
 
 /// Puts manifest and config of `image` into the store; its layers are there already.

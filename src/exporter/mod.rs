@@ -4,18 +4,22 @@
 pub mod annotation;
 pub mod archive;
 pub mod image;
+pub mod index;
 pub mod output;
 pub mod push;
 pub mod rootfs;
 pub mod stored;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::View;
+use rbuild_cache::layer::Layer;
 
 use rbuild_cache::{Descriptor, Digest, LayerId, Store};
 
 use crate::graph::Platform;
 use crate::registry::{Reference, Registry};
+
+use archive::Archived;
 
 pub use annotation::{Annotation, AnnotationTarget};
 pub use output::{Codec, Destination, Encoding, Output, OutputError, OutputKind};
@@ -53,9 +57,35 @@ pub struct Exported {
     pub devices: u64,
 }
 
-/// Exports `image` to `output`. `names` are those of `--tag`; those in the output win. Nothing is tagged,
-/// and no file has its final name, before all of its bytes are there.
+/// Exports `images`, one for each platform, to `output`: as one image, or with `as_index` as an index. `names` are
+/// those of `--tag`; those in the output win. Nothing is tagged, and no file has its final name, before all of its bytes
+/// are there.
 pub fn export(
+    context: &ExportContext<'_>,
+    images: &[BuiltImage],
+    as_index: bool,
+    names: &[Reference],
+    output: &Output,
+) -> anyhow::Result<Exported> {
+    let named = output
+        .names
+        .iter()
+        .map(|n| Reference::parse(n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let names = if named.is_empty() { names } else { &named };
+    if let OutputKind::Image { push: true, .. } = &output.kind {
+        ensure!(!names.is_empty(), "tag is needed when pushing to registry");
+    }
+    if output.has_manifest() {
+        archive::check_names(names)?;
+    }
+    match images {
+        [image] if !as_index => one(context, image, names, output),
+        _ => several(context, images, names, output),
+    }
+}
+
+fn one(
     context: &ExportContext<'_>,
     image: &BuiltImage,
     names: &[Reference],
@@ -66,12 +96,6 @@ pub fn export(
         registry,
         epoch,
     } = *context;
-    let named = output
-        .names
-        .iter()
-        .map(|n| Reference::parse(n))
-        .collect::<Result<Vec<_>, _>>()?;
-    let names = if named.is_empty() { names } else { &named };
     let mut exported = Exported {
         image_id: Digest::of(&image.config),
         manifest: None,
@@ -84,21 +108,13 @@ pub fn export(
             exported.devices = rootfs::write_directory(&view(store, image)?, dest, epoch)?;
         }
         OutputKind::Image { store: keep, push } => {
-            ensure!(
-                !push || !names.is_empty(),
-                "tag is needed when pushing to registry"
-            );
-            archive::check_names(names)?;
             // Compressed bytes are only for those who get them over a network.
             let default = push.then_some(Codec::Gzip);
+            image::refuse_index_annotations(&output.encoding, image)?;
             let assembled = image::assemble(store, image, &output.encoding, default)?;
             image::put(store, image, &assembled)?;
             if *push {
-                let layers = image
-                    .layers
-                    .iter()
-                    .map(|id| store.layer(id))
-                    .collect::<Result<Vec<_>, _>>()?;
+                let layers = layers(store, image)?;
                 for name in names {
                     push::push(registry, store, name, &assembled.to_push(&layers), &|_, _, _| {})?;
                 }
@@ -108,34 +124,115 @@ pub fn export(
             }
             exported.manifest = Some(assembled.descriptor);
         }
-        OutputKind::Oci { dest, tar } | OutputKind::Docker { dest, tar } => {
-            archive::check_names(names)?;
+        OutputKind::Oci { .. } | OutputKind::Docker { .. } => {
+            image::refuse_index_annotations(&output.encoding, image)?;
             let assembled = image::assemble(store, image, &output.encoding, Some(Codec::Gzip))?;
             image::ensure_blobs(store, image, &assembled)?;
-            let format = match &output.kind {
-                OutputKind::Docker { .. } => archive::Format::Docker,
-                _ => archive::Format::Oci,
-            };
-            let descriptor = assembled.descriptor.clone();
-            let images = [assembled.into_archive(image, names)];
-            match dest {
-                Destination::Path(path) if !tar => {
-                    archive::write_directory(store, &images, format, path, epoch)?
-                }
-                dest => archive::write_tar(store, &images, format, dest, epoch)?,
-            }
-            exported.manifest = Some(descriptor);
+            exported.manifest = Some(assembled.descriptor.clone());
+            let archived = Archived::Image(assembled.into_archive(image, names));
+            write_archive(context, archived, output)?;
         }
     }
     Ok(exported)
 }
 
+fn several(
+    context: &ExportContext<'_>,
+    images: &[BuiltImage],
+    names: &[Reference],
+    output: &Output,
+) -> anyhow::Result<Exported> {
+    let ExportContext {
+        store,
+        registry,
+        epoch,
+    } = *context;
+    let mut exported = Exported {
+        image_id: Digest::of(b""),
+        manifest: None,
+        devices: 0,
+    };
+    match &output.kind {
+        OutputKind::CacheOnly => {}
+        OutputKind::Tar { .. } => bail!("a tar of several platforms is not supported: use type=local"),
+        OutputKind::Local { dest } => {
+            for image in images {
+                let dest = dest.join(image.platform.to_string().replace('/', "_"));
+                exported.devices += rootfs::write_directory(&view(store, image)?, &dest, epoch)?;
+            }
+        }
+        OutputKind::Image { store: keep, push } => {
+            let default = push.then_some(Codec::Gzip);
+            let assembled = index::assemble(store, images, &output.encoding, default)?;
+            for (image, assembled) in images.iter().zip(&assembled.images) {
+                image::put(store, image, assembled)?;
+            }
+            store.put_blob(&assembled.bytes)?;
+            if *push {
+                for name in names {
+                    // The index comes last: it may name only what is there.
+                    for (image, assembled) in images.iter().zip(&assembled.images) {
+                        let by_digest = name.with_digest(assembled.descriptor.digest);
+                        let layers = layers(store, image)?;
+                        let image = assembled.to_push(&layers);
+                        push::push(registry, store, &by_digest, &image, &|_, _, _| {})?;
+                    }
+                    let media_type = &assembled.descriptor.media_type;
+                    registry
+                        .push_image(name, media_type, &assembled.bytes, &[], &|_, _, _| {})
+                        .with_context(|| format!("pushing {}", name.familiar()))?;
+                }
+            }
+            if *keep {
+                image::tag(store, &assembled.descriptor, names)?;
+            }
+            exported.manifest = Some(assembled.descriptor);
+        }
+        OutputKind::Docker { .. } => {
+            bail!("docker exporter does not currently support exporting manifest lists: use type=oci")
+        }
+        OutputKind::Oci { .. } => {
+            let assembled = index::assemble(store, images, &output.encoding, Some(Codec::Gzip))?;
+            for (image, assembled) in images.iter().zip(&assembled.images) {
+                image::ensure_blobs(store, image, assembled)?;
+            }
+            exported.manifest = Some(assembled.descriptor.clone());
+            write_archive(context, assembled.into_archive(images, names), output)?;
+        }
+    }
+    // The id of what has several configs is that of its index.
+    exported.image_id = match &exported.manifest {
+        Some(index) => index.digest,
+        None => {
+            index::assemble(store, images, &output.encoding, None)?
+                .descriptor
+                .digest
+        }
+    };
+    Ok(exported)
+}
+
+fn write_archive(context: &ExportContext<'_>, archived: Archived, output: &Output) -> anyhow::Result<()> {
+    let ExportContext { store, epoch, .. } = *context;
+    let (format, dest, tar) = match &output.kind {
+        OutputKind::Oci { dest, tar } => (archive::Format::Oci, dest, *tar),
+        OutputKind::Docker { dest, tar } => (archive::Format::Docker, dest, *tar),
+        _ => bail!("type={} is no archive", output.type_name()),
+    };
+    match dest {
+        Destination::Path(path) if !tar => archive::write_directory(store, &[archived], format, path, epoch),
+        dest => archive::write_tar(store, &[archived], format, dest, epoch),
+    }
+}
+
 /// The image's root file system.
 fn view(store: &Store, image: &BuiltImage) -> anyhow::Result<View> {
-    let layers = image
-        .layers
-        .iter()
-        .map(|id| store.layer(id))
-        .collect::<Result<Vec<_>, _>>();
-    Ok(View::new(layers.context("reading the layers of the image")?))
+    Ok(View::new(layers(store, image)?))
+}
+
+fn layers(store: &Store, image: &BuiltImage) -> anyhow::Result<Vec<Layer>> {
+    let layers = image.layers.iter().map(|id| store.layer(id));
+    layers
+        .collect::<Result<_, _>>()
+        .context("reading the layers of the image")
 }

@@ -64,6 +64,7 @@ fn change(mut file: ImageFile, text: &str) -> Result<ImageFile, BuildError> {
         table: &StageTable::default(),
         images: &BaseImages::default(),
         target_platform: &platform,
+        is_one_of_many: false,
         definition: &mut Definition::default(),
         warnings: &mut warnings,
     };

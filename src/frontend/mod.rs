@@ -102,8 +102,8 @@ pub struct Warning {
 /// The graph for one platform, and the image that its result becomes.
 #[derive(Debug, Clone)]
 pub struct Lowered {
-    /// All that has to be done.
-    pub definition: Definition,
+    /// All that has to be done, for all platforms of the build.
+    pub definition: Arc<Definition>,
     /// Its result; `None` for an image without layers.
     pub result: Option<VertexId>,
     /// The image, but for what only the layers say.
@@ -199,6 +199,57 @@ impl BuildRequest {
 
 /// Lowers `request.dockerfile` for one platform.
 pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowered, BuildError> {
+    let mut definition = Definition::default();
+    let mut lowered = lower_into(
+        request,
+        resolver,
+        false,
+        &mut BaseImages::default(),
+        &mut definition,
+    )?;
+    lowered.definition = Arc::new(definition);
+    Ok(lowered)
+}
+
+/// Lowers `request.dockerfile` for each of `platforms` into one graph: what is the same for two of them, a stage for the
+/// machine that builds for instance, is one vertex (spec G9).
+pub fn lower_platforms(
+    request: &BuildRequest,
+    platforms: &[Platform],
+    resolver: &dyn MetaResolver,
+) -> Result<Vec<Lowered>, BuildError> {
+    let mut definition = Definition::default();
+    let mut images = BaseImages::default();
+    let mut all = Vec::with_capacity(platforms.len());
+    for platform in platforms {
+        let request = BuildRequest {
+            platform: Some(platform.clone()),
+            ..request.clone()
+        };
+        all.push(lower_into(
+            &request,
+            resolver,
+            platforms.len() > 1,
+            &mut images,
+            &mut definition,
+        )?);
+    }
+    let definition = Arc::new(definition);
+    for lowered in &mut all {
+        lowered.definition = Arc::clone(&definition);
+    }
+    Ok(all)
+}
+
+/// Lowers for one platform into `definition`; the result's own one is empty. `is_one_of_many` says to name the platform
+/// in the names of steps.
+fn lower_into(
+    request: &BuildRequest,
+    resolver: &dyn MetaResolver,
+    is_one_of_many: bool,
+    images: &mut BaseImages,
+    definition: &mut Definition,
+) -> Result<Lowered, BuildError> {
     let mut warnings = Warnings::new(Arc::clone(&request.file), request.check_options()?);
     request.check_syntax()?;
     for diagnostic in &request.dockerfile.warnings {
@@ -216,25 +267,24 @@ pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowe
     table.check_filters(&request.no_cache_filter, &mut warnings);
 
     // A trigger of a base image may name stages and images that were not needed before.
-    let mut images = BaseImages::default();
     let mut fired = vec![false; table.stages.len()];
     let needed = loop {
         let needed = table.reachable(target);
         images.resolve(&table, &needed, &target_platform, resolver)?;
         let escape = request.dockerfile.directives.escape;
-        if !onbuild::fire(&mut table, &needed, &mut fired, &images, &target_platform, escape)? {
+        if !onbuild::fire(&mut table, &needed, &mut fired, images, &target_platform, escape)? {
             break needed;
         }
     };
 
-    let mut definition = Definition::default();
     let mut lowering = Lowering {
         request,
         arguments: &arguments,
         table: &table,
-        images: &images,
+        images,
         target_platform: &target_platform,
-        definition: &mut definition,
+        is_one_of_many,
+        definition,
         warnings: &mut warnings,
     };
     let mut states = lowering.stages(&needed)?;
@@ -252,7 +302,7 @@ pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowe
     }
     Ok(Lowered {
         platform: image.platform(),
-        definition,
+        definition: Arc::default(),
         result: state.root,
         image,
         target: table.display_name(target),

@@ -27,8 +27,8 @@ pub use plan::Plan;
 pub struct Inputs<'a> {
     /// The graph.
     pub definition: &'a Definition,
-    /// The vertex that is wanted.
-    pub result: VertexId,
+    /// The vertices that are wanted.
+    pub results: &'a [VertexId],
     /// Where layers and records are.
     pub store: &'a Store,
     /// Local directories by name (`context`).
@@ -44,7 +44,7 @@ pub struct Inputs<'a> {
 impl fmt::Debug for Inputs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inputs")
-            .field("result", &self.result)
+            .field("results", &self.results)
             .finish_non_exhaustive()
     }
 }

@@ -40,7 +40,7 @@ impl Plan {
             cached: vec![None; count],
             missing: Vec::new(),
             needed: vec![false; count],
-            reachable: inputs.definition.reachable(&[inputs.result]),
+            reachable: inputs.definition.reachable(inputs.results),
         };
         for id in inputs.definition.ids() {
             plan.add_keys(inputs, id)?;
@@ -53,7 +53,11 @@ impl Plan {
     /// subordinate ids lie in trees. `exports_files` says that the files of the result are read as well.
     pub fn needs_namespace(&self, inputs: &Inputs<'_>, exports_files: bool) -> Result<bool, BuildError> {
         let definition = inputs.definition;
-        let mut read: Vec<VertexId> = exports_files.then_some(inputs.result).into_iter().collect();
+        let mut read: Vec<VertexId> = if exports_files {
+            inputs.results.to_vec()
+        } else {
+            Vec::new()
+        };
         for vertex in self.missing.iter().map(|id| definition.vertex(*id)) {
             match vertex.op {
                 Op::Exec(_) => return Ok(true),
@@ -71,12 +75,15 @@ impl Plan {
         // The image wants the tars of its layers, and copies the indexes of what they are put into. A lone tree
         // has them when no build was ended between making it and making an image.
         let involved = |id: &VertexId| !self.missing.is_empty() && self.needed[id.0];
-        let image = self.known_layers(inputs, inputs.result);
+        let images = inputs
+            .results
+            .iter()
+            .flat_map(|id| self.known_layers(inputs, *id));
         let others = definition
             .ids()
             .filter(involved)
             .filter_map(|id| self.cached[id.0].as_ref());
-        for layer in image {
+        for layer in images {
             if !readable(inputs, &layer, inputs.clamp)? {
                 return Ok(true);
             }
@@ -152,7 +159,9 @@ impl Plan {
     }
 
     fn look_up(&mut self, inputs: &Inputs<'_>) -> Result<(), BuildError> {
-        self.needed[inputs.result.0] = true;
+        for result in inputs.results {
+            self.needed[result.0] = true;
+        }
         for id in inputs.definition.ids().rev() {
             if !self.needed[id.0] {
                 continue;

@@ -1,5 +1,6 @@
 //! Runs what the plan found missing, every vertex on a thread of its own once its inputs are there.
 
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,13 +30,13 @@ const CANDIDATES: usize = 8;
 #[derive(Debug)]
 pub struct Solved {
     results: Vec<Option<StepResult>>,
-    layers: Vec<LayerId>,
+    layers: BTreeMap<VertexId, Vec<LayerId>>,
 }
 
 impl Solved {
-    /// The layers of the result's root file system, lowest first, those of its base image included.
-    pub fn layers(&self) -> &[LayerId] {
-        &self.layers
+    /// The layers of the root file system of one of the wanted vertices, lowest first, those of its base image included.
+    pub fn layers(&self, id: VertexId) -> &[LayerId] {
+        self.layers.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Makes sure that what was made can still be used after the machine was started again. Call it inside the
@@ -79,7 +80,12 @@ pub fn run(
     };
     run.report_known();
     run.all()?;
-    let layers = inputs.stack(inputs.result, |id| run.results[id.0].get())?;
+    let layers = |id: &VertexId| Ok((*id, inputs.stack(*id, |id| run.results[id.0].get())?));
+    let layers = inputs
+        .results
+        .iter()
+        .map(layers)
+        .collect::<Result<_, BuildError>>()?;
     let results = run.results.into_iter().map(OnceLock::into_inner).collect();
     Ok(Solved { results, layers })
 }

@@ -4,10 +4,6 @@ use std::process::Command;
 
 use crate::env::{Env, as_every_user, cached, has};
 
-// A registry on a free loopback port.
-#[path = "../common/registry.rs"]
-mod registry;
-
 /// What is built: a program of two C files, with a Makefile.
 const FILES: [(&str, &str); 4] = [
     ("src/Makefile", "prog: main.o text.o\n\t$(CC) -o $@ $^\n"),
@@ -42,7 +38,7 @@ fn three_stages_on_debian_run_in_podman() {
     }
     let Some(base) = debian_base() else { return };
     as_every_user(|env| {
-        let registry = registry::TestRegistry::start();
+        let registry = crate::registry::TestRegistry::start();
         let address = registry.address();
         publish(env, &base, address);
         for (file, text) in FILES {

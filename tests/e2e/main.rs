@@ -18,6 +18,11 @@ mod errors;
 mod economy;
 // Signals, kill -9 and what is left after them.
 mod kill;
+// One build for several platforms.
+mod platforms;
+// A registry on a free loopback port.
+#[path = "../common/registry.rs"]
+mod registry;
 // SOURCE_DATE_EPOCH: the same digest from everywhere.
 mod reproducible;
 // Which room may use which.

@@ -18,7 +18,10 @@ pub(super) fn commit(
     store: &Store,
     clamp: Option<i64>,
 ) -> Result<BuiltImage, BuildError> {
-    let mut layers = solved.map(|solved| solved.layers().to_vec()).unwrap_or_default();
+    let mut layers = match (solved, lowered.result) {
+        (Some(solved), Some(result)) => solved.layers(result).to_vec(),
+        _ => Vec::new(),
+    };
     let built = lowered.image.layers();
     let finished = std::thread::scope(|scope| {
         let threads: Vec<_> = built

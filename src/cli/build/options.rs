@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use rbuild_executor::Isolation;
 
 use super::dockerfile::DockerfileSource;
-use crate::exporter::{Output, OutputKind};
+use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{NetworkMode, Platform};
 use crate::progress::Mode;
@@ -47,7 +47,7 @@ pub struct BuildArgs {
     /// Ask the registry for every base image, also for those in the store
     #[arg(long)]
     pull: bool,
-    /// Platform of the image, for example linux/arm64 [default: that of this machine]
+    /// Platforms of the image, for example linux/amd64,linux/arm64 [default: that of this machine]
     #[arg(
         long,
         value_name = "OS/ARCH",
@@ -58,6 +58,9 @@ pub struct BuildArgs {
     /// Label of the image
     #[arg(long = "label", value_name = "NAME[=VALUE]")]
     labels: Vec<String>,
+    /// Annotation, for example manifest[linux/arm64]:NAME=VALUE; on manifest, index, manifest-descriptor or index-descriptor
+    #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE")]
+    annotations: Vec<String>,
     /// Where the result goes, for example type=oci,dest=image.tar [default: the local store]
     #[arg(short, long = "output", value_name = "OUTPUT")]
     outputs: Vec<String>,
@@ -112,6 +115,10 @@ pub struct BuildOptions {
     pub quiet: bool,
     /// `--progress`.
     pub progress: Mode,
+    /// `--platform`; empty for that of this machine.
+    pub platforms: Vec<Platform>,
+    /// The result is an index even with one platform.
+    pub as_index: bool,
     /// `--isolation`.
     pub isolation: Isolation,
     /// Directories of `--build-context`, by the names as given.
@@ -119,7 +126,6 @@ pub struct BuildOptions {
     contexts: Vec<(String, NamedContext)>,
     build_args: Vec<(String, Option<String>)>,
     target: Option<String>,
-    platform: Option<Platform>,
     labels: Vec<(String, String)>,
     no_cache: bool,
     no_cache_filter: Vec<String>,
@@ -149,6 +155,7 @@ impl BuildOptions {
             local_contexts.extend(path.map(|path| (name.clone(), path)));
             contexts.push((name, context));
         }
+        let platforms = platforms(&args.platform)?;
         let quiet_mode = if args.quiet {
             Mode::Quiet
         } else {
@@ -162,7 +169,7 @@ impl BuildOptions {
             } else {
                 PullPolicy::Missing
             },
-            outputs: outputs(&args.outputs, args.push, args.load, &tags)?,
+            outputs: outputs(&args, &tags)?,
             tags,
             iidfile: args.iidfile,
             quiet: args.quiet,
@@ -176,7 +183,8 @@ impl BuildOptions {
                 .map(|text| with_environment(text))
                 .collect(),
             target: args.target,
-            platform: platform(&args.platform)?,
+            as_index: platforms.len() > 1 || wants_index(&args.build_args),
+            platforms,
             labels: args
                 .labels
                 .iter()
@@ -205,7 +213,7 @@ impl BuildOptions {
             file: self.dockerfile.shown(),
             build_args: self.build_args.clone(),
             target: self.target.clone(),
-            platform: self.platform.clone(),
+            platform: None,
             labels: self.labels.clone(),
             no_cache: self.no_cache,
             no_cache_filter: self.no_cache_filter.clone(),
@@ -287,8 +295,10 @@ fn dockerfile(file: Option<&str>, context: &std::path::Path) -> anyhow::Result<D
     Ok(DockerfileSource::File { path, shown })
 }
 
-fn outputs(texts: &[String], push: bool, load: bool, tags: &[Reference]) -> anyhow::Result<Vec<Output>> {
-    let mut outputs = texts
+fn outputs(args: &BuildArgs, tags: &[Reference]) -> anyhow::Result<Vec<Output>> {
+    let BuildArgs { push, load, .. } = *args;
+    let mut outputs = args
+        .outputs
         .iter()
         .map(|text| Output::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
@@ -309,6 +319,13 @@ fn outputs(texts: &[String], push: bool, load: bool, tags: &[Reference]) -> anyh
     {
         outputs.push(Output::store());
     }
+    let annotations = args.annotations.iter().map(|text| Annotation::parse(text));
+    let annotations = annotations.collect::<Result<Vec<_>, _>>()?.concat();
+    for output in outputs.iter_mut().filter(|output| output.has_manifest()) {
+        // What an output says of its own comes later and wins.
+        let own = std::mem::take(&mut output.encoding.annotations);
+        output.encoding.annotations = [annotations.clone(), own].concat();
+    }
     for output in &outputs {
         if matches!(output.kind, OutputKind::Image { push: true, .. })
             && output.names.is_empty()
@@ -327,18 +344,29 @@ fn outputs(texts: &[String], push: bool, load: bool, tags: &[Reference]) -> anyh
     Ok(outputs)
 }
 
-fn platform(texts: &[String]) -> anyhow::Result<Option<Platform>> {
-    let mut platforms = texts
-        .iter()
-        .flat_map(|text| text.split(','))
-        .filter(|text| !text.is_empty());
-    let Some(first) = platforms.next() else {
-        return Ok(None);
-    };
-    if platforms.next().is_some() {
-        bail!("several platforms in one build are not supported yet: build them one by one");
+/// Each platform once, in order.
+fn platforms(texts: &[String]) -> anyhow::Result<Vec<Platform>> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts.iter().flat_map(|text| text.split(',')) {
+        let text = text.trim();
+        if text.is_empty() {
+            continue;
+        }
+        let platform = text.parse()?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
     }
-    Ok(Some(first.parse()?))
+    Ok(platforms)
+}
+
+/// `--build-arg BUILDKIT_MULTI_PLATFORM=1` (spec 5.4).
+fn wants_index(build_args: &[String]) -> bool {
+    let given = build_args
+        .iter()
+        .rev()
+        .find_map(|arg| arg.strip_prefix("BUILDKIT_MULTI_PLATFORM="));
+    given.is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "t" | "true"))
 }
 
 fn with_environment(text: &str) -> (String, Option<String>) {
@@ -414,15 +442,16 @@ mod tests {
     }
 
     #[test]
-    fn one_platform_at_a_time() {
-        assert_eq!(
-            platform(&["linux/arm64".to_owned()])
-                .unwrap()
-                .unwrap()
-                .to_string(),
-            "linux/arm64"
-        );
-        assert!(platform(&["linux/amd64,linux/arm64".to_owned()]).is_err());
-        assert!(platform(&[]).unwrap().is_none());
+    fn platforms_are_listed_once() {
+        let given = [
+            "linux/amd64, linux/arm64".to_owned(),
+            "arm64".to_owned(),
+            String::new(),
+        ];
+        let found = platforms(&given).unwrap();
+        let shown: Vec<String> = found.iter().map(Platform::to_string).collect();
+        assert_eq!(shown, ["linux/amd64", "linux/arm64"]);
+        assert!(platforms(&[]).unwrap().is_empty());
+        assert!(platforms(&["no/such/platform/at/all".to_owned()]).is_err());
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Lowering<'a> {
     pub(super) table: &'a StageTable,
     pub(super) images: &'a BaseImages,
     pub(super) target_platform: &'a Platform,
+    /// Other platforms are built in the same run.
+    pub(super) is_one_of_many: bool,
     pub(super) definition: &'a mut Definition,
     pub(super) warnings: &'a mut Warnings,
 }
@@ -114,7 +116,7 @@ impl<'a> Lowering<'a> {
     fn stage(&mut self, index: usize, states: &[Option<StageState>]) -> Result<StageState, BuildError> {
         let table = self.table;
         let stage = &table.stages[index];
-        let mut steps = Steps::new(table, index);
+        let mut steps = Steps::new(table, index, self.is_one_of_many.then_some(self.target_platform));
         let state = match &stage.base {
             Base::Scratch => {
                 let platform = self.target_platform.clone();
@@ -247,18 +249,21 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    fn new(table: &StageTable, index: usize) -> Self {
+    fn new(table: &StageTable, index: usize, platform: Option<&Platform>) -> Self {
         let stage = &table.stages[index];
         let steps = stage.commands.iter().filter(|command| {
             use Instruction::{Add, Copy, Run, Workdir};
             matches!(command.instruction.value, Add(_) | Copy(_) | Run(_) | Workdir(_))
         });
         Self {
-            stage: if table.stages.len() > 1 {
-                table.display_name(index) + " "
-            } else {
-                String::new()
-            },
+            stage: [
+                platform.map(Platform::to_string),
+                (table.stages.len() > 1).then(|| table.display_name(index)),
+            ]
+            .into_iter()
+            .flatten()
+            .map(|part| part + " ")
+            .collect(),
             index: 0,
             total: steps.count() + usize::from(matches!(stage.base, Base::Image(_) | Base::Local(_))),
         }

@@ -7,6 +7,7 @@ mod contexts;
 mod graph;
 mod image;
 mod instructions;
+mod platforms;
 mod stages;
 
 use std::collections::BTreeMap;
