@@ -16,6 +16,8 @@ mod debian;
 mod errors;
 // What the work costs in system calls: nothing is created or looked at without need (design D3).
 mod economy;
+// The golden vectors of the specification.
+mod golden;
 // Signals, kill -9 and what is left after them.
 mod kill;
 // One build for several platforms.
