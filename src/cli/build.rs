@@ -1,12 +1,15 @@
 //! `rbuild [build]`: the one flow from argv to an image.
 
+mod call;
 mod commit;
 pub mod dockerfile;
 mod interrupt;
 pub mod options;
 pub mod report;
+mod request;
 mod transfers;
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,9 +24,9 @@ use rbuild_executor::{Cancel, Executor, signals};
 use super::Context;
 use crate::error::BuildError;
 use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
-use crate::frontend::{self, Lowered};
-use crate::graph::{Location, VertexId};
-use crate::progress::{Event, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
+use crate::frontend::{self, Lowered, Warning};
+use crate::graph::VertexId;
+use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::Registry;
 use crate::solver::{self, Inputs, Plan, run::Solved};
 use crate::source::image::ImageSource;
@@ -38,19 +41,21 @@ const TICK: Duration = Duration::from_millis(100);
 /// Builds. Errors are printed here, because they belong to a Dockerfile that is at hand here.
 pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = BuildOptions::new(args)?;
+    if options.call.method != call::Method::Build {
+        return call::run(&options, context);
+    }
     if let Some(file) = &options.iidfile {
         // A build that fails must not leave an older id behind.
         remove_if_there(file)?;
     }
-    let progress = Arc::new(Tail::new(renderer(options.progress)));
+    let progress = progress(&options);
     let mut source = String::new();
-    let built = Build {
-        options: &options,
-        context,
-        progress: &progress,
-    }
-    .run(&mut source);
+    let build = Build::new(&options, context, &progress);
+    let built = build.run(&mut source);
     progress.finish();
+    if options.progress != Mode::Quiet {
+        report::summary(&build.warnings.borrow());
+    }
     match built {
         Ok(exported) => {
             if let Some(file) = &options.iidfile {
@@ -73,13 +78,31 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn progress(options: &BuildOptions) -> Arc<Tail> {
+    Arc::new(Tail::new(renderer(options.progress)))
+}
+
 struct Build<'a> {
     options: &'a BuildOptions,
     context: &'a Context,
     progress: &'a Arc<Tail>,
+    /// What the frontend found doubtful, for the end.
+    warnings: RefCell<Vec<Warning>>,
+    /// The context's ignore file and its patterns, once somebody asked.
+    ignore: OnceCell<Option<(PathBuf, Vec<String>)>>,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    fn new(options: &'a BuildOptions, context: &'a Context, progress: &'a Arc<Tail>) -> Self {
+        Self {
+            options,
+            context,
+            progress,
+            warnings: RefCell::default(),
+            ignore: OnceCell::new(),
+        }
+    }
+
     /// parse, lower, solve, commit, export. `source` receives the Dockerfile's text, for excerpts.
     fn run(&self, source: &mut String) -> Result<Exported, BuildError> {
         let dockerfile = self.parse(source)?;
@@ -103,54 +126,26 @@ impl Build<'_> {
         Ok(exported)
     }
 
-    fn parse(&self, source: &mut String) -> Result<rbuild_parser::Dockerfile, BuildError> {
-        let bytes = self.options.dockerfile.read()?;
-        *source = String::from_utf8_lossy(&bytes).into_owned();
-        rbuild_parser::parse(&bytes).map_err(|errors| {
-            let Some(first) = errors.into_iter().next() else {
-                return BuildError::message("the Dockerfile cannot be parsed");
-            };
-            let (start, end) = (first.span.start_line, first.span.end_line);
-            let location = (start > 0).then(|| Location {
-                file: self.options.dockerfile.shown(),
-                start,
-                end,
-            });
-            let text = match start {
-                0 => first.message.clone(),
-                line => format!("dockerfile parse error on line {line}: {}", first.message),
-            };
-            BuildError::message(text).at(location).hint(first.help)
-        })
-    }
-
     fn lower(
         &self,
         dockerfile: rbuild_parser::Dockerfile,
         images: &ImageSource,
     ) -> Result<Vec<Lowered>, BuildError> {
-        let request = self.options.request(dockerfile);
-        let resolver = Announced {
-            images,
-            sink: self.progress.as_ref(),
-        };
+        let request = self.request(dockerfile)?;
+        let resolver = self.announced(images);
         let lowered = match self.options.platforms.as_slice() {
             [] => vec![frontend::lower(&request, &resolver)?],
             platforms => frontend::lower_platforms(&request, platforms, &resolver)?,
         };
-        let mut warned: Vec<&frontend::Warning> = Vec::new();
+        let mut warnings = self.warnings.borrow_mut();
         for warning in lowered.iter().flat_map(|lowered| &lowered.warnings) {
             // What is doubtful for one platform mostly is for all.
-            if warned.contains(&warning) {
+            if warnings.contains(warning) {
                 continue;
             }
-            warned.push(warning);
-            let message = match warning.rule {
-                "" => warning.message.clone(),
-                rule => format!("{rule}: {}", warning.message),
-            };
+            warnings.push(warning.clone());
             self.progress.emit(Event::Warning {
-                message,
+                message: report::line(warning),
                 location: warning.location.clone(),
             });
         }
@@ -162,6 +157,13 @@ impl Build<'_> {
             });
         }
         Ok(lowered)
+    }
+
+    fn announced<'b>(&'b self, images: &'b ImageSource) -> Announced<'b> {
+        Announced {
+            images,
+            sink: self.progress.as_ref(),
+        }
     }
 
     /// Opens the directories that steps read.
@@ -183,10 +185,17 @@ impl Build<'_> {
             if !lowered.iter().any(|lowered| lowered.reads_local(name)) {
                 continue;
             }
-            let ignore = match load_ignore(path, dockerfile)? {
+            let read;
+            let found = if name == frontend::CONTEXT {
+                self.ignore()?
+            } else {
+                read = load_ignore(path, dockerfile)?;
+                &read
+            };
+            let ignore = match found {
                 None => None,
                 Some((file, patterns)) => {
-                    let matcher = rbuild_parser::ignore::Matcher::new(&patterns);
+                    let matcher = rbuild_parser::ignore::Matcher::new(patterns);
                     Some(matcher.with_context(|| format!("reading {}", file.display()))?)
                 }
             };

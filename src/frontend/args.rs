@@ -26,6 +26,8 @@ pub(super) struct Arguments {
     global: Env,
     /// What FROM may name without a warning: the global ARGs, also those without a value, and the predefined ones.
     declared: BTreeSet<String>,
+    /// What would be set before the first FROM if the caller had given nothing; `None` when that fails.
+    defaults: Option<Env>,
     /// `SOURCE_DATE_EPOCH`.
     pub(super) epoch: Option<i64>,
 }
@@ -46,39 +48,14 @@ impl Arguments {
         if let (None, Some(epoch)) = (given.get(SOURCE_DATE_EPOCH), request.source_date_epoch) {
             given.set(SOURCE_DATE_EPOCH, &epoch.to_string());
         }
-        let mut global = predefined(request, target_platform);
-        for (key, value) in given.0.clone() {
-            if global.get(&key).is_some() {
-                global.set(&key, &value);
-            }
-        }
-        let mut declared: BTreeSet<String> = global.keys().map(str::to_owned).collect();
-        let expander = Expander::new(request.dockerfile.directives.escape);
-        for line in &request.dockerfile.global_args {
-            let location = warnings.location(line.span);
-            for item in &line.value.args {
-                let expand = |text: &str| {
-                    expander
-                        .word(text, &|name| global.get(name).map(str::to_owned))
-                        .map_err(|error| BuildError::new(error).at(Some(location.clone())))
-                };
-                let key = expand(&item.key)?.text;
-                let value = match (given.get(&key), &item.default) {
-                    (Some(value), _) => Some(value.to_owned()),
-                    (None, Some(default)) => Some(expand(default)?.text),
-                    (None, None) => None,
-                };
-                if let Some(value) = value {
-                    global.set(&key, &value);
-                }
-                declared.insert(key);
-            }
-        }
+        let (global, declared) = globals(request, target_platform, &given, warnings)?;
+        let defaults = globals(request, target_platform, &Env::default(), warnings).ok();
         let epoch = epoch(given.get(SOURCE_DATE_EPOCH).or(global.get(SOURCE_DATE_EPOCH)))?;
         Ok(Self {
             given,
             global,
             declared,
+            defaults: defaults.map(|(defaults, _)| defaults),
             epoch,
         })
     }
@@ -91,6 +68,11 @@ impl Arguments {
     /// What is set before the first FROM.
     pub(super) fn global(&self) -> &Env {
         &self.global
+    }
+
+    /// What would be set before the first FROM if the caller had given nothing.
+    pub(super) fn defaults(&self) -> Option<&Env> {
+        self.defaults.as_ref()
     }
 
     /// Whether FROM may name this variable.
@@ -160,6 +142,44 @@ impl Arguments {
             }
         }
     }
+}
+
+/// The predefined arguments and the ARGs before the first FROM with their values, and the names of all of them.
+fn globals(
+    request: &BuildRequest,
+    target_platform: &Platform,
+    given: &Env,
+    warnings: &Warnings,
+) -> Result<(Env, BTreeSet<String>), BuildError> {
+    let mut global = predefined(request, target_platform);
+    for (key, value) in &given.0 {
+        if global.get(key).is_some() {
+            global.set(key, value);
+        }
+    }
+    let mut declared: BTreeSet<String> = global.keys().map(str::to_owned).collect();
+    let expander = Expander::new(request.dockerfile.directives.escape);
+    for line in &request.dockerfile.global_args {
+        let location = warnings.location(line.span);
+        for item in &line.value.args {
+            let expand = |text: &str| {
+                expander
+                    .word(text, &|name| global.get(name).map(str::to_owned))
+                    .map_err(|error| BuildError::new(error).at(Some(location.clone())))
+            };
+            let key = expand(&item.key)?.text;
+            let value = match (given.get(&key), &item.default) {
+                (Some(value), _) => Some(value.to_owned()),
+                (None, Some(default)) => Some(expand(default)?.text),
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                global.set(&key, &value);
+            }
+            declared.insert(key);
+        }
+    }
+    Ok((global, declared))
 }
 
 /// Whether an ARG of this name becomes a variable.

@@ -10,6 +10,7 @@ use super::args::Arguments;
 use super::base_image::BaseImages;
 use super::dispatch::{Lowering, StageLowering, StageState};
 use super::image::{ImageDraft, ImageFile};
+use super::lint::IgnoredSources;
 use super::stage::StageTable;
 use super::warnings::Warnings;
 use crate::error::BuildError;
@@ -67,6 +68,7 @@ fn change(mut file: ImageFile, text: &str) -> Result<ImageFile, BuildError> {
         is_one_of_many: false,
         definition: &mut Definition::default(),
         warnings: &mut warnings,
+        ignored: &IgnoredSources::default(),
     };
     let state = StageState::new(ImageDraft::from_file(file), platform.clone(), None);
     let state = StageLowering::detached(&mut lowering, state).apply_metadata(&instruction, &location)?;

@@ -11,7 +11,9 @@ mod dispatch;
 pub mod entitlement;
 mod env;
 pub mod image;
+mod lint;
 mod onbuild;
+pub mod outline;
 mod stage;
 mod text;
 mod warnings;
@@ -23,7 +25,8 @@ use rbuild_parser::check::CheckOptions;
 
 use self::args::Arguments;
 use self::base_image::BaseImages;
-use self::dispatch::Lowering;
+use self::dispatch::{Lowering, StageState};
+use self::lint::IgnoredSources;
 use self::stage::StageTable;
 use self::warnings::Warnings;
 use crate::error::BuildError;
@@ -84,6 +87,8 @@ pub struct BuildRequest {
     pub hostname: Option<String>,
     /// `SOURCE_DATE_EPOCH` of the caller's environment; a build arg or global ARG of that name goes first.
     pub source_date_epoch: Option<i64>,
+    /// Patterns of the context's ignore file, for a build check.
+    pub ignored: Vec<String>,
 }
 
 /// Something doubtful in the Dockerfile or in how it is built.
@@ -97,6 +102,25 @@ pub struct Warning {
     pub help: Option<String>,
     /// Where.
     pub location: Option<Location>,
+}
+
+impl Warning {
+    /// The message as it is shown, with what may have been meant.
+    pub fn text(&self) -> String {
+        match &self.help {
+            Some(help) if help.starts_with("did you mean") => format!("{} ({help})", self.message),
+            _ => self.message.clone(),
+        }
+    }
+}
+
+/// What the build checks found.
+#[derive(Debug)]
+pub struct Checked {
+    /// What is doubtful, in the order of the file.
+    pub warnings: Vec<Warning>,
+    /// Why it cannot be built, as far as that shows without building.
+    pub error: Option<BuildError>,
 }
 
 /// The graph for one platform, and the image that its result becomes.
@@ -145,6 +169,7 @@ impl BuildRequest {
             add_hosts: Vec::new(),
             hostname: None,
             source_date_epoch: None,
+            ignored: Vec::new(),
         }
     }
 
@@ -241,35 +266,56 @@ pub fn lower_platforms(
     Ok(all)
 }
 
-/// Lowers for one platform into `definition`; the result's own one is empty. `is_one_of_many` says to name the platform
-/// in the names of steps.
-fn lower_into(
+/// What is lowered.
+#[derive(Clone, Copy, Default)]
+struct Scope {
+    /// All stages, whatever the target needs.
+    all: bool,
+    /// The names of steps name the platform.
+    is_one_of_many: bool,
+}
+
+/// The stages that were lowered, and what they were lowered with.
+struct LoweredStages {
+    arguments: Arguments,
+    table: StageTable,
+    needed: Vec<bool>,
+    states: Vec<Option<StageState>>,
+    target: usize,
+}
+
+/// Lowers the stages that the target needs, or all of them.
+fn lower_stages(
     request: &BuildRequest,
     resolver: &dyn MetaResolver,
-    is_one_of_many: bool,
+    scope: Scope,
+    warnings: &mut Warnings,
     images: &mut BaseImages,
     definition: &mut Definition,
-) -> Result<Lowered, BuildError> {
-    let mut warnings = Warnings::new(Arc::clone(&request.file), request.check_options()?);
+) -> Result<LoweredStages, BuildError> {
     request.check_syntax()?;
-    for diagnostic in &request.dockerfile.warnings {
+    for diagnostic in rbuild_parser::lint::check(&request.dockerfile) {
         warnings.push(Warning {
             rule: diagnostic.code,
-            message: diagnostic.message.clone(),
-            help: diagnostic.help.clone(),
+            message: diagnostic.message,
+            help: diagnostic.help,
             location: Some(warnings.location(diagnostic.span)),
         });
     }
     let target_platform = request.platform.clone().unwrap_or_else(Platform::host);
-    let arguments = Arguments::evaluate(request, &target_platform, &mut warnings)?;
-    let mut table = StageTable::plan(request, &arguments, &mut warnings)?;
+    let arguments = Arguments::evaluate(request, &target_platform, warnings)?;
+    let mut table = StageTable::plan(request, &arguments, warnings)?;
     let target = table.target(request.target.as_deref())?;
-    table.check_filters(&request.no_cache_filter, &mut warnings);
+    table.check_filters(&request.no_cache_filter, warnings);
 
     // A trigger of a base image may name stages and images that were not needed before.
     let mut fired = vec![false; table.stages.len()];
     let needed = loop {
-        let needed = table.reachable(target);
+        let needed = if scope.all {
+            vec![true; table.stages.len()]
+        } else {
+            table.reachable(target)
+        };
         images.resolve(&table, &needed, &target_platform, resolver)?;
         let escape = request.dockerfile.directives.escape;
         if !onbuild::fire(&mut table, &needed, &mut fired, images, &target_platform, escape)? {
@@ -283,17 +329,41 @@ fn lower_into(
         table: &table,
         images,
         target_platform: &target_platform,
-        is_one_of_many,
+        is_one_of_many: scope.is_one_of_many,
         definition,
-        warnings: &mut warnings,
+        warnings,
+        ignored: &IgnoredSources::new(&request.ignored),
     };
-    let mut states = lowering.stages(&needed)?;
+    let states = lowering.stages(&needed)?;
     warnings.enter(&[]);
-    let Some(state) = states.get_mut(target).and_then(Option::take) else {
+    arguments.warn_unused(request, &table.argument_names(), warnings);
+    Ok(LoweredStages {
+        arguments,
+        table,
+        needed,
+        states,
+        target,
+    })
+}
+
+/// Lowers for one platform into `definition`; the result's own one is empty. `is_one_of_many` says to name the platform
+/// in the names of steps.
+fn lower_into(
+    request: &BuildRequest,
+    resolver: &dyn MetaResolver,
+    is_one_of_many: bool,
+    images: &mut BaseImages,
+    definition: &mut Definition,
+) -> Result<Lowered, BuildError> {
+    let scope = Scope {
+        all: false,
+        is_one_of_many,
+    };
+    let mut warnings = Warnings::new(Arc::clone(&request.file), request.check_options()?);
+    let mut stages = lower_stages(request, resolver, scope, &mut warnings, images, definition)?;
+    let Some(state) = stages.states.get_mut(stages.target).and_then(Option::take) else {
         return Err(BuildError::message("the target stage was not lowered"));
     };
-    arguments.warn_unused(request, &table.argument_names(), &mut warnings);
-
     let mut image = state.image;
     image.config_mut().labels.extend(request.labels.iter().cloned());
     match &request.platform {
@@ -305,10 +375,41 @@ fn lower_into(
         definition: Arc::default(),
         result: state.root,
         image,
-        target: table.display_name(target),
-        source_date_epoch: arguments.epoch,
+        target: stages.table.display_name(stages.target),
+        source_date_epoch: stages.arguments.epoch,
         warnings: warnings.finish()?,
     })
+}
+
+/// Looks for what is doubtful or wrong in what the request's target needs; in all stages when it names none (spec G3).
+pub fn check(request: &BuildRequest, resolver: &dyn MetaResolver) -> Checked {
+    let options = match request.check_options() {
+        Ok(options) => options,
+        Err(error) => {
+            return Checked {
+                warnings: Vec::new(),
+                error: Some(error),
+            };
+        }
+    };
+    let mut warnings = Warnings::new(Arc::clone(&request.file), options);
+    let scope = Scope {
+        all: request.target.is_none(),
+        ..Scope::default()
+    };
+    let (mut images, mut definition) = (BaseImages::default(), Definition::default());
+    let lowered = lower_stages(
+        request,
+        resolver,
+        scope,
+        &mut warnings,
+        &mut images,
+        &mut definition,
+    );
+    Checked {
+        warnings: warnings.of_rules(),
+        error: lowered.err(),
+    }
 }
 
 #[cfg(test)]

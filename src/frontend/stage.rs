@@ -8,6 +8,7 @@ use rbuild_parser::{Instruction, Spanned, Stage};
 
 use super::args::Arguments;
 use super::contexts::Contexts;
+use super::lint::{FromWords, check_from};
 use super::warnings::Warnings;
 use super::{BuildRequest, Warning};
 use crate::error::BuildError;
@@ -264,6 +265,7 @@ impl StageTable {
             ));
         }
         let mut platform = None;
+        let mut platform_word = None;
         if let Some(text) = &from.platform {
             let value = expand(text).map_err(|error| fail(BuildError::new(error)))?;
             let hint = value
@@ -283,7 +285,14 @@ impl StageTable {
                 )
             })?;
             platform = Some(parsed);
+            platform_word = Some(value);
         }
+        let words = FromWords {
+            from,
+            image: &image,
+            platform: platform_word.as_ref(),
+        };
+        check_from(&words, arguments, &expander, &location, warnings);
         let base = if let Some(context) = self.contexts.base(&image.text) {
             context
         } else if image.text == "scratch" {

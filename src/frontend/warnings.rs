@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rbuild_parser::Span;
 use rbuild_parser::check::CheckOptions;
+use rbuild_parser::lint;
 
 use super::Warning;
 use crate::error::BuildError;
@@ -31,13 +32,12 @@ impl Warnings {
 
     /// The instruction that is lowered next has these comments above it; one may say which rules to skip for it.
     pub(super) fn enter(&mut self, comments: &[String]) {
-        let values = comments
-            .iter()
-            .filter_map(|comment| comment.trim().strip_prefix("check="));
-        let options = values
-            .filter_map(|value| CheckOptions::parse(value).ok())
-            .next_back();
-        self.instruction = options.unwrap_or_default();
+        self.instruction = CheckOptions::of_comments(comments);
+    }
+
+    /// Whether the instruction that is lowered now is to be spared by `rule`.
+    pub(super) fn skips_here(&self, rule: &str) -> bool {
+        self.instruction.skip.contains(rule)
     }
 
     /// The lines of `span` as a place in the file.
@@ -49,11 +49,13 @@ impl Warnings {
         }
     }
 
-    /// Adds a warning unless its rule is skipped or it was given before (an instruction that is lowered once per use).
+    /// Adds a warning unless its rule is skipped, or experimental and not asked for, or it was given before (an instruction that is lowered once per use).
     pub(super) fn push(&mut self, warning: Warning) {
         let skips = [&self.options.skip, &self.instruction.skip];
+        let unasked = lint::find(warning.rule).is_some_and(|rule| rule.experimental)
+            && !self.options.experimental.contains(warning.rule);
         let skipped = !warning.rule.is_empty() && skips.iter().any(|rules| rules.contains(warning.rule));
-        if !skipped && !self.list.contains(&warning) {
+        if !skipped && !unasked && !self.list.contains(&warning) {
             self.list.push(warning);
         }
     }
@@ -66,6 +68,14 @@ impl Warnings {
             help: None,
             location: Some(location.clone()),
         });
+    }
+
+    /// Those of rules, in the order of the file, whatever `# check=error` says.
+    pub(super) fn of_rules(self) -> Vec<Warning> {
+        let mut list = self.list;
+        list.retain(|warning| !warning.rule.is_empty());
+        list.sort_by_key(|warning| warning.location.as_ref().map(|location| location.start));
+        list
     }
 
     /// All of them, or the failure that `# check=error=true` makes of them.

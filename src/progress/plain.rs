@@ -140,7 +140,7 @@ impl<W: Write> State<W> {
             Event::Warning { message, location } => {
                 self.separate()?;
                 match location {
-                    Some(at) => writeln!(self.out, "WARN: {message} ({}:{})", at.file, at.start),
+                    Some(at) => writeln!(self.out, "WARN: {message} (line {})", at.start),
                     None => writeln!(self.out, "WARN: {message}"),
                 }
             }

@@ -137,10 +137,11 @@ impl<W: Write + AsFd> State<W> {
                     step.ended = Some((at, outcome));
                 }
             }
-            Event::Warning { message, location } => self.notes.push(match location {
-                Some(at) => format!("WARN: {message} ({}:{})", at.file, at.start),
-                None => format!("WARN: {message}"),
-            }),
+            // What has a place in the Dockerfile is listed when the build has ended.
+            Event::Warning {
+                location: Some(_), ..
+            } => {}
+            Event::Warning { message, .. } => self.notes.push(format!("WARN: {message}")),
             Event::Note(text) => self.notes.push(text),
         }
     }

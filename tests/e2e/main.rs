@@ -10,6 +10,8 @@ mod build;
 mod cache;
 // Named contexts: directories, images, OCI layouts.
 mod contexts;
+// What is said of a Dockerfile without building it, and of a doubtful one after it was built.
+mod check;
 // Three stages on a Debian base from a registry, read by other people's tools.
 mod debian;
 // Bad input: one error, the right exit status, nothing lost.

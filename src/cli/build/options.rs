@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use rbuild_executor::Isolation;
 
+use super::call::{Call, Method};
 use super::dockerfile::DockerfileSource;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
@@ -91,6 +92,17 @@ pub struct BuildArgs {
     /// How RUN steps are kept apart from the machine: auto, userns or root
     #[arg(long, value_name = "TIER", default_value = "auto")]
     isolation: Isolation,
+    /// Look for what is doubtful or wrong in the Dockerfile instead of building: --call=check
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
+    /// Ask something of the Dockerfile: build, check, outline or targets, with ,format=text, json or (check) sarif
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "build",
+        hide_default_value = true
+    )]
+    call: Call,
     /// The build context: a directory
     #[arg(value_name = "PATH")]
     context: String,
@@ -119,6 +131,8 @@ pub struct BuildOptions {
     pub platforms: Vec<Platform>,
     /// The result is an index even with one platform.
     pub as_index: bool,
+    /// `--call`, `--check`.
+    pub call: Call,
     /// `--isolation`.
     pub isolation: Isolation,
     /// Directories of `--build-context`, by the names as given.
@@ -174,6 +188,14 @@ impl BuildOptions {
             iidfile: args.iidfile,
             quiet: args.quiet,
             progress: quiet_mode,
+            call: if args.check {
+                Call {
+                    method: Method::Check,
+                    ..Call::default()
+                }
+            } else {
+                args.call
+            },
             isolation: args.isolation,
             contexts,
             local_contexts,
@@ -223,6 +245,7 @@ impl BuildOptions {
             add_hosts: self.add_hosts.clone(),
             hostname: None,
             source_date_epoch: self.source_date_epoch,
+            ignored: Vec::new(),
         }
     }
 

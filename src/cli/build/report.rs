@@ -6,8 +6,33 @@ use std::io::{IsTerminal, Write};
 use rbuild_parser::diagnostic::excerpt;
 
 use crate::error::BuildError;
+use crate::frontend::Warning;
 use crate::progress::Tail;
 use crate::progress::text::harmless;
+
+/// A warning in one line: `Rule: message`.
+pub fn line(warning: &Warning) -> String {
+    match warning.rule {
+        "" => warning.text(),
+        rule => format!("{rule}: {}", warning.text()),
+    }
+}
+
+/// Lists the warnings of a build on standard error.
+pub fn summary(warnings: &[Warning]) {
+    let number = match warnings.len() {
+        0 => return,
+        1 => "1 warning".to_owned(),
+        number => format!("{number} warnings"),
+    };
+    let mut text = format!("\n {number} found (use --check to expand):\n");
+    for warning in warnings {
+        let place = warning.location.as_ref();
+        let place = place.map(|location| format!(" (line {})", location.start));
+        text.push_str(&format!(" - {}{}\n", line(warning), place.unwrap_or_default()));
+    }
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
 
 /// Prints `error` on standard error. `source` is the Dockerfile's text, empty when it could not be read.
 pub fn print(error: &BuildError, source: &str, progress: &Tail) {

@@ -8,7 +8,8 @@ use crate::graph::Location;
 
 /// What a container runs, or the arguments of its entrypoint.
 pub(super) fn cmd(stage: &mut StageLowering, command: &Command, location: &Location) {
-    let earlier = stage.state.cmd.replace(location.clone());
+    let this = stage.earlier(location);
+    let earlier = stage.state.cmd.replace(this);
     stage.warn_repeated("CMD", earlier);
     let args = arguments(stage, "CMD", command, location);
     stage.record(format!("CMD {}", quoted_list(&args)));
@@ -19,7 +20,8 @@ pub(super) fn cmd(stage: &mut StageLowering, command: &Command, location: &Locat
 
 /// What a container runs. A CMD that comes from the base was meant for the base's entrypoint, so it goes (spec C3).
 pub(super) fn entrypoint(stage: &mut StageLowering, command: &Command, location: &Location) {
-    let earlier = stage.state.entrypoint.replace(location.clone());
+    let this = stage.earlier(location);
+    let earlier = stage.state.entrypoint.replace(this);
     stage.warn_repeated("ENTRYPOINT", earlier);
     let args = arguments(stage, "ENTRYPOINT", command, location);
     stage.record(format!("ENTRYPOINT {}", quoted_list(&args)));

@@ -1,11 +1,12 @@
 //! COPY and ADD (spec 3.8, L60 to L62).
 
+use rbuild_parser::expand::ExpandError;
 use rbuild_parser::{Add, Copy, Heredoc, Source};
 
 use super::StageLowering;
 use crate::error::BuildError;
 use crate::frontend::stage::{Command, CopyFrom};
-use crate::graph::{CopyOp, CopySource, InlineFile, Op, Unpack};
+use crate::graph::{CopyOp, CopySource, InlineFile, Location, Op, Unpack};
 
 /// What COPY and ADD have in common.
 struct Transfer<'a> {
@@ -103,6 +104,12 @@ impl Transfer<'_> {
                 Source::Path(path) => {
                     let path = stage.expand(path, location)?;
                     allow(&path)?;
+                    if command.from.is_none()
+                        && place(&path) == Place::Local
+                        && let Some(message) = stage.shared.ignored.warning(self.keyword, &path)
+                    {
+                        stage.shared.warnings.rule("CopyIgnoredFile", location, message);
+                    }
                     paths.push(path);
                 }
                 Source::Heredoc(heredoc) => files.push(self.inline(stage, command, heredoc)?),
@@ -169,7 +176,7 @@ impl Transfer<'_> {
             let expansion = stage
                 .expander()
                 .heredoc(&data, &|name| stage.state.env.get(name).map(str::to_owned))
-                .map_err(BuildError::new)?;
+                .map_err(|error| in_heredoc(stage, command, heredoc, error))?;
             stage.warn_undefined(&expansion.undefined, &command.location);
             data = expansion.text;
         }
@@ -199,6 +206,39 @@ impl Transfer<'_> {
         words.push("# buildkit".to_owned());
         words.join(" ")
     }
+}
+
+/// Bodies with more lines are not searched for the one that is wrong.
+const MOST_LINES: usize = 1000;
+
+/// The failure of a heredoc's expansion, at the line on which it fails: the first up to which it fails for the same
+/// reason.
+fn in_heredoc(
+    stage: &StageLowering,
+    command: &Command,
+    heredoc: &Heredoc,
+    mut error: ExpandError,
+) -> BuildError {
+    let expander = stage.expander();
+    let mut end = 0;
+    for (index, line) in heredoc.body.split_inclusive('\n').enumerate().take(MOST_LINES) {
+        end += line.len();
+        let part = expander.heredoc(&heredoc.body[..end], &|name| {
+            stage.state.env.get(name).map(str::to_owned)
+        });
+        if part.is_err_and(|part| part.reason == error.reason) {
+            line.trim().clone_into(&mut error.word);
+            let number = heredoc.span.start_line + index;
+            // The lines of a trigger are not those of this file.
+            let location = (!command.is_trigger).then(|| Location {
+                start: number,
+                end: number,
+                ..command.location.clone()
+            });
+            return BuildError::new(error).at(location);
+        }
+    }
+    BuildError::new(error)
 }
 
 /// Tells URLs and git repositories from paths (spec 7.2, D7); what could be a path is one.

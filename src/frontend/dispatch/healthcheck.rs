@@ -9,7 +9,8 @@ use crate::graph::Location;
 
 /// How a runtime finds out whether a container works.
 pub(super) fn healthcheck(stage: &mut StageLowering, check: &Healthcheck, location: &Location) {
-    let earlier = stage.state.healthcheck.replace(location.clone());
+    let this = stage.earlier(location);
+    let earlier = stage.state.healthcheck.replace(this);
     stage.warn_repeated("HEALTHCHECK", earlier);
     let config = match check {
         Healthcheck::None => HealthConfig {

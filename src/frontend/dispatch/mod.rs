@@ -18,6 +18,7 @@ use super::args::Arguments;
 use super::base_image::{BaseImage, BaseImages};
 use super::env::Env;
 use super::image::ImageDraft;
+use super::lint::IgnoredSources;
 use super::stage::{Base, Command, CopyFrom, StageTable};
 use super::text::shown_with;
 use super::warnings::Warnings;
@@ -37,6 +38,7 @@ pub(super) struct Lowering<'a> {
     pub(super) is_one_of_many: bool,
     pub(super) definition: &'a mut Definition,
     pub(super) warnings: &'a mut Warnings,
+    pub(super) ignored: &'a IgnoredSources,
 }
 
 /// What the instructions of a stage have made so far; a stage that is built from it begins with a copy.
@@ -50,10 +52,21 @@ pub(super) struct StageState {
     /// ARGs declared so far, with repetitions.
     declared: Vec<(String, Option<String>)>,
     workdir_set: bool,
-    cmd: Option<Location>,
-    entrypoint: Option<Location>,
-    healthcheck: Option<Location>,
+    cmd: Option<Earlier>,
+    entrypoint: Option<Earlier>,
+    healthcheck: Option<Earlier>,
 }
+
+/// An instruction of which only the last counts.
+#[derive(Debug, Clone)]
+struct Earlier {
+    location: Location,
+    /// It says itself that it may be there again.
+    skips: bool,
+}
+
+/// The rule about them.
+const REPEATED: &str = "MultipleInstructionsDisallowed";
 
 impl StageState {
     /// The state of a stage before its first instruction, `root` being its layers.
@@ -90,6 +103,11 @@ impl StageState {
             "" => "/".to_owned(),
             dir => dir.to_owned(),
         }
+    }
+
+    /// The ARGs so far, with repetitions.
+    pub(super) fn declared(&self) -> &[(String, Option<String>)] {
+        &self.declared
     }
 
     /// The working directory, absolute and clean.
@@ -393,15 +411,21 @@ impl<'s, 'a> StageLowering<'s, 'a> {
         }
     }
 
+    /// The instruction that is lowered now, for when it is there again.
+    fn earlier(&self, location: &Location) -> Earlier {
+        Earlier {
+            location: location.clone(),
+            skips: self.shared.warnings.skips_here(REPEATED),
+        }
+    }
+
     /// Warns when an instruction of which only the last counts is there again; the place is that of the earlier one.
-    fn warn_repeated(&mut self, keyword: &str, earlier: Option<Location>) {
-        if let Some(earlier) = earlier {
+    fn warn_repeated(&mut self, keyword: &str, earlier: Option<Earlier>) {
+        if let Some(earlier) = earlier.filter(|earlier| !earlier.skips) {
             let message = format!(
                 "Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
             );
-            self.shared
-                .warnings
-                .rule("MultipleInstructionsDisallowed", &earlier, message);
+            self.shared.warnings.rule(REPEATED, &earlier.location, message);
         }
     }
 

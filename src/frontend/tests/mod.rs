@@ -2,7 +2,9 @@
 
 mod arbitrary;
 mod arguments;
+mod broken;
 mod changes;
+mod checks;
 mod contexts;
 mod graph;
 mod image;

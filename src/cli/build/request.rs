@@ -1,0 +1,63 @@
+//! From the Dockerfile's text to what the frontend is asked for.
+
+use std::path::PathBuf;
+
+use rbuild_parser::{Dockerfile, Instruction, Spanned};
+
+use super::Build;
+use crate::error::BuildError;
+use crate::frontend::BuildRequest;
+use crate::graph::Location;
+use crate::source::local::load_ignore;
+
+impl Build<'_> {
+    /// Reads and parses the Dockerfile. `source` receives its text, for excerpts.
+    pub(super) fn parse(&self, source: &mut String) -> Result<Dockerfile, BuildError> {
+        let bytes = self.options.dockerfile.read()?;
+        *source = String::from_utf8_lossy(&bytes).into_owned();
+        rbuild_parser::parse(&bytes).map_err(|errors| {
+            let Some(first) = errors.into_iter().next() else {
+                return BuildError::message("the Dockerfile cannot be parsed");
+            };
+            let (start, end) = (first.span.start_line, first.span.end_line);
+            let location = (start > 0).then(|| Location {
+                file: self.options.dockerfile.shown(),
+                start,
+                end,
+            });
+            let text = match start {
+                0 => first.message.clone(),
+                line => format!("dockerfile parse error on line {line}: {}", first.message),
+            };
+            BuildError::message(text).at(location).hint(first.help)
+        })
+    }
+
+    /// What the frontend is asked for. The ignore file is of interest when something of the context is copied.
+    pub(super) fn request(&self, dockerfile: Dockerfile) -> Result<BuildRequest, BuildError> {
+        let of_context = |place: &Spanned<Instruction>| match &place.value {
+            Instruction::Copy(copy) => copy.from.is_none(),
+            Instruction::Add(_) => true,
+            _ => false,
+        };
+        let mut instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+        let ignored = if instructions.any(of_context) {
+            let ignore = self.ignore()?.as_ref();
+            ignore.map(|(_, patterns)| patterns.clone()).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        let mut request = self.options.request(dockerfile);
+        request.ignored = ignored;
+        Ok(request)
+    }
+
+    /// The ignore file of the context with its patterns; read once.
+    pub(super) fn ignore(&self) -> anyhow::Result<&Option<(PathBuf, Vec<String>)>> {
+        if let Some(known) = self.ignore.get() {
+            return Ok(known);
+        }
+        let found = load_ignore(&self.options.context, self.options.dockerfile.path())?;
+        Ok(self.ignore.get_or_init(|| found))
+    }
+}
