@@ -12,6 +12,7 @@ pub mod error;
 pub mod exporter;
 pub mod frontend;
 pub mod graph;
+mod parallel;
 pub mod progress;
 pub mod registry;
 pub mod solver;

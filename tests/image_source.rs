@@ -98,12 +98,14 @@ fn a_base_is_resolved_once_and_its_layers_are_not_fetched() {
     let mut bytes = Vec::new();
     let origins = vec!["127.0.0.1:1/nobody".to_owned(), name.name()];
     source
+        .origins()
         .fetch(&layer.digest, layer.size, &origins)
         .unwrap()
         .read_to_end(&mut bytes)
         .unwrap();
     assert_eq!(bytes, first.layers[0]);
     let error = source
+        .origins()
         .fetch(&layer.digest, layer.size, &[])
         .err()
         .unwrap()
@@ -239,6 +241,7 @@ fn an_oci_layout_is_a_base_too() {
         let origin = format!("oci-layout:{}", path.display());
         let mut bytes = Vec::new();
         source
+            .origins()
             .fetch(&layer.digest, layer.size, &[origin])
             .unwrap()
             .read_to_end(&mut bytes)

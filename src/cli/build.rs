@@ -110,7 +110,7 @@ impl<'a> Build<'a> {
         let registry = self.context.registry();
         let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull)
             .with_progress(transfers::shown_by(self.progress.clone()));
-        store.set_provider(Arc::new(images.clone()));
+        store.set_provider(Arc::new(images.origins().clone()));
         let lowered = self.lower(dockerfile, &images)?;
         let locals = self.locals(&lowered, &store)?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals)?;

@@ -59,7 +59,7 @@ impl Context {
             registry.clone(),
             PullPolicy::default(),
         ));
-        store.set_provider(source.clone());
+        store.set_provider(Arc::new(source.origins().clone()));
         source
     }
 }

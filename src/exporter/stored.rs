@@ -112,7 +112,7 @@ impl StoredManifest {
             return Ok(());
         }
         let layers = self.layers(store)?;
-        super::image::in_parallel(
+        crate::parallel::in_parallel(
             layers.iter().zip(&self.manifest.layers).collect(),
             |(layer, descriptor)| layer.ensure_blob(&descriptor.digest).map_err(Into::into),
         )?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::stage::{Base, CopyFrom};
-use crate::registry::Reference;
+use crate::graph::Reference;
 
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]

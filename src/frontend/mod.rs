@@ -30,8 +30,8 @@ use self::lint::IgnoredSources;
 use self::stage::StageTable;
 use self::warnings::Warnings;
 use crate::error::BuildError;
+use crate::graph::Reference;
 use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, VertexId};
-use crate::registry::Reference;
 
 pub use contexts::{ContextError, NamedContext};
 pub use entitlement::Entitlement;

@@ -12,8 +12,8 @@ use super::lint::{FromWords, check_from};
 use super::warnings::Warnings;
 use super::{BuildRequest, Warning};
 use crate::error::BuildError;
+use crate::graph::Reference;
 use crate::graph::{Location, Platform};
-use crate::registry::Reference;
 
 /// References that begin so are no image names; only the resolver understands them.
 const OCI_LAYOUT: &str = "oci-layout://";

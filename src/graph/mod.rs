@@ -4,7 +4,9 @@
 pub mod definition;
 pub mod op;
 pub mod platform;
+pub mod reference;
 
 pub use definition::{Definition, Location, Vertex, VertexId};
 pub use op::{CopyOp, CopySource, ExecOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op, Unpack};
 pub use platform::Platform;
+pub use reference::{Reference, ReferenceError};

@@ -1,6 +1,5 @@
 //! What do registries have, and how does it get there and back? The OCI distribution protocol.
 //!
-//! * [`reference`]: what an image name means;
 //! * [`credentials`]: which password belongs to which host;
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
@@ -14,7 +13,6 @@ pub mod credentials;
 pub mod document;
 pub mod error;
 pub mod push;
-pub mod reference;
 mod transport;
 
 pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
@@ -22,4 +20,5 @@ pub use credentials::CredentialFiles;
 pub use document::{Document, Manifest};
 pub use error::RegistryError;
 pub use push::{PushBlob, Transferred};
-pub use reference::{Reference, ReferenceError};
+
+pub use crate::graph::reference::{self, Reference, ReferenceError};

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use sha2::Digest as _;
 
 use super::compressed::decompressed;
-use crate::exporter::image::in_parallel;
+use crate::parallel::in_parallel;
 use crate::registry::Reference;
 use crate::registry::document::{
     CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest, OCI_MANIFEST, Reading, read_config,
@@ -43,7 +43,11 @@ pub struct LoadedImage {
 impl LoadedImage {
     /// Gives the image its names; a nameless one is kept nameless.
     pub fn tag(&self, store: &Store) -> anyhow::Result<()> {
-        crate::exporter::image::tag(store, &self.descriptor, &self.names)
+        let names: Vec<String> = self.names.iter().map(Reference::to_string).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        store
+            .tag_all(&names, &self.descriptor)
+            .context("naming the image")
     }
 }
 
@@ -303,7 +307,9 @@ impl Archive<'_> {
     fn docker_image(&self, entry: &DockerImage) -> anyhow::Result<LoadedImage> {
         let tags = entry.repo_tags.iter().flatten().map(|tag| Reference::parse(tag));
         let names = tags.collect::<Result<Vec<_>, _>>()?;
-        crate::exporter::archive::check_names(&names)?;
+        if let Some(name) = names.iter().find(|name| name.tag().is_none()) {
+            bail!("invalid tag {name}: an image is named by a tag, not by a digest");
+        }
         let config = self.bytes(&entry.config, CONFIG_LIMIT)?;
         let paths: Vec<&String> = entry.layers.iter().flatten().collect();
         let mut layers = Vec::with_capacity(paths.len());

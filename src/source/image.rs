@@ -7,15 +7,16 @@
 //! ([`PullPolicy::Always`], `pull`), so an unchanged build needs no network.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::LayerBlob;
-use rbuild_cache::{BlobProvider, Descriptor, Digest, Store, StoreError};
+use rbuild_cache::{BlobProvider, Descriptor, Store, StoreError};
 
 use super::layout::Layout;
+use super::origins::{Origins, TransferProgress};
 use crate::frontend::{ImageMeta, MetaResolver};
 use crate::graph::op::ImageLayer;
 use crate::graph::{ImageOp, Platform};
@@ -38,16 +39,13 @@ pub enum PullPolicy {
     Always,
 }
 
-/// Is told a blob's digest, bytes that came and bytes in all; from any thread.
-pub type TransferProgress = Arc<dyn Fn(&Digest, u64, u64) + Send + Sync>;
-
 /// Images of the store, of registries and of OCI layouts.
 #[derive(Clone)]
 pub struct ImageSource {
     store: Store,
     registry: Registry,
     policy: PullPolicy,
-    progress: Option<TransferProgress>,
+    origins: Origins,
 }
 
 /// What [`ImageSource::pull`] did.
@@ -74,9 +72,9 @@ impl ImageSource {
     pub fn new(store: Store, registry: Registry, policy: PullPolicy) -> Self {
         Self {
             store,
+            origins: Origins::new(registry.clone(), None),
             registry,
             policy,
-            progress: None,
         }
     }
 
@@ -84,9 +82,14 @@ impl ImageSource {
     #[must_use]
     pub fn with_progress(self, progress: TransferProgress) -> Self {
         Self {
-            progress: Some(progress),
+            origins: Origins::new(self.registry.clone(), Some(progress)),
             ..self
         }
+    }
+
+    /// What fetches the layers of these images.
+    pub fn origins(&self) -> &Origins {
+        &self.origins
     }
 
     /// Resolves one name for one platform. Fetches no layer.
@@ -316,7 +319,7 @@ impl ImageSource {
 
     fn fetch_layer(&self, layer: &ImageLayer, origins: &[String]) -> anyhow::Result<()> {
         let mut writer = self.store.blob_writer()?;
-        let mut reader = self.fetch(&layer.digest, layer.size, origins)?;
+        let mut reader = self.origins.fetch(&layer.digest, layer.size, origins)?;
         let count =
             io::copy(&mut reader, &mut writer).with_context(|| format!("fetching layer {}", layer.digest))?;
         if count != layer.size {
@@ -328,18 +331,6 @@ impl ImageSource {
         }
         writer.commit(Some(&layer.digest))?;
         Ok(())
-    }
-
-    fn open(&self, digest: &Digest, size: u64, origin: &str) -> io::Result<Box<dyn Read + Send>> {
-        if let Some(path) = origin.strip_prefix(Layout::ORIGIN) {
-            return Ok(Box::new(Layout::at(path.into()).blob(digest, size)?));
-        }
-        let reference = Reference::parse(origin).map_err(io::Error::other)?;
-        Ok(Box::new(
-            self.registry
-                .blob(&reference, digest, size)
-                .map_err(io::Error::other)?,
-        ))
     }
 }
 
@@ -362,34 +353,6 @@ impl MetaResolver for ImageSource {
     }
 }
 
-impl BlobProvider for ImageSource {
-    /// From the first origin that has it; directories are asked before registries.
-    fn fetch(&self, digest: &Digest, size: u64, origins: &[String]) -> io::Result<Box<dyn Read + Send>> {
-        let mut ordered: Vec<&String> = origins.iter().collect();
-        ordered.sort_by_key(|origin| !origin.starts_with(Layout::ORIGIN));
-        let mut failures = Vec::new();
-        for origin in ordered {
-            match self.open(digest, size, origin) {
-                Ok(inner) => {
-                    let reader = Counted {
-                        inner,
-                        digest: *digest,
-                        done: 0,
-                        size,
-                        progress: self.progress.clone(),
-                    };
-                    return Ok(Box::new(reader));
-                }
-                Err(error) => failures.push(error.to_string()),
-            }
-        }
-        if failures.is_empty() {
-            failures.push(format!("nobody is known to have the blob {digest}"));
-        }
-        Err(io::Error::other(failures.join("; ")))
-    }
-}
-
 impl Origin<'_> {
     /// As layers name it.
     fn name(&self) -> String {
@@ -397,25 +360,5 @@ impl Origin<'_> {
             Self::Registry(reference) | Self::Store(reference) => reference.name(),
             Self::Layout(layout) => layout.origin(),
         }
-    }
-}
-
-/// Tells how far a transfer is.
-struct Counted {
-    inner: Box<dyn Read + Send>,
-    digest: Digest,
-    done: u64,
-    size: u64,
-    progress: Option<TransferProgress>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.done += count as u64;
-        if let Some(progress) = &self.progress {
-            progress(&self.digest, self.done, self.size);
-        }
-        Ok(count)
     }
 }

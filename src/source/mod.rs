@@ -5,3 +5,4 @@ pub mod compressed;
 pub mod image;
 pub mod layout;
 pub mod local;
+pub mod origins;

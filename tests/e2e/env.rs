@@ -84,18 +84,6 @@ pub fn as_every_user(test: impl Fn(&Env)) {
     }
 }
 
-/// Runs `test` as an ordinary user: the one who runs the suite, or the one that root acts for.
-pub fn as_ordinary_user(test: impl Fn(&Env)) {
-    if rustix::process::geteuid().is_root() {
-        match ordinary_user() {
-            Some(user) => test(&Env::new(Some(user))),
-            None => eprintln!("skipped: RBUILD_TEST_USER is not set or not a user"),
-        }
-    } else {
-        test(&Env::new(None));
-    }
-}
-
 impl Env {
     fn new(user: Option<User>) -> Self {
         let folder = tempfile::Builder::new().prefix("rbuild-e2e-").tempdir().unwrap();
@@ -164,19 +152,24 @@ impl Env {
                     "--init-groups",
                 ]);
                 command.arg(program);
-                command.env("USER", &user.name);
                 command
             }
             None => Command::new(program),
         };
+        self.surroundings(&mut command);
+        command
+    }
+
+    /// The environment of all commands.
+    fn surroundings<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
         command
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.folder.path())
-            .env("LC_ALL", "C.UTF-8");
-        command.current_dir(self.folder.path()).stdin(Stdio::null());
-        command
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
     }
 
     /// rbuild on the store of this environment.
@@ -200,6 +193,34 @@ impl Env {
     /// Runs rbuild on the store of this environment to its end.
     pub fn rbuild<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
         self.rbuild_command(args).output().unwrap().into()
+    }
+
+    /// The system calls `calls` of `rbuild ARGS`, which has to succeed. `None`, with a note, where they cannot be seen.
+    pub fn trace(&self, calls: &str, args: &[&str]) -> Option<String> {
+        if !has("strace") {
+            return None;
+        }
+        let trace = self.path("trace");
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", &format!("--trace={calls}")])
+            .arg("-o")
+            .arg(&trace);
+        match &self.user {
+            // Only so do programs with the setuid bit (newuidmap) keep their power when they are traced.
+            Some(user) => {
+                strace.arg("-u").arg(&user.name);
+            }
+            None if self.is_root() => {}
+            None => {
+                eprintln!("skipped: without root, newuidmap cannot be traced");
+                return None;
+            }
+        }
+        strace.arg(binary()).arg("--root").arg(self.store()).args(args);
+        let run: Run = self.surroundings(&mut strace).output().unwrap().into();
+        run.ok();
+        Some(fs::read_to_string(trace).unwrap())
     }
 
     /// Builds `dockerfile` in the context `name`, with plain progress, tagged `name`.

@@ -15,7 +15,7 @@ const REFUSED: [(&str, &str, &str); 12] = [
         "unknown flag: --bogus",
         "Dockerfile:2",
     ),
-    ("FROM Base/x\n", "must be lowercase", "Dockerfile:1"),
+    ("FROM base/X\n", "must be lowercase", "Dockerfile:1"),
     ("FROM 127.0.0.1:1/none\n", "127.0.0.1:1", "Dockerfile:1"),
     (
         "FROM base\nRUN true\nRUN echo last words; exit 3\n",
@@ -29,7 +29,7 @@ const REFUSED: [(&str, &str, &str); 12] = [
     ),
     ("FROM base\nRUN [\"/no/such\"]\n", "/no/such", "Dockerfile:2"),
     (
-        "FROM base AS a\nCOPY --from=b / /\nFROM base AS b\n",
+        "FROM base AS a\nCOPY --from=b / /\nFROM base AS b\nFROM a\n",
         "needs to be defined before",
         "Dockerfile:2",
     ),

@@ -255,8 +255,15 @@ impl Layer {
         staged.persist(&self.directory())
     }
 
-    /// The tree, if there is one and it is whole.
+    /// The tree, or its twin's, if there is one and it is whole.
     pub(crate) fn existing_tree(&self) -> Option<PathBuf> {
+        self.own_tree().or_else(|| {
+            let twin = self.record().ok()?.twin?;
+            Self::named(&self.0.store, twin).own_tree()
+        })
+    }
+
+    fn own_tree(&self) -> Option<PathBuf> {
         let tree = self.directory().join("fs");
         if !tree.is_dir() {
             return None;

@@ -14,7 +14,7 @@ use super::receive::{Pass, Passed, index_of};
 use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
 use super::tar_write::TarWriter;
 use super::upper::walk_tree;
-use crate::digest::{DiffId, Digest};
+use crate::digest::{DiffId, Digest, LayerId};
 use crate::error::StoreError;
 use crate::lock::KeyLock;
 
@@ -103,6 +103,15 @@ impl Layer {
             record.diff_id = Some(diff_id);
             record.size = Some(index.size());
             record.tar = tar.or_else(|| record.tar.take());
+        })?;
+        // Images name layers by diff id: an image built on this one finds the tree and need not unpack the tar.
+        let by_name = Self::named(self.store(), LayerId::of_diff_id(&diff_id));
+        if by_name.id() == self.id() || by_name.has_tree() {
+            return Ok(());
+        }
+        by_name.establish(Some(index), |record| {
+            record.size = Some(index.size());
+            record.twin = Some(self.id().clone());
         })
     }
 

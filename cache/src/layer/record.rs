@@ -37,6 +37,9 @@ pub struct LayerRecord {
     /// Layers that are this one with its times clamped, the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clamped: Vec<ClampedLayer>,
+    /// A snapshot with the same diff id, whose tree serves this layer as long as it exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<LayerId>,
     /// Digest of the entries without their times, once computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<ContentDigest>,
@@ -85,6 +88,7 @@ impl LayerRecord {
             compressed: Vec::new(),
             origins: Vec::new(),
             clamped: Vec::new(),
+            twin: None,
             content: None,
             size: None,
         }

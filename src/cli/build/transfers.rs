@@ -8,7 +8,7 @@ use rbuild_cache::{Digest, KeyBuilder};
 
 use crate::progress::event::Unit;
 use crate::progress::{Event, Sink, VertexOutcome};
-use crate::source::image::TransferProgress;
+use crate::source::origins::TransferProgress;
 
 /// Bytes between two events of one transfer.
 const STEP: u64 = 1 << 20;
