@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Rlimit;
+
 /// Everything that the executor has to know about one command.
 ///
 /// The hostname that BuildKit uses is [`ExecSpec::DEFAULT_HOSTNAME`].
@@ -87,17 +89,6 @@ pub struct Script {
     pub path: String,
     /// Its bytes; the file is executable and read-only to all.
     pub data: Vec<u8>,
-}
-
-/// A resource limit by its `ulimit` name: `nofile`, `nproc`, `core`, ...
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// Docker's name.
-    pub name: String,
-    /// Soft limit; `None` is unlimited.
-    pub soft: Option<u64>,
-    /// Hard limit; `None` is unlimited.
-    pub hard: Option<u64>,
 }
 
 /// How a command ended.

@@ -18,7 +18,7 @@ use crate::inroot::{self, Created, Kind};
 use crate::mounts::{self, Sysfs};
 use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filter;
-use crate::spec::{ExecSpec, Network, Rlimit};
+use crate::spec::{ExecSpec, Network};
 use crate::user::{self, Identity};
 use crate::{Error, caps, program, sys};
 
@@ -60,7 +60,7 @@ fn prepare(shared: &Shared, spec: &ExecSpec, hosts: &Path, request: &Request) ->
     let cwd = working_directory(root.as_fd(), &spec.cwd)?;
 
     for limit in &spec.ulimits {
-        set_limit(limit)?;
+        limit.apply()?;
     }
     // Without a keyring of its own a step shares the builder's; kernels without keyrings have none to share.
     let _ = sys::new_session_keyring();
@@ -183,35 +183,6 @@ fn enter_directory(directory: Option<&OwnedFd>, name: &str) -> Result<(), Error>
         )));
     }
     Ok(())
-}
-
-fn set_limit(limit: &Rlimit) -> Result<(), Error> {
-    const NAMES: [(&str, u32); 15] = [
-        ("core", libc::RLIMIT_CORE),
-        ("cpu", libc::RLIMIT_CPU),
-        ("data", libc::RLIMIT_DATA),
-        ("fsize", libc::RLIMIT_FSIZE),
-        ("locks", libc::RLIMIT_LOCKS),
-        ("memlock", libc::RLIMIT_MEMLOCK),
-        ("msgqueue", libc::RLIMIT_MSGQUEUE),
-        ("nice", libc::RLIMIT_NICE),
-        ("nofile", libc::RLIMIT_NOFILE),
-        ("nproc", libc::RLIMIT_NPROC),
-        ("rss", libc::RLIMIT_RSS),
-        ("rtprio", libc::RLIMIT_RTPRIO),
-        ("rttime", libc::RLIMIT_RTTIME),
-        ("sigpending", libc::RLIMIT_SIGPENDING),
-        ("stack", libc::RLIMIT_STACK),
-    ];
-    let Some((_, resource)) = NAMES.iter().find(|(name, _)| *name == limit.name) else {
-        return Err(Error::Setup(format!(
-            "setting limits: unknown limit {:?}",
-            limit.name
-        )));
-    };
-    let value = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-    sys::set_limit(*resource, value(limit.soft), value(limit.hard))
-        .map_err(|e| setup(&format!("setting the limit {}", limit.name), e))
 }
 
 /// Groups, ids, capabilities. Leaving uid 0 empties the permitted set by itself.

@@ -333,6 +333,25 @@ pub(crate) fn duplicate_above_standard(fd: BorrowedFd<'_>) -> io::Result<OwnedFd
 }
 
 /// Sets a resource limit by its Linux number.
+/// Soft and hard limit of this process.
+pub(crate) fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure lives across the call, and no new value is given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            ptr::null::<u8>(),
+            &raw mut limit,
+        )
+    })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
 pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {
         rlim_cur: soft,

@@ -156,6 +156,15 @@ impl<'a> Build<'a> {
                 location: None,
             });
         }
+        for limit in &self.options.ulimits {
+            if let Some(most) = limit.out_of_reach() {
+                let name = &limit.name;
+                self.progress.emit(Event::Warning {
+                    message: format!("--ulimit {name}: an ordinary user may not raise it above {most}"),
+                    location: None,
+                });
+            }
+        }
         Ok(lowered)
     }
 

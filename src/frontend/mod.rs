@@ -31,7 +31,7 @@ use self::stage::StageTable;
 use self::warnings::Warnings;
 use crate::error::BuildError;
 use crate::graph::Reference;
-use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, VertexId};
+use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, Ulimit, VertexId};
 
 pub use contexts::{ContextError, NamedContext};
 pub use entitlement::Entitlement;
@@ -83,6 +83,8 @@ pub struct BuildRequest {
     pub allow: Vec<Entitlement>,
     /// `--add-host`: name and address.
     pub add_hosts: Vec<(String, String)>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
     /// Host name in RUN; `None` for `buildkitsandbox`. The build arg `BUILDKIT_SANDBOX_HOSTNAME` is looked at when this is `None`.
     pub hostname: Option<String>,
     /// `SOURCE_DATE_EPOCH` of the caller's environment; a build arg or global ARG of that name goes first.
@@ -167,6 +169,7 @@ impl BuildRequest {
             network: NetworkMode::Default,
             allow: Vec::new(),
             add_hosts: Vec::new(),
+            ulimits: Vec::new(),
             hostname: None,
             source_date_epoch: None,
             ignored: Vec::new(),

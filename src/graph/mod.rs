@@ -7,6 +7,8 @@ pub mod platform;
 pub mod reference;
 
 pub use definition::{Definition, Location, Vertex, VertexId};
-pub use op::{CopyOp, CopySource, ExecOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op, Unpack};
+pub use op::{
+    CopyOp, CopySource, ExecOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op, Ulimit, Unpack,
+};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};

@@ -92,11 +92,25 @@ pub struct ExecOp {
     /// Names that `--add-host` adds, with their addresses; only the names are in the key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_hosts: Vec<(String, String)>,
+    /// `--ulimit`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ulimits: Vec<Ulimit>,
     /// A script shown read-only at this absolute path and executable (a lone heredoc with `#!`, spec L58).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<InlineFile>,
     /// Platform whose programs are run.
     pub platform: Platform,
+}
+
+/// A resource limit of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Docker's name, `nofile` for example.
+    pub name: String,
+    /// Soft limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// Hard limit; `None` is unlimited.
+    pub hard: Option<u64>,
 }
 
 /// A file whose bytes are in the definition: a heredoc of COPY, ADD or RUN.

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use rbuild_cache::layer::Layer;
 use rbuild_cache::{Key, LayerId, Store};
-use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Network, Rootfs, Script};
+use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script};
 use rustix::event::{PollFd, PollFlags};
 
 use super::Inputs;
 use crate::error::BuildError;
-use crate::graph::{ExecOp, NetworkMode, Platform};
+use crate::graph::{ExecOp, NetworkMode, Platform, Ulimit};
 use crate::progress::{Event, Sink, Stream};
 
 /// Bytes read of a process' output at once.
@@ -86,6 +86,12 @@ fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
     };
     spec.insecure = op.insecure;
     spec.extra_hosts.clone_from(&op.extra_hosts);
+    let limit = |limit: &Ulimit| Rlimit {
+        name: limit.name.clone(),
+        soft: limit.soft,
+        hard: limit.hard,
+    };
+    spec.ulimits = op.ulimits.iter().map(limit).collect();
     spec.script = op.script.as_ref().map(|script| Script {
         path: script.name.clone(),
         data: script.data.clone().into_bytes(),

@@ -2,7 +2,7 @@
 
 use rbuild_cache::{Key, KeyBuilder, LayerId};
 
-use crate::graph::{CopyOp, ExecOp, ImageOp, MkdirOp, Op, Vertex};
+use crate::graph::{CopyOp, ExecOp, ImageOp, MkdirOp, Op, Ulimit, Vertex};
 
 /// The key of what a vertex does, without its inputs. Steps with equal operation keys differ only
 /// in what they are applied to, or were given by different lines of a Dockerfile.
@@ -77,6 +77,10 @@ fn exec(op: &ExecOp, vertex: &Vertex) -> Key {
         // Addresses stay out: the same build on another network is the same step.
         .list("hosts", op.extra_hosts.iter().map(|(name, _)| name))
         .field("platform", vertex.platform.to_string().as_bytes());
+    if !op.ulimits.is_empty() {
+        let limit = |limit: &Ulimit| format!("{} {:?} {:?}", limit.name, limit.soft, limit.hard);
+        key.list("ulimits", op.ulimits.iter().map(limit));
+    }
     if let Some(script) = &op.script {
         key.field("script path", script.name.as_bytes())
             .field("script", script.data.as_bytes());
@@ -146,6 +150,7 @@ mod tests {
             insecure: false,
             hostname: "h".to_owned(),
             extra_hosts: vec![("db".to_owned(), "10.0.0.1".to_owned())],
+            ulimits: Vec::new(),
             script: None,
             platform: Platform::host(),
         };
@@ -167,6 +172,13 @@ mod tests {
             run(|op| op.insecure = true),
             run(|op| op.hostname.push('x')),
             run(|op| op.extra_hosts[0].0.push('x')),
+            run(|op| {
+                op.ulimits = vec![Ulimit {
+                    name: "nofile".to_owned(),
+                    soft: None,
+                    hard: Some(5),
+                }];
+            }),
         ] {
             assert_ne!(same, other);
         }

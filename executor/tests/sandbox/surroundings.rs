@@ -280,6 +280,11 @@ fn limits() {
         },
     ];
     assert_eq!(bench.run(&spec).ok(), "100\n200\n0");
+    // More than anybody may have is as much as there is.
+    let own = bench.shell("ulimit -Hn");
+    let mut spec = bench.spec(&["sh", "-c", "ulimit -Hn"]);
+    spec.ulimits = vec!["nofile=64:-1".parse().unwrap()];
+    assert_eq!(bench.run(&spec).ok(), own.ok());
     let mut spec = bench.spec(&["true"]);
     spec.ulimits = vec![Rlimit {
         name: "files".to_owned(),

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use rbuild_executor::Isolation;
+use rbuild_executor::{Isolation, Rlimit};
 
 use super::call::{Call, Method};
 use super::dockerfile::DockerfileSource;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
-use crate::graph::{NetworkMode, Platform};
+use crate::graph::{NetworkMode, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::image::PullPolicy;
@@ -89,6 +89,9 @@ pub struct BuildArgs {
     /// Line of /etc/hosts in RUN steps
     #[arg(long = "add-host", value_name = "HOST:IP")]
     add_hosts: Vec<String>,
+    /// Resource limit of RUN steps
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    ulimits: Vec<Rlimit>,
     /// How RUN steps are kept apart from the machine: auto, userns or root
     #[arg(long, value_name = "TIER", default_value = "auto")]
     isolation: Isolation,
@@ -146,6 +149,8 @@ pub struct BuildOptions {
     network: NetworkMode,
     allow: Vec<Entitlement>,
     add_hosts: Vec<(String, String)>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Rlimit>,
     source_date_epoch: Option<i64>,
 }
 
@@ -224,6 +229,7 @@ impl BuildOptions {
                 .iter()
                 .map(|text| host(text))
                 .collect::<anyhow::Result<_>>()?,
+            ulimits: args.ulimits,
             source_date_epoch: source_date_epoch()?,
         })
     }
@@ -243,6 +249,7 @@ impl BuildOptions {
             network: self.network,
             allow: self.allow.clone(),
             add_hosts: self.add_hosts.clone(),
+            ulimits: self.ulimits.iter().map(ulimit).collect(),
             hostname: None,
             source_date_epoch: self.source_date_epoch,
             ignored: Vec::new(),
@@ -268,6 +275,14 @@ fn context(text: &str) -> anyhow::Result<PathBuf> {
             bail!("unable to prepare context: path {text:?} not found")
         }
         Err(error) => Err(error).with_context(|| format!("unable to prepare context: path {text:?}")),
+    }
+}
+
+fn ulimit(limit: &Rlimit) -> Ulimit {
+    Ulimit {
+        name: limit.name.clone(),
+        soft: limit.soft,
+        hard: limit.hard,
     }
 }
 

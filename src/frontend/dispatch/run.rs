@@ -47,6 +47,7 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
         insecure,
         hostname: stage.shared.arguments.hostname(request),
         extra_hosts: request.add_hosts.clone(),
+        ulimits: request.ulimits.clone(),
         script,
         platform: stage.state.platform.clone(),
     };
