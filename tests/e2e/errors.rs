@@ -3,7 +3,7 @@ use std::process::Command;
 use crate::env::{Env, as_every_user};
 
 /// (Dockerfile, what the message says, where)
-const REFUSED: [(&str, &str, &str); 12] = [
+const REFUSED: [(&str, &str, &str); 16] = [
     ("FROM base\nFOO bar\n", "unknown instruction: FOO", "Dockerfile:2"),
     (
         "FROM base\nCOPY nope /x\n",
@@ -43,6 +43,26 @@ const REFUSED: [(&str, &str, &str); 12] = [
         "FROM base\nHEALTHCHECK --interval=1 CMD x\n",
         "missing unit",
         "Dockerfile:2",
+    ),
+    (
+        "FROM base\n\nRUN true && \\\n# why\n  exit 4\n",
+        "exit code: 4",
+        "Dockerfile:3",
+    ),
+    (
+        "FROM base\nRUN <<E\nexit 5\nE\nRUN true\n",
+        "exit code: 5",
+        "Dockerfile:2",
+    ),
+    (
+        "FROM base AS a\nONBUILD RUN exit 6\n\nFROM a\n",
+        "exit code: 6",
+        "Dockerfile:4",
+    ),
+    (
+        "FROM base\nCOPY <<E /x\n\n${A:?needed}\nE\n",
+        "A: needed",
+        "Dockerfile:4",
     ),
 ];
 
