@@ -108,7 +108,11 @@ impl Store {
         Ok(BlobWriter {
             out: BufWriter::with_capacity(128 << 10, hashing),
             buffered: 0,
-            temporary: Temporary { scratch, name },
+            temporary: Temporary {
+                scratch,
+                name,
+                renamed: false,
+            },
             store: self.clone(),
         })
     }
@@ -197,11 +201,14 @@ struct Hashing {
 struct Temporary {
     scratch: Arc<TempDir>,
     name: String,
+    renamed: bool,
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = self.scratch.directory().unlink(&self.name);
+        if !self.renamed {
+            let _ = self.scratch.directory().unlink(&self.name);
+        }
     }
 }
 
@@ -215,7 +222,7 @@ impl BlobWriter {
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let Self {
             out,
-            temporary,
+            mut temporary,
             store,
             ..
         } = self;
@@ -234,6 +241,7 @@ impl BlobWriter {
         }
         // Over an older file too: these bytes were just hashed, those may have rotted.
         directory.rename(&temporary.name, &store.0.blobs, &actual.hex())?;
+        temporary.renamed = true;
         Ok((actual, written))
     }
 }

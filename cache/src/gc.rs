@@ -62,6 +62,12 @@ impl Store {
         } else {
             Some(Alone::wait(self, PATIENCE)?)
         };
+        // Another process may have come before.
+        self.0
+            .trees
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clear();
         let plan = self.plan(options)?;
         if options.dry_run {
             Ok(plan.report())

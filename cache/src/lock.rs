@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -16,20 +17,30 @@ use crate::store::{Inner, Store};
 /// Held by the one process (and thread) that works on a key. Dropping it lets the next one in.
 pub struct KeyLock {
     _file: File,
-    name: String,
-    store: Arc<Inner>,
+    /// The file to remove, when it was made for this lock.
+    made: Option<(String, Arc<Inner>)>,
 }
 
 impl std::fmt::Debug for KeyLock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("KeyLock").field(&self.name).finish()
+        let name = self.made.as_ref().map(|(name, _)| name);
+        f.debug_tuple("KeyLock").field(&name).finish()
+    }
+}
+
+impl KeyLock {
+    /// Whether a key is locked, as opposed to a directory.
+    pub(crate) fn is_for_key(&self) -> bool {
+        self.made.is_some()
     }
 }
 
 impl Drop for KeyLock {
     fn drop(&mut self) {
         // While the lock is held: those who wait for this file find out that its name is gone.
-        let _ = self.store.locks.unlink(&self.name);
+        if let Some((name, store)) = &self.made {
+            let _ = store.locks.unlink(name);
+        }
     }
 }
 
@@ -70,8 +81,23 @@ impl Store {
         }
         Ok(Some(KeyLock {
             _file: file,
-            name,
-            store: Arc::clone(&self.0),
+            made: Some((name, Arc::clone(&self.0))),
+        }))
+    }
+
+    /// Waits for the lock of a directory of the store and takes it; `None` when there is no such directory. Makes
+    /// nothing: files that come and go are what a file system is slowest at.
+    pub(crate) fn lock_directory(&self, directory: &Path) -> Result<Option<KeyLock>, StoreError> {
+        let file = match File::open(directory) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("opening", directory, error)),
+        };
+        lock(&file, FlockOperation::LockExclusive)
+            .map_err(|error| StoreError::io("locking", directory, error))?;
+        Ok(Some(KeyLock {
+            _file: file,
+            made: None,
         }))
     }
 }

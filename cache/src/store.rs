@@ -20,8 +20,9 @@
 //! between two paths, and never from one to the other: after the process has moved to another mount
 //! namespace, the two lie on different mounts.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::collections::HashSet;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::{fs, io};
@@ -30,6 +31,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::blob::BlobProvider;
+use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
 use crate::lock::lock;
@@ -53,6 +55,10 @@ pub(crate) struct Inner {
     scratch: Mutex<Option<Arc<TempDir>>>,
     scratch_names: AtomicU64,
     provider: RwLock<Option<Arc<dyn BlobProvider>>>,
+    /// Layers whose trees were found whole.
+    pub(crate) trees: Mutex<HashSet<LayerId>>,
+    /// Work directories of overlays that are unmounted, in the scratch directory.
+    pub(crate) parked_work: Mutex<Vec<PathBuf>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -85,6 +91,8 @@ impl Store {
             scratch: Mutex::new(None),
             scratch_names: AtomicU64::new(0),
             provider: RwLock::new(None),
+            trees: Mutex::default(),
+            parked_work: Mutex::default(),
         }));
         if store.0.root.stat("oci-layout")?.is_none() {
             store.replace_file(
@@ -119,6 +127,11 @@ impl Store {
     /// A new directory below `tmp/` that nobody sweeps while it is held.
     pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
         TempDir::new(Arc::clone(&self.0.tmp))
+    }
+
+    /// As [`Store::temp_dir`], of the directory `from` of the store.
+    pub(crate) fn adopt_temp_dir(&self, from: &Path) -> Result<TempDir, StoreError> {
+        TempDir::adopt(Arc::clone(&self.0.tmp), from)
     }
 
     /// Removes what killed processes left in `tmp/`. Call it inside the user namespace. What cannot be
@@ -233,31 +246,37 @@ pub struct TempDir {
 impl TempDir {
     fn new(parent: Arc<Directory>) -> Result<Self, StoreError> {
         loop {
-            let name = format!("{:016x}", u64::from_le_bytes(random(&parent)?));
+            let name = temporary_name(&parent)?;
             match rustix::fs::mkdirat(&*parent, name.as_str(), rustix::fs::Mode::from_raw_mode(0o700)) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => continue,
                 Err(errno) => return Err(StoreError::io("creating", parent.path_of(&name), errno)),
             }
-            // A sweep that came between takes the lock or has removed the directory: then once more.
-            let directory = match parent.child(&name) {
-                Ok(directory) => directory,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(StoreError::io("opening", parent.path_of(&name), error)),
-            };
-            let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
-            match locked {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK | Errno::INTR) => continue,
-                Err(errno) => return Err(StoreError::io("locking", directory.path(), errno)),
-            }
-            if rustix::fs::fstat(&directory).is_ok_and(|stat| stat.st_nlink > 0) {
+            if let Some(directory) = hold(&parent, &name)? {
                 return Ok(Self {
                     directory,
                     parent,
                     persisted: false,
                 });
             }
+        }
+    }
+
+    /// Moves the directory `from` here.
+    fn adopt(parent: Arc<Directory>, from: &Path) -> Result<Self, StoreError> {
+        let name = temporary_name(&parent)?;
+        let fail = |error: io::Error| StoreError::io("renaming", from, error);
+        fs::set_permissions(from, fs::Permissions::from_mode(0o700)).map_err(fail)?;
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        let (cwd, place) = (rustix::fs::CWD, parent.path_of(&name));
+        rustix::fs::renameat_with(cwd, from, cwd, &place, flags).map_err(|errno| fail(errno.into()))?;
+        match hold(&parent, &name)? {
+            Some(directory) => Ok(Self {
+                directory,
+                parent,
+                persisted: false,
+            }),
+            None => Err(fail(io::ErrorKind::NotFound.into())),
         }
     }
 
@@ -289,6 +308,26 @@ impl Drop for TempDir {
     }
 }
 
+fn temporary_name(parent: &Directory) -> Result<String, StoreError> {
+    Ok(format!("{:016x}", u64::from_le_bytes(random(parent)?)))
+}
+
+/// Opens and locks the new directory `name`; `None` when a sweep that came between has taken it.
+fn hold(parent: &Directory, name: &str) -> Result<Option<Directory>, StoreError> {
+    let directory = match parent.child(name) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("opening", parent.path_of(name), error)),
+    };
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(None),
+        Err(errno) => return Err(StoreError::io("locking", directory.path(), errno)),
+    }
+    let there = rustix::fs::fstat(&directory).is_ok_and(|stat| stat.st_nlink > 0);
+    Ok(there.then_some(directory))
+}
+
 fn random<const N: usize>(parent: &Directory) -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];
     let mut filled = 0;
@@ -304,7 +343,7 @@ fn random<const N: usize>(parent: &Directory) -> Result<[u8; N], StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

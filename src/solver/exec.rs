@@ -47,6 +47,10 @@ pub fn run(
 
 /// The trees of the base's layers, topmost first, made now where they are not there yet.
 fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<std::path::PathBuf>, BuildError> {
+    // Those of earlier steps are known: a step does not get dearer with the number of layers below it.
+    if let Some(trees) = base.iter().rev().map(|id| store.known_tree(id)).collect() {
+        return Ok(trees);
+    }
     let layers = base
         .iter()
         .rev()

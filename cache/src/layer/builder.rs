@@ -118,7 +118,7 @@ impl LayerBuilder {
 impl Store {
     /// Begins a layer.
     pub fn layer_builder(&self) -> Result<LayerBuilder, StoreError> {
-        let writer = ThreadWriter::new(self.blob_writer()?).map_err(failed)?;
+        let writer = ThreadWriter::new(self.blob_writer()?);
         Ok(LayerBuilder {
             store: self.clone(),
             tar: TarWriter::new(writer),

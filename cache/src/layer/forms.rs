@@ -7,7 +7,6 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::beneath::open_beneath;
@@ -30,8 +29,6 @@ struct Inner {
     store: Store,
     id: LayerId,
     index: Mutex<Option<Arc<LayerIndex>>>,
-    /// The tree was found whole.
-    whole: AtomicBool,
 }
 
 impl Layer {
@@ -219,7 +216,6 @@ impl Layer {
             store: store.clone(),
             id,
             index: Mutex::new(None),
-            whole: AtomicBool::new(false),
         }))
     }
 
@@ -234,7 +230,13 @@ impl Layer {
         index: Option<&LayerIndex>,
         change: impl FnOnce(&mut LayerRecord),
     ) -> Result<(), StoreError> {
-        let _lock = self.lock()?;
+        let mut lock = self.lock()?;
+        if lock.is_for_key() && self.directory().is_dir() {
+            // Another process made the layer while this one waited; now its directory is what is locked.
+            drop(lock);
+            lock = self.lock()?;
+        }
+        let _lock = lock;
         if self.directory().is_dir() {
             if let Some(index) = index {
                 self.write_index(index)?;
@@ -264,19 +266,17 @@ impl Layer {
     }
 
     fn own_tree(&self) -> Option<PathBuf> {
+        if let Some(tree) = self.0.store.known_tree(self.id()) {
+            return Some(tree);
+        }
         let tree = self.directory().join("fs");
-        if !tree.is_dir() {
+        // One that cannot be looked at is as good as none.
+        if !tree.is_dir() || !self.is_tree_whole(&tree).unwrap_or(false) {
             return None;
         }
-        if !self.0.whole.load(Ordering::Relaxed) {
-            // One that cannot be looked at is as good as none.
-            if !self.is_tree_whole(&tree).unwrap_or(false) {
-                return None;
-            }
-            // What is only believed outside of the user namespace is looked at inside.
-            self.0
-                .whole
-                .store(rustix::process::geteuid().is_root(), Ordering::Relaxed);
+        // What is only believed outside of the user namespace is looked at inside.
+        if rustix::process::geteuid().is_root() {
+            self.0.store.remember_tree(self.id());
         }
         Some(tree)
     }
@@ -302,7 +302,11 @@ impl Layer {
         }
     }
 
+    /// The lock of the layer: that of its directory, or of its name as long as it has none.
     pub(super) fn lock(&self) -> Result<KeyLock, StoreError> {
+        if let Some(lock) = self.0.store.lock_directory(&self.directory())? {
+            return Ok(lock);
+        }
         self.0.store.lock_key(
             &KeyBuilder::new("layer lock/1")
                 .field("id", self.id().as_str().as_bytes())
@@ -366,10 +370,12 @@ impl Layer {
         let mut record = before.clone();
         change(&mut record);
         if record == before {
-            Ok(())
-        } else {
-            self.write_file("record.json", &record.to_bytes())
+            return Ok(());
         }
+        let path = self.directory().join("record.json");
+        record
+            .append(&path)
+            .map_err(|error| StoreError::io("writing", path, error))
     }
 
     pub(super) fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -434,6 +440,19 @@ impl CompressedForm {
 }
 
 impl Store {
+    /// The tree of the layer `id`, if this process has found it whole before; nothing is looked at again.
+    pub fn known_tree(&self, id: &LayerId) -> Option<PathBuf> {
+        let trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees
+            .contains(id)
+            .then(|| self.root().join("layers").join(id.as_str()).join("fs"))
+    }
+
+    pub(super) fn remember_tree(&self, id: &LayerId) {
+        let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.insert(id.clone());
+    }
+
     /// The layer called `id`, which must exist.
     pub fn layer(&self, id: &LayerId) -> Result<Layer, StoreError> {
         let layer = Layer::named(self, id.clone());

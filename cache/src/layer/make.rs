@@ -120,7 +120,7 @@ impl Layer {
             self.receive(lock, record, false, true)?;
         } else {
             let writer = self.store().blob_writer()?;
-            let sink = ThreadWriter::new(writer).map_err(|e| self.failed("writing", e))?;
+            let sink = ThreadWriter::new(writer);
             let (sink, index) = self.write_tree_as_tar(sink)?;
             let writer = sink.finish().map_err(|e| self.failed("writing", e))?;
             let expected = record.diff_id.map(|diff_id| diff_id.0);

@@ -114,17 +114,46 @@ impl Read for PieceReader {
     }
 }
 
-/// Hands what is written to a writer that has a thread of its own.
+/// Hands what is written to a writer that has a thread of its own, if it is more than one piece.
 #[derive(Debug)]
 pub(super) struct ThreadWriter<W> {
-    sender: Option<SyncSender<Piece>>,
-    thread: Option<JoinHandle<io::Result<W>>>,
+    state: State<W>,
     pool: Pool,
 }
 
+#[derive(Debug)]
+enum State<W> {
+    /// Nothing, or one piece that may be the only one.
+    Small(W, Option<Piece>),
+    Running(SyncSender<Piece>, JoinHandle<io::Result<W>>),
+    Ended,
+}
+
 impl<W: Write + Send + 'static> ThreadWriter<W> {
-    /// Starts the thread.
-    pub fn new(mut out: W) -> io::Result<Self> {
+    /// Starts no thread yet.
+    pub fn new(out: W) -> Self {
+        Self {
+            state: State::Small(out, None),
+            pool: Pool::default(),
+        }
+    }
+
+    /// Waits until everything was written.
+    pub fn finish(mut self) -> io::Result<W> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Small(mut out, piece) => {
+                if let Some(piece) = piece {
+                    out.write_all(&piece)?;
+                }
+                out.flush()?;
+                Ok(out)
+            }
+            State::Running(sender, thread) => join(sender, thread),
+            State::Ended => Err(gone()),
+        }
+    }
+
+    fn start(mut out: W, first: &Piece) -> io::Result<State<W>> {
         let (sender, mut pieces) = pieces();
         let thread = std::thread::Builder::new()
             .name("layer writer".to_owned())
@@ -135,47 +164,45 @@ impl<W: Write + Send + 'static> ThreadWriter<W> {
                 out.flush()?;
                 Ok(out)
             })?;
-        Ok(Self {
-            sender: Some(sender),
-            thread: Some(thread),
-            pool: Pool::default(),
-        })
-    }
-
-    /// Waits until everything was written.
-    pub fn finish(mut self) -> io::Result<W> {
-        self.join()
+        // A thread that has ended is found out by the next piece.
+        let _ = sender.send(first.clone());
+        Ok(State::Running(sender, thread))
     }
 }
 
-impl<W> ThreadWriter<W> {
-    fn join(&mut self) -> io::Result<W> {
-        self.sender = None;
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) | None => Err(io::Error::other("the writing thread is gone")),
-        }
-    }
+fn join<W>(sender: SyncSender<Piece>, thread: JoinHandle<io::Result<W>>) -> io::Result<W> {
+    drop(sender);
+    thread.join().unwrap_or_else(|_| Err(gone()))
 }
 
-impl<W> Write for ThreadWriter<W> {
+fn gone() -> io::Error {
+    io::Error::other("the writing thread is gone")
+}
+
+impl<W: Write + Send + 'static> Write for ThreadWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut buffer = self.pool.take();
         let length = bytes.len().min(buffer.len());
         buffer[..length].copy_from_slice(&bytes[..length]);
         let piece = self.pool.share(buffer, length);
-        if self
-            .sender
-            .as_ref()
-            .is_some_and(|sender| sender.send(piece).is_ok())
+        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Small(out, None) => {
+                self.state = State::Small(out, Some(piece));
+                return Ok(length);
+            }
+            State::Small(out, Some(first)) => Self::start(out, &first)?,
+            running => running,
+        };
+        if let State::Running(sender, _) = &self.state
+            && sender.send(piece).is_ok()
         {
             return Ok(length);
         }
         // The thread ended before its time: it knows why.
-        Err(self
-            .join()
-            .err()
-            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Running(sender, thread) => Err(join(sender, thread).err().unwrap_or_else(gone)),
+            _ => Err(gone()),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -186,8 +213,8 @@ impl<W> Write for ThreadWriter<W> {
 impl<W> Drop for ThreadWriter<W> {
     fn drop(&mut self) {
         // No thread may outlive its owner: the process may be about to enter a namespace.
-        if self.thread.is_some() {
-            let _ = self.join();
+        if let State::Running(sender, thread) = std::mem::replace(&mut self.state, State::Ended) {
+            let _ = join(sender, thread);
         }
     }
 }

@@ -1,5 +1,8 @@
 //! What the store remembers of a layer beside its bytes: `layers/<id>/record.json`.
 //!
+//! A line is a state, checksummed; the last sound one holds. A change adds a line, which costs less than a file that
+//! replaces another, and no reader ever finds nothing.
+//!
 //! Whether the tree (`fs/`) and the index (`index`) exist is not repeated here: they lie in the
 //! same directory, and each appears there by one rename.
 
@@ -105,26 +108,34 @@ impl LayerRecord {
             }
             Err(error) => return Err(StoreError::io("reading", &path, error)),
         };
-        let Ok(stored) = serde_json::from_slice::<Stored>(&bytes) else {
-            return Ok(Some(Self::new(id.clone())));
-        };
-        if stored.record.version > RECORD_VERSION {
-            let source = io::Error::new(
-                io::ErrorKind::Unsupported,
-                "a newer version of this program wrote it",
-            );
-            return Err(StoreError::Layer {
-                doing: "reading the record of",
-                layer: id.to_string(),
-                source,
-            });
+        for line in bytes.rsplit(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            let Ok(stored) = serde_json::from_slice::<Stored>(line) else {
+                continue;
+            };
+            if stored.record.version > RECORD_VERSION {
+                let source = io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "a newer version of this program wrote it",
+                );
+                return Err(StoreError::Layer {
+                    doing: "reading the record of",
+                    layer: id.to_string(),
+                    source,
+                });
+            }
+            if stored.record.id == *id && stored.check == check(&stored.record) {
+                return Ok(Some(stored.record));
+            }
         }
-        let sound = stored.record.id == *id && stored.check == check(&stored.record);
-        Ok(Some(if sound {
-            stored.record
-        } else {
-            Self::new(id.clone())
-        }))
+        Ok(Some(Self::new(id.clone())))
+    }
+
+    /// Adds this state to the file at `path`, which older states are left in.
+    pub(super) fn append(&self, path: &Path) -> io::Result<()> {
+        // The line break in front keeps it apart from what a full disk left of another.
+        let line = [b"\n", self.to_bytes().as_slice()].concat();
+        let mut file = fs::File::options().append(true).create(true).open(path)?;
+        io::Write::write_all(&mut file, &line)
     }
 
     /// Whether a blob is known that was not made here, and that its origin therefore may have.
@@ -170,4 +181,40 @@ pub struct LayerBlob {
     pub digest: Digest,
     /// Length of the blob.
     pub size: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_sound_state_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        let id = LayerId::from_random([1; 16]);
+        let load = || LayerRecord::load(directory.path(), &id).unwrap().unwrap();
+        let mut record = LayerRecord::new(id.clone());
+        fs::write(&path, record.to_bytes()).unwrap();
+        for size in 1..4 {
+            record.size = Some(size);
+            record.append(&path).unwrap();
+            assert_eq!(load(), record);
+        }
+        // What a full disk leaves of a line, and a line that was spoilt.
+        let good = fs::read(&path).unwrap();
+        let spoilt = String::from_utf8(record.to_bytes())
+            .unwrap()
+            .replace("\"size\":3", "\"size\":4");
+        for bad in [&good[good.len() - 40..], b"{", spoilt.as_bytes()] {
+            fs::write(&path, [good.as_slice(), b"\n", bad].concat()).unwrap();
+            assert_eq!(load(), record);
+            record.size = record.size.map(|size| size + 1);
+            record.append(&path).unwrap();
+            assert_eq!(load(), record);
+            record.size = Some(3);
+        }
+        // Another layer's record is none.
+        fs::write(&path, LayerRecord::new(LayerId::from_random([2; 16])).to_bytes()).unwrap();
+        assert_eq!(load(), LayerRecord::new(id.clone()));
+    }
 }

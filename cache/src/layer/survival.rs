@@ -19,6 +19,7 @@ use super::entry::Kind;
 use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use crate::error::StoreError;
+use crate::store::Store;
 
 /// Name of the file beside the tree.
 pub(super) const MARK: &str = "boot";
@@ -30,6 +31,21 @@ pub(super) fn this_boot() -> &'static str {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         id.trim_end().to_owned()
     })
+}
+
+/// Says of the layer in `directory`, which has no mark yet, that its tree was made in this boot.
+pub(super) fn mark_new(store: &Store, directory: &Path) -> Result<(), StoreError> {
+    // One file of many names: a name costs a fraction of a file.
+    let place = directory.join(MARK);
+    let (scratch, _) = store.scratch_name()?;
+    let common = scratch.path().join(MARK);
+    if fs::hard_link(&common, &place).is_ok() {
+        return Ok(());
+    }
+    fs::write(&place, this_boot()).map_err(|error| StoreError::io("writing", &place, error))?;
+    // When that fails, every mark is a file of its own.
+    let _ = fs::hard_link(&place, &common);
+    Ok(())
 }
 
 impl Layer {
@@ -95,7 +111,6 @@ fn has_sizes_of(tree: &Path, index: &LayerIndex) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
 
     /// A store with one layer that is only a tree, as an earlier boot left it.
     fn earlier_boot(sealed: bool) -> (tempfile::TempDir, Store, crate::LayerId) {
@@ -110,7 +125,12 @@ mod tests {
             layer.seal().unwrap();
         }
         fs::write(layer.directory().join(MARK), "another boot").unwrap();
-        (folder, store, id)
+        (folder, opened_later(&store), id)
+    }
+
+    /// The store as another process sees it: what one process has seen of a tree it knows to its end.
+    fn opened_later(store: &Store) -> Store {
+        Store::open(store.root()).unwrap()
     }
 
     #[test]
@@ -137,7 +157,7 @@ mod tests {
         }
         for sealed in [true, false] {
             let (_folder, store, id) = earlier_boot(sealed);
-            let file = store.layer(&id).unwrap().directory().join("fs/file");
+            let file = store.root().join("layers").join(id.as_str()).join("fs/file");
             fs::File::options()
                 .write(true)
                 .open(file)
@@ -161,7 +181,7 @@ mod tests {
         layer.tar().unwrap();
         fs::write(layer.directory().join(MARK), "another boot").unwrap();
         fs::write(layer.directory().join("fs/file"), "").unwrap();
-        let tree = store.layer(&id).unwrap().tree().unwrap();
+        let tree = opened_later(&store).layer(&id).unwrap().tree().unwrap();
         assert_eq!(fs::read(tree.join("file")).unwrap(), b"bytes");
     }
 }
