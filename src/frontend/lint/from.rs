@@ -5,8 +5,7 @@ use rbuild_parser::expand::{Expander, Expansion};
 
 use crate::frontend::args::Arguments;
 use crate::frontend::warnings::Warnings;
-use crate::graph::{Location, Platform};
-use crate::registry::Reference;
+use crate::graph::{Location, Platform, Reference};
 
 /// A FROM's words after expansion.
 pub(in crate::frontend) struct FromWords<'a> {
