@@ -9,13 +9,20 @@ use rbuild_parser::ignore::{Matcher, parse_ignore_file};
 fuzz_target!(|text: &str| {
     let (path, file) = text.split_once('\n').unwrap_or((text, ""));
     let _ = glob::matches(file.as_bytes(), path.as_bytes());
-    let Ok(patterns) = parse_ignore_file(file) else { return };
-    let Ok(matcher) = Matcher::new(&patterns) else { return };
+    let Ok(patterns) = parse_ignore_file(file) else {
+        return;
+    };
+    let Ok(matcher) = Matcher::new(&patterns) else {
+        return;
+    };
     let clean = !path.is_empty() && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
     if clean && !matcher.excludes(path.as_bytes()) {
         for (slash, _) in path.match_indices('/') {
             let parent = &path.as_bytes()[..slash];
-            assert!(!matcher.excludes(parent) || matcher.may_include_below(parent), "{path:?} {patterns:?}");
+            assert!(
+                !matcher.excludes(parent) || matcher.may_include_below(parent),
+                "{path:?} {patterns:?}"
+            );
         }
     }
 });
