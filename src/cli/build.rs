@@ -7,6 +7,7 @@ mod interrupt;
 pub mod options;
 pub mod report;
 mod request;
+mod stdin;
 mod transfers;
 
 use std::cell::{OnceCell, RefCell};
@@ -40,7 +41,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Builds. Errors are printed here, because they belong to a Dockerfile that is at hand here.
 pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let options = BuildOptions::new(args)?;
+    let options = BuildOptions::new(args, context)?;
     if options.call.method != call::Method::Build {
         return call::run(&options, context);
     }
@@ -208,8 +209,12 @@ impl<'a> Build<'a> {
                     Some(matcher.with_context(|| format!("reading {}", file.display()))?)
                 }
             };
-            let memory = store.file_memory(path).map_err(BuildError::new)?;
-            locals.insert(name.to_owned(), LocalContext::open(path, ignore, Some(memory))?);
+            let memory = if name == frontend::CONTEXT && self.options.is_received() {
+                None
+            } else {
+                Some(store.file_memory(path).map_err(BuildError::new)?)
+            };
+            locals.insert(name.to_owned(), LocalContext::open(path, ignore, memory)?);
         }
         Ok(locals)
     }

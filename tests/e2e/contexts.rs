@@ -1,6 +1,6 @@
 use std::fs;
 
-use crate::env::as_every_user;
+use crate::env::{Run, as_every_user};
 
 #[test]
 fn named_contexts_stand_for_stages_and_images() {
@@ -49,5 +49,65 @@ fn named_contexts_stand_for_stages_and_images() {
         assert_eq!(list, "f\nown\nchanged\nfrom the layout\n");
         let missing = env.build("main", dockerfile, &["--build-context=dep=/no/such"]);
         assert!(missing.fails(1).stderr.contains("/no/such"));
+    });
+}
+
+#[test]
+fn a_context_comes_on_standard_input() {
+    as_every_user(|env| {
+        env.base();
+        env.context(
+            "ctx",
+            &[
+                ("sub/f", "text\n"),
+                ("Dockerfile", "FROM base\nCOPY . /c/\nRUN cat /c/sub/f > /seen\n"),
+                ("other/D", "FROM scratch\nCOPY sub /s/\n"),
+                (".dockerignore", "sub\n"),
+            ],
+        );
+        let out = env.path("out");
+        let piped = |archive: &str, more: &str| -> Run {
+            let command = env.rbuild_command(["build", "--progress=plain", "-o", out.to_str().unwrap()]);
+            let words: Vec<String> = std::iter::once(command.get_program())
+                .chain(command.get_args())
+                .map(|word| format!("'{}'", word.to_str().unwrap()))
+                .collect();
+            let script = format!("{archive} | {} {more} -", words.join(" "));
+            std::process::Command::new("sh")
+                .args(["-c", &script])
+                .current_dir(env.path(""))
+                .env("HOME", env.path(""))
+                .output()
+                .unwrap()
+                .into()
+        };
+        for archive in ["tar -C ctx -c .", "tar -C ctx -cz ."] {
+            piped(archive, "").ok();
+            // An ignore file does not hold for an archive.
+            assert_eq!(fs::read_to_string(out.join("c/sub/f")).unwrap(), "text\n");
+            assert_eq!(fs::read_to_string(out.join("seen")).unwrap(), "text\n");
+        }
+        let again = piped("tar -C ctx -c .", "").ok();
+        assert_eq!(again.count("CACHED"), 2, "{}", again.stderr);
+        piped("tar -C ctx -c .", "-f other/D").ok();
+        assert!(out.join("s/f").exists());
+        piped("printf 'FROM base\\nRUN echo hi > /hi\\n'", "").ok();
+        assert_eq!(fs::read_to_string(out.join("hi")).unwrap(), "hi\n");
+        for (archive, more, text) in [
+            (
+                "echo FROM base",
+                "-f x",
+                "stdin and flag correspond to Dockerfiles",
+            ),
+            ("echo FROM base", "-f -", "can't use stdin for both"),
+            ("tar -C ctx -c .", "-f ../x", "is not in the context"),
+            ("true", "", "cannot be empty"),
+        ] {
+            let refused = piped(archive, more).fails(1);
+            assert!(refused.stderr.contains(text), "{}", refused.stderr);
+        }
+        // Nothing of it stays.
+        let left = fs::read_dir(env.store().join("tmp")).unwrap().count();
+        assert_eq!(left, 0);
     });
 }

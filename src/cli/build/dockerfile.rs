@@ -18,6 +18,8 @@ pub enum DockerfileSource {
     },
     /// `-f -`.
     Stdin,
+    /// What standard input was found to be.
+    Text(Arc<[u8]>),
 }
 
 impl DockerfileSource {
@@ -26,6 +28,7 @@ impl DockerfileSource {
         match self {
             Self::File { path, .. } => std::fs::read(path)
                 .with_context(|| format!("failed to read dockerfile: open {}", path.display())),
+            Self::Text(bytes) => Ok(bytes.to_vec()),
             Self::Stdin => {
                 let mut bytes = Vec::new();
                 std::io::stdin()
@@ -40,7 +43,7 @@ impl DockerfileSource {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Stdin => None,
+            Self::Stdin | Self::Text(_) => None,
         }
     }
 
@@ -48,7 +51,7 @@ impl DockerfileSource {
     pub fn shown(&self) -> Arc<str> {
         match self {
             Self::File { shown, .. } => shown.clone(),
-            Self::Stdin => Arc::from("Dockerfile"),
+            Self::Stdin | Self::Text(_) => Arc::from("Dockerfile"),
         }
     }
 }

@@ -9,6 +9,8 @@ use rbuild_executor::{Isolation, Rlimit};
 
 use super::call::{Call, Method};
 use super::dockerfile::DockerfileSource;
+use super::stdin::StdinContext;
+use crate::cli::Context;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{NetworkMode, Platform, Ulimit};
@@ -106,7 +108,7 @@ pub struct BuildArgs {
         hide_default_value = true
     )]
     call: Call,
-    /// The build context: a directory
+    /// The build context: a directory, or `-` for an archive or a Dockerfile on standard input
     #[arg(value_name = "PATH")]
     context: String,
 }
@@ -120,6 +122,8 @@ pub struct BuildOptions {
     pub dockerfile: DockerfileSource,
     /// The context's directory.
     pub context: PathBuf,
+    /// The context's files, when they came on standard input.
+    received: Option<StdinContext>,
     /// When registries are asked.
     pub pull: PullPolicy,
     /// Where the result goes; at least one.
@@ -156,7 +160,7 @@ pub struct BuildOptions {
 
 impl BuildOptions {
     /// Checks what was typed.
-    pub fn new(args: BuildArgs) -> anyhow::Result<Self> {
+    pub fn new(args: BuildArgs, program: &Context) -> anyhow::Result<Self> {
         let tags = args.tags.iter().map(|tag| {
             let reference = Reference::parse(tag).with_context(|| format!("invalid tag {tag:?}"))?;
             if reference.digest().is_some() {
@@ -165,8 +169,21 @@ impl BuildOptions {
             Ok(reference)
         });
         let tags: Vec<Reference> = tags.collect::<anyhow::Result<_>>()?;
-        let context = context(&args.context)?;
-        let dockerfile = dockerfile(args.file.as_deref(), &context)?;
+        let file = args.file.as_deref();
+        let mut received = None;
+        let (context, dockerfile) = if args.context == "-" {
+            if file == Some("-") {
+                bail!("invalid argument: can't use stdin for both build context and dockerfile");
+            }
+            let stdin = StdinContext::receive(&program.store()?, std::io::stdin().lock(), file)?;
+            let place = (stdin.path.clone(), stdin.dockerfile.clone());
+            received = Some(stdin);
+            place
+        } else {
+            let context = context(&args.context)?;
+            let dockerfile = dockerfile(file, &context)?;
+            (context, dockerfile)
+        };
         let mut contexts = Vec::new();
         let mut local_contexts = Vec::new();
         for text in &args.build_contexts {
@@ -183,6 +200,7 @@ impl BuildOptions {
         Ok(Self {
             dockerfile,
             context,
+            received,
             pull: if args.pull {
                 PullPolicy::Always
             } else {
@@ -256,6 +274,11 @@ impl BuildOptions {
         }
     }
 
+    /// Whether the context came on standard input: it has no ignore file and will not be seen again.
+    pub fn is_received(&self) -> bool {
+        self.received.is_some()
+    }
+
     /// Whether standard output is free for the image id.
     pub fn shows_id(&self) -> bool {
         !self.outputs.iter().any(Output::writes_to_stdout)
@@ -264,7 +287,7 @@ impl BuildOptions {
 
 fn context(text: &str) -> anyhow::Result<PathBuf> {
     let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
-    if text == "-" || remote {
+    if remote {
         bail!("unable to prepare context: {text:?} is not supported yet: give a directory");
     }
     let path = PathBuf::from(text);

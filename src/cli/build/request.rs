@@ -57,6 +57,10 @@ impl Build<'_> {
         if let Some(known) = self.ignore.get() {
             return Ok(known);
         }
+        if self.options.is_received() {
+            // BuildKit applies none to an archive (spec 6.1).
+            return Ok(self.ignore.get_or_init(|| None));
+        }
         let found = load_ignore(&self.options.context, self.options.dockerfile.path())?;
         Ok(self.ignore.get_or_init(|| found))
     }
