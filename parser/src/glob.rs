@@ -51,7 +51,7 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
     Ok(name.is_empty())
 }
 
-/// Whether the whole of `name` matches a `--parents` pattern: as [`matches`], component by component, and a component
+/// Whether the whole of `name` matches a `--parents` pattern: as [`matches()`], component by component, and a component
 /// `**` stands for any number of components, zero included (spec P31).
 pub fn matches_path(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
     matches(pattern, b"")?;
