@@ -26,5 +26,5 @@ pub use gc::{PruneOptions, PruneReport};
 pub use image::{Descriptor, StoredImage};
 pub use lock::KeyLock;
 pub use record::Record;
-pub use store::{Store, TempDir};
+pub use store::{Store, TempDir, abandon_temporary};
 pub use view::View;

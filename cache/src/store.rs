@@ -21,6 +21,7 @@
 //! namespace, the two lie on different mounts.
 
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -243,6 +244,24 @@ pub struct TempDir {
     persisted: bool,
 }
 
+/// The temporary directories that this process has.
+static LIVING: Mutex<Vec<(Arc<Directory>, CString)>> = Mutex::new(Vec::new());
+
+/// Removes the temporary directories of all stores of this process, although they are in use: for a program that ends
+/// before its threads do.
+pub fn abandon_temporary() {
+    let living = std::mem::take(&mut *LIVING.lock().unwrap_or_else(PoisonError::into_inner));
+    for (parent, name) in living {
+        // A thread that still writes may put a file into a directory that has just been emptied.
+        for _ in 0..100 {
+            match remove_tree(rustix::fd::AsFd::as_fd(&*parent), &name) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                _ => break,
+            }
+        }
+    }
+}
+
 impl TempDir {
     fn new(parent: Arc<Directory>) -> Result<Self, StoreError> {
         loop {
@@ -253,12 +272,22 @@ impl TempDir {
                 Err(errno) => return Err(StoreError::io("creating", parent.path_of(&name), errno)),
             }
             if let Some(directory) = hold(&parent, &name)? {
-                return Ok(Self {
-                    directory,
-                    parent,
-                    persisted: false,
-                });
+                return Ok(Self::held(parent, directory));
             }
+        }
+    }
+
+    fn held(parent: Arc<Directory>, directory: Directory) -> Self {
+        if let Ok(name) = c_name(directory.path()) {
+            LIVING
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((Arc::clone(&parent), name));
+        }
+        Self {
+            directory,
+            parent,
+            persisted: false,
         }
     }
 
@@ -271,11 +300,7 @@ impl TempDir {
         let (cwd, place) = (rustix::fs::CWD, parent.path_of(&name));
         rustix::fs::renameat_with(cwd, from, cwd, &place, flags).map_err(|errno| fail(errno.into()))?;
         match hold(&parent, &name)? {
-            Some(directory) => Ok(Self {
-                directory,
-                parent,
-                persisted: false,
-            }),
+            Some(directory) => Ok(Self::held(parent, directory)),
             None => Err(fail(io::ErrorKind::NotFound.into())),
         }
     }
@@ -299,9 +324,14 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        if !self.persisted
-            && let Ok(name) = c_name(self.directory.path())
-        {
+        let Ok(name) = c_name(self.directory.path()) else {
+            return;
+        };
+        LIVING
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(parent, living)| *living != name || !Arc::ptr_eq(parent, &self.parent));
+        if !self.persisted {
             // What remains is swept later: the lock goes with the descriptor.
             let _ = remove_tree(rustix::fd::AsFd::as_fd(&*self.parent), &name);
         }

@@ -18,6 +18,8 @@ pub struct Cancel(Arc<Request>);
 #[derive(Debug)]
 struct Request {
     count: AtomicU32,
+    /// Steps that run.
+    running: AtomicU32,
     asked: OwnedFd,
     forced: OwnedFd,
 }
@@ -28,6 +30,7 @@ impl Cancel {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Cancel(Arc::new(Request {
             count: AtomicU32::new(0),
+            running: AtomicU32::new(0),
             asked: eventfd(0, flags)?,
             forced: eventfd(0, flags)?,
         })))
@@ -57,5 +60,25 @@ impl Cancel {
     /// Readable once somebody has asked twice.
     pub fn forced_fd(&self) -> BorrowedFd<'_> {
         self.0.forced.as_fd()
+    }
+
+    /// Whether steps run that a request has to wait for.
+    pub fn has_running_steps(&self) -> bool {
+        self.0.running.load(Ordering::SeqCst) > 0
+    }
+
+    /// Counts a step as running until the value is dropped.
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.0.running.fetch_add(1, Ordering::SeqCst);
+        Running(self)
+    }
+}
+
+/// A step that runs.
+pub(crate) struct Running<'a>(&'a Cancel);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -66,6 +66,7 @@ impl Executor {
         stderr: OwnedFd,
         cancel: &Cancel,
     ) -> Result<Exit, Error> {
+        let _running = cancel.running();
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rbuild_cache::{KeyBuilder, Store, TempDir};
-use rbuild_executor::{Cancel, Executor, signals};
+use rbuild_executor::Executor;
 
 use super::Context;
 use crate::error::BuildError;
@@ -33,6 +33,7 @@ use crate::solver::{self, Inputs, Plan, run::Solved};
 use crate::source::image::ImageSource;
 use crate::source::local::{LocalContext, load_ignore};
 
+use interrupt::Interrupts;
 pub use options::BuildArgs;
 use options::BuildOptions;
 
@@ -51,8 +52,10 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let progress = progress(&options);
     let mut source = String::new();
-    let build = Build::new(&options, context, &progress);
+    let build = Build::new(&options, context, &progress)?;
     let built = build.run(&mut source);
+    // Who has come so far tells himself how it ended.
+    build.interrupts.borrow_mut().pause();
     progress.finish();
     if options.progress != Mode::Quiet {
         report::summary(&build.warnings.borrow());
@@ -89,19 +92,23 @@ struct Build<'a> {
     progress: &'a Arc<Tail>,
     /// What the frontend found doubtful, for the end.
     warnings: RefCell<Vec<Warning>>,
+    interrupts: RefCell<Interrupts>,
     /// The context's ignore file and its patterns, once somebody asked.
     ignore: OnceCell<Option<(PathBuf, Vec<String>)>>,
 }
 
 impl<'a> Build<'a> {
-    fn new(options: &'a BuildOptions, context: &'a Context, progress: &'a Arc<Tail>) -> Self {
-        Self {
+    fn new(options: &'a BuildOptions, context: &'a Context, progress: &'a Arc<Tail>) -> anyhow::Result<Self> {
+        let mut interrupts = Interrupts::catch(progress).context("catching signals")?;
+        interrupts.watch().context("catching signals")?;
+        Ok(Self {
             options,
             context,
             progress,
             warnings: RefCell::default(),
+            interrupts: RefCell::new(interrupts),
             ignore: OnceCell::new(),
-        }
+        })
     }
 
     /// parse, lower, solve, commit, export. `source` receives the Dockerfile's text, for excerpts.
@@ -264,11 +271,9 @@ impl<'a> Build<'a> {
         } else {
             None
         };
-        let cancel = Cancel::new().map_err(BuildError::new)?;
-        let signals = signals::install().map_err(BuildError::new)?;
+        let cancel = self.interrupts.borrow().cancel().clone();
         let (executor, scratch) = entered.unzip();
         let ended = Arc::new(Ended::default());
-        interrupt::watch(signals, cancel.clone());
         let solved = std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !ended.wait(TICK) {
@@ -290,7 +295,11 @@ impl<'a> Build<'a> {
 
     fn enter(&self, store: &Store) -> Result<(Executor, TempDir), BuildError> {
         let scratch = store.temp_dir().map_err(BuildError::new)?;
+        // The sandbox is entered by a process of one thread.
+        let mut interrupts = self.interrupts.borrow_mut();
+        interrupts.pause();
         let executor = Executor::enter(self.options.isolation, scratch.path()).map_err(BuildError::new)?;
+        interrupts.watch().map_err(BuildError::new)?;
         self.progress.emit(Event::Note(executor.describe()));
         store.sweep_temporary().map_err(BuildError::new)?;
         Ok((executor, scratch))

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use rbuild_cache::layer::{Entry, Kind, LayerPath, TarWriter, Timestamp};
@@ -13,6 +13,7 @@ use rbuild_cache::{Descriptor, Digest, Store};
 use serde_json::{Value, json};
 
 use super::Destination;
+use super::replacement::Replacement;
 use super::stored::StoredManifest;
 use crate::graph::Platform;
 use crate::registry::Reference;
@@ -151,7 +152,7 @@ pub fn write_directory(
     std::fs::create_dir_all(dest.join("blobs/sha256")).with_context(doing)?;
     let mut last = None;
     write_members(store, images, format, epoch, &mut |name, size, data| {
-        let file = replace(&dest.join(name), |out| {
+        let file = Replacement::write(&dest.join(name), |out| {
             let copied = io::copy(&mut data.take(size), out)?;
             if copied == size {
                 Ok(())
@@ -338,7 +339,7 @@ pub fn to_destination(
                 return out.flush().with_context(doing);
             }
             let mut failure = None;
-            let file = replace(path, |out| {
+            let file = Replacement::write(path, |out| {
                 write(out).map_err(|error| {
                     failure = Some(error);
                     io::ErrorKind::Other.into()
@@ -350,42 +351,6 @@ pub fn to_destination(
             }
         }
     }
-}
-
-/// A file that is complete and has not its name yet. Dropped, it is gone.
-struct Replacement {
-    file: tempfile::NamedTempFile,
-    path: PathBuf,
-}
-
-impl Replacement {
-    fn commit(self) -> io::Result<()> {
-        self.file
-            .persist(&self.path)
-            .map(drop)
-            .map_err(|error| error.error)
-    }
-}
-
-/// Writes what will be the file `path`; a symbolic link there is followed.
-fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<Replacement> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    // The umask takes its part from the mode, as from any file's.
-    let mode = std::fs::Permissions::from_mode(0o666);
-    let file = tempfile::Builder::new()
-        .prefix(".rbuild-")
-        .permissions(mode)
-        .tempfile_in(directory)?;
-    let mut out = BufWriter::with_capacity(1 << 17, file);
-    write(&mut out)?;
-    let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    Ok(Replacement { file, path })
 }
 
 /// Whether an image may be archived under these names: a name with a digest only has no tag to write.

@@ -7,6 +7,7 @@ pub mod image;
 pub mod index;
 pub mod output;
 pub mod push;
+mod replacement;
 pub mod rootfs;
 pub mod stored;
 

@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ fn kill_9_at_any_moment_leaves_nothing_and_breaks_nothing() {
         env.rbuild(["build", "-q", "--no-cache", "-t", "k", &context(env)])
             .ok();
         let whole = began.elapsed();
-        let moments = 25;
+        let moments = 50;
         for moment in 0..moments {
             let mut build = spawn(env);
             std::thread::sleep(whole.mul_f64(f64::from(moment) * 1.1 / f64::from(moments)));
@@ -40,8 +41,8 @@ fn signals_end_a_build_and_its_steps() {
             "sleep/Dockerfile",
             "FROM base\nRUN trap 'exit 0' TERM; echo sleeping; sleep 31557 & wait\n",
         );
-        for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
-            let context = env.path("sleep");
+        let context = env.path("sleep");
+        for (signal, code) in SIGNALS {
             let mut command =
                 env.rbuild_command(["build", "--progress=plain", "-t", "k", context.to_str().unwrap()]);
             let log = env.path("log");
@@ -54,22 +55,73 @@ fn signals_end_a_build_and_its_steps() {
                 || fs::read_to_string(&log).is_ok_and(|text| text.contains(" sleeping\n")),
                 "the step to run",
             );
-            let kill = std::process::Command::new("kill")
-                .args([&format!("-{signal}"), &build.id().to_string()])
-                .status();
-            assert!(kill.unwrap().success());
-            let output = build.wait_with_output().unwrap();
-            assert_eq!(output.status.signal(), None);
-            assert_eq!(
-                output.status.code(),
-                Some(code),
-                "{}",
-                fs::read_to_string(&log).unwrap()
-            );
-            gone_within(env, Duration::from_secs(1));
-            nothing_left(env);
+            ends_by(env, build, signal, code, &log);
         }
     });
+}
+
+#[test]
+fn signals_end_a_build_that_waits_for_a_registry_or_writes_an_archive() {
+    as_every_user(|env| {
+        prepare(env);
+        // A registry that takes calls and never answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap();
+        env.write("silent/Dockerfile", format!("FROM {address}/none\n"));
+        env.write("big/Dockerfile", "FROM base\nCOPY big /\n");
+        let big = fs::File::create(env.write("big/big", "")).unwrap();
+        big.set_len(2 << 30).unwrap();
+        let out = env.path("out");
+        fs::create_dir(&out).unwrap();
+        env.own(&out);
+        let output = format!(
+            "type=oci,compression=gzip,dest={}",
+            out.join("image.tar").display()
+        );
+        for (signal, code) in SIGNALS {
+            for (context, until) in [("silent", "load metadata"), ("big", "COPY big")] {
+                let directory = env.path(context);
+                let args = [
+                    "build",
+                    "--progress=plain",
+                    "-o",
+                    &output,
+                    directory.to_str().unwrap(),
+                ];
+                let log = env.path("log");
+                let build = env
+                    .rbuild_command(args)
+                    .stdout(Stdio::null())
+                    .stderr(fs::File::create(&log).unwrap())
+                    .spawn()
+                    .unwrap();
+                wait_for(
+                    || fs::read_to_string(&log).is_ok_and(|text| text.contains(until)),
+                    "the build to begin",
+                );
+                ends_by(env, build, signal, code, &log);
+                let left: Vec<_> = fs::read_dir(&out).unwrap().collect();
+                assert!(left.is_empty(), "{left:?}");
+            }
+        }
+    });
+}
+
+const SIGNALS: [(&str, i32); 3] = [("INT", 130), ("TERM", 143), ("HUP", 129)];
+
+/// The signal ends the build with the exit code, one error, and nothing left.
+fn ends_by(env: &Env, build: Child, signal: &str, code: i32, log: &Path) {
+    let kill = std::process::Command::new("kill")
+        .args([&format!("-{signal}"), &build.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let output = build.wait_with_output().unwrap();
+    let log = fs::read_to_string(log).unwrap();
+    assert_eq!(output.status.signal(), None, "{log}");
+    assert_eq!(output.status.code(), Some(code), "{log}");
+    assert_eq!(log.matches("ERROR: failed to build").count(), 1, "{log}");
+    gone_within(env, Duration::from_secs(1));
+    nothing_left(env);
 }
 
 fn prepare(env: &Env) {

@@ -98,7 +98,7 @@ impl FromStr for Call {
 /// Answers on standard output. Warnings of a check and whatever keeps it from being built are exit status 1.
 pub fn run(options: &BuildOptions, context: &Context) -> anyhow::Result<ExitCode> {
     let progress = super::progress(options);
-    let build = Build::new(options, context, &progress);
+    let build = Build::new(options, context, &progress)?;
     let mut source = String::new();
     let answer = build.answer(&mut source);
     progress.finish();
