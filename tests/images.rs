@@ -1,5 +1,12 @@
 //! The image verbs by the real binary, and what skopeo, umoci and podman make of what they write.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that cannot be set up has failed, and one that cannot run says so"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

@@ -1,6 +1,13 @@
 //! The real binary, end to end: as the user who runs the suite and, when that is root, as the ordinary user that
 //! `scripts/test` names in `RBUILD_TEST_USER`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that cannot be set up has failed, and one that cannot run says so"
+)]
+
 // The environment: users, stores, contexts, base images.
 mod env;
 
