@@ -95,7 +95,8 @@ fn read_by_others(env: &Env, archive: &std::path::Path) {
             .arg(&storage)
             .arg("--runroot")
             .arg(run)
-            .args(["--cgroup-manager", "cgroupfs", "--runtime", "/usr/sbin/runc"]);
+            .args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"])
+            .args(["--runtime", "/usr/sbin/runc"]);
         let output = command.args(args).output().unwrap();
         assert!(
             output.status.success(),
@@ -104,7 +105,12 @@ fn read_by_others(env: &Env, archive: &std::path::Path) {
         );
         String::from_utf8(output.stdout).unwrap()
     };
-    podman(&["load", "-q", "-i", archive.to_str().unwrap()]);
+    let (storage, run) = (storage.display(), env.path("podman-run"));
+    let stored = format!(
+        "containers-storage:[overlay@{storage}+{}]localhost/debian:latest",
+        run.display()
+    );
+    succeeds(Command::new("skopeo").args(["copy", "-q", &source, &stored]));
     let limits = [
         "--network",
         "host",
@@ -113,7 +119,14 @@ fn read_by_others(env: &Env, archive: &std::path::Path) {
         "--ulimit",
         "nproc=1024:1024",
     ];
-    let printed = podman(&[&["run", "--rm"][..], &limits[..], &["debian:latest"][..]].concat());
+    let printed = podman(
+        &[
+            &["run", "--rm"][..],
+            &limits[..],
+            &["localhost/debian:latest"][..],
+        ]
+        .concat(),
+    );
     assert_eq!(printed, "built by a step\n");
     podman(&["rmi", "-af"]);
 }
