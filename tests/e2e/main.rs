@@ -11,6 +11,9 @@
 // The environment: users, stores, contexts, base images.
 mod env;
 
+// Small images in the context of the specification, read back.
+mod built;
+
 // One stage: what instructions do to files, config and history.
 mod build;
 // What is cached, what is run again, and what concurrent builds share.
@@ -38,3 +41,5 @@ mod registry;
 mod reproducible;
 // Which room may use which.
 mod rooms;
+// The rules of the specification that only a build shows, one test or row each, named by their IDs.
+mod rules;

@@ -245,3 +245,32 @@ fn depth_and_growth_are_limited() {
             .is_err()
     );
 }
+
+#[test]
+fn x2_the_escape_character_is_that_of_the_directive() {
+    let word = |escape, word: &str| Expander::new(escape).word(word, &lookup).unwrap().text;
+    assert_eq!(word('`', "`$S \\$S a`b \"`$S\""), "$S \\set ab $S");
+    assert_eq!(word('\\', "`$S \\$S"), "`set $S");
+    // Bodies of heredocs have a backslash whatever the directive says.
+    let body = Expander::new('`').heredoc("`$S \\$S", &lookup).unwrap().text;
+    assert_eq!(body, "`set $S");
+}
+
+#[test]
+fn x4_nothing_else_is_expanded() {
+    check(&[
+        ("*?[ab]", Ok("*?[ab]")),
+        ("~/x~root", Ok("~/x~root")),
+        ("$(id)", Ok("$(id)")),
+        ("`id`", Ok("`id`")),
+        ("$((1+2))", Ok("$((1+2))")),
+        ("{a,b}", Ok("{a,b}")),
+    ]);
+}
+
+#[test]
+fn x15_x19_unknown_names_are_empty_and_case_counts() {
+    let found = Expander::new('\\').word("[$U][$s][$S]", &lookup).unwrap();
+    assert_eq!(found.text, "[][][set]");
+    assert_eq!(found.undefined, ["U", "s"]);
+}

@@ -148,8 +148,35 @@ fn l10_to_l15_directives() {
             format!("line 2: only one {name} parser directive can be used")
         );
     }
-    assert_eq!(detect_syntax(b"//syntax=x/y\n").as_deref(), Some("x/y"));
-    assert_eq!(detect_syntax(b"{\"syntax\": \"x/y\"}").as_deref(), Some("x/y"));
+}
+
+#[test]
+fn l16_syntax_of_files_that_are_no_dockerfiles() {
+    for (text, expected) in [
+        ("//syntax=x/y\n", Some("x/y")),
+        ("// syntax = x/y:1 a b\n", Some("x/y:1 a b")),
+        ("{\"syntax\": \"x/y\"}", Some("x/y")),
+        ("\n//syntax=x/y\n", None),
+        ("[\"syntax\", \"x/y\"]", None),
+        ("{\"syntax\": 1}", None),
+    ] {
+        assert_eq!(detect_syntax(text.as_bytes()).as_deref(), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn l19_directives_do_not_continue() {
+    let directives = parsed("# syntax=a/b \\\n# escape=`\nFROM scratch\n").directives;
+    assert_eq!(directives.syntax.as_deref(), Some("a/b \\"));
+    assert_eq!(directives.escape, '`');
+}
+
+#[test]
+fn l59_bodies_of_run_are_the_shells() {
+    for opener in ["<<E", "<<'E'"] {
+        let run = run(&format!("RUN {opener}\n$HOME ${{x:-y}} \\\n\"q\"\nE"));
+        assert_eq!(run.heredocs[0].body, "$HOME ${x:-y} \\\n\"q\"\n", "{opener}");
+    }
 }
 
 #[test]

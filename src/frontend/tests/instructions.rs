@@ -49,6 +49,45 @@ fn config_and_history() {
             json!({"ArgsEscaped": null}),
         ),
         (
+            "C2",
+            "FROM busybox\nCMD a\nCMD [\"b\"]\nENTRYPOINT a\nENTRYPOINT [\"c\"]",
+            &[
+                "CMD [\"/bin/sh\" \"-c\" \"a\"]",
+                "CMD [\"b\"]",
+                "ENTRYPOINT [\"/bin/sh\" \"-c\" \"a\"]",
+                "ENTRYPOINT [\"c\"]",
+            ],
+            json!({"Entrypoint": ["c"], "Cmd": ["b"]}),
+        ),
+        (
+            "C6",
+            "FROM busybox\nCMD cat <<E",
+            &["CMD [\"/bin/sh\" \"-c\" \"cat <<E\"]"],
+            json!({"Cmd": ["/bin/sh", "-c", "cat <<E"]}),
+        ),
+        (
+            "E7",
+            "FROM full\nSHELL [\"/bin/x\", \"-e\"]\nRUN r\nENTRYPOINT e\nCMD c\nHEALTHCHECK CMD h",
+            &[
+                "SHELL [/bin/x -e]",
+                "RUN /bin/x -e r # buildkit *",
+                "ENTRYPOINT [\"/bin/x\" \"-e\" \"e\"]",
+                "CMD [\"/bin/x\" \"-e\" \"c\"]",
+                "HEALTHCHECK {Test:[CMD-SHELL h] Interval:0s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0}",
+            ],
+            json!({"Shell": ["/bin/x", "-e"], "Entrypoint": ["/bin/x", "-e", "e"], "Cmd": ["/bin/x", "-e", "c"],
+                   "Healthcheck": {"Test": ["CMD-SHELL", "h"]}}),
+        ),
+        (
+            "F11",
+            "FROM full",
+            &[],
+            json!({"User": "app", "WorkingDir": "/home/app", "Entrypoint": ["/bin/echo", "entry"], "Cmd": ["dflt", "arg"],
+                   "Volumes": {"/vol": {}, "/data": {}}, "ExposedPorts": {"80/tcp": {}, "53/udp": {}},
+                   "Labels": {"base.label": "x", "shared": "from base"}, "StopSignal": "SIGQUIT",
+                   "Shell": ["/bin/ash", "-e", "-c"], "OnBuild": null}),
+        ),
+        (
             "E1",
             "FROM full\nLABEL shared=mine \"a b\"='c \"d'",
             &["LABEL shared=mine a b=c \"d"],
@@ -440,5 +479,37 @@ fn doubtful_instructions_warn() {
             expected,
             "{text}"
         );
+    }
+}
+
+#[test]
+fn f12_user_and_directory_of_the_base_are_in_effect() {
+    let lowered = build("FROM full\nRUN x");
+    assert_eq!(
+        (exec(&lowered).cwd.as_str(), exec(&lowered).user.as_str()),
+        ("/home/app", "app")
+    );
+    // The base's only entry and that of RUN: nothing was made for the directory.
+    assert_eq!(history(&lowered).len(), 1, "{:?}", history(&lowered));
+    let lowered = build("FROM full\nCOPY a b");
+    assert_eq!(copied(&lowered).cwd, "/home/app");
+}
+
+#[test]
+fn f6_f13_what_from_may_name() {
+    let lowered = build("FROM busybox");
+    let Op::Image(image) = last(&lowered) else {
+        panic!("no image")
+    };
+    assert_eq!(image.reference, "docker.io/library/busybox:latest");
+    for (text, expected) in [
+        ("FROM --after=x busybox", "unknown flag: --after"),
+        ("FROM oci-archive:/x.tar", "oci-archive"),
+    ] {
+        let told = match rbuild_parser::parse(text.as_bytes()) {
+            Err(errors) => errors[0].to_string(),
+            Ok(_) => failure(&request(text)),
+        };
+        assert!(told.contains(expected), "{text}: {told}");
     }
 }

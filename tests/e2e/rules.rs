@@ -1,0 +1,5 @@
+//! The rules of the specification that only a build shows. A test or a row is named by the ID of its rule.
+
+mod copy;
+mod peers;
+mod run;
