@@ -89,11 +89,18 @@ impl Warnings {
         rules.sort_unstable();
         rules.dedup();
         if self.options.error && !rules.is_empty() {
-            let first = self.list.iter().find(|warning| !warning.rule.is_empty());
+            let rules = rules.join(", ");
+            let list = self.of_rules();
+            let line = |warning: &Warning| match &warning.location {
+                Some(location) => format!("line {}: {}", location.start, warning.message),
+                None => warning.message.clone(),
+            };
+            let all = list.iter().map(line).collect::<Vec<_>>().join("; ");
+            let first = list.into_iter().next().and_then(|warning| warning.location);
             return Err(
-                BuildError::message(format!("lint violation found for rules: {}", rules.join(", ")))
-                    .at(first.and_then(|warning| warning.location.clone()))
-                    .hint(first.map(|warning| warning.message.clone())),
+                BuildError::message(format!("lint violation found for rules: {rules}"))
+                    .at(first)
+                    .hint(Some(all)),
             );
         }
         Ok(self.list)

@@ -119,6 +119,10 @@ fn targets_and_outlines_are_tables() {
         let answer = json(&ask(env, &["--call=targets,format=json"]).ok());
         assert_eq!(answer["targets"][1]["default"], true);
         assert_eq!(answer["targets"][0]["base"], "$BASE");
+        let run = ask(env, &["--call=subrequests.describe"]).ok();
+        assert!(run.stdout.starts_with("NAME "), "{}", run.stdout);
+        let answer = json(&ask(env, &["--call=subrequests.describe,format=json"]).ok());
+        assert_eq!(answer[1]["name"], "frontend.outline");
         env.rbuild(["build", "--call=nope", "."]).fails(2);
         env.rbuild(["build", "--call=check", "--check", "."]).fails(2);
     });

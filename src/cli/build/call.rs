@@ -29,6 +29,8 @@ pub enum Method {
     Outline,
     /// Which targets there are.
     Targets,
+    /// What may be asked for.
+    Describe,
 }
 
 /// How the answer is written.
@@ -65,9 +67,10 @@ impl FromStr for Call {
                 "check" | "lint" => Method::Check,
                 "outline" => Method::Outline,
                 "targets" => Method::Targets,
+                "subrequests.describe" => Method::Describe,
                 other => {
                     return Err(format!(
-                        "method {other:?} is not supported: use build, check, outline or targets"
+                        "method {other:?} is not supported: use build, check, outline, targets or subrequests.describe"
                     ));
                 }
             },
@@ -139,6 +142,12 @@ enum Answer {
 impl Build<'_> {
     fn answer(&self, source: &mut String) -> Result<Answer, BuildError> {
         let call = self.options.call;
+        if call.method == Method::Describe {
+            return Ok(Answer::Text(match call.format {
+                Format::Text => described::methods_text(),
+                Format::Json | Format::Sarif => described::methods_json(),
+            }));
+        }
         let dockerfile = match (self.parse(source), call.method) {
             (Ok(dockerfile), _) => dockerfile,
             (Err(error), Method::Check) => {
@@ -214,7 +223,8 @@ mod tests {
             ),
             (
                 "chek",
-                Err("method \"chek\" is not supported: use build, check, outline or targets".into()),
+                Err("method \"chek\" is not supported: use build, check, outline, targets or subrequests.describe"
+                    .into()),
             ),
             (
                 "check,x",

@@ -7,6 +7,33 @@ use serde_json::{Map, Value, json};
 use super::{place, pretty};
 use crate::frontend::outline::{Needed, Outline, Target};
 
+/// What `--call` answers, with BuildKit's names, versions and words.
+const METHODS: &[(&str, &str)] = &[
+    ("lint", "Lint a Dockerfile"),
+    ("outline", "List all parameters current build target supports"),
+    ("targets", "List all targets current build supports"),
+    ("subrequests.describe", "List available subrequest types"),
+];
+const METHOD_VERSION: &str = "1.0.0";
+
+/// A table of the methods.
+pub fn methods_text() -> String {
+    let mut rows = vec![["NAME", "VERSION", "DESCRIPTION"].map(str::to_owned).to_vec()];
+    for (name, description) in METHODS {
+        rows.push([*name, METHOD_VERSION, *description].map(str::to_owned).to_vec());
+    }
+    table(&rows)
+}
+
+/// The methods as BuildKit lists them.
+pub fn methods_json() -> String {
+    let method = |(name, description): &(&str, &str)| {
+        json!({"name": format!("frontend.{name}"), "version": METHOD_VERSION, "type": "rpc", "description": description,
+               "metadata": [{"name": "result.json"}, {"name": "result.txt"}]})
+    };
+    pretty(&Value::Array(METHODS.iter().map(method).collect()))
+}
+
 /// A table of names and descriptions.
 pub fn targets_text(targets: &[Target]) -> String {
     let name = |target: &Target| match (target.name.as_str(), target.default) {
