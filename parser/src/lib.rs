@@ -8,6 +8,7 @@ mod display;
 mod duration;
 pub mod expand;
 mod flags;
+pub mod git_url;
 pub mod glob;
 mod heredoc;
 pub mod ignore;
