@@ -47,14 +47,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cancel = Cancel::new()?;
     let mut times = Vec::new();
     for n in 0..count.parse()? {
-        let rootfs = Rootfs {
-            lowers: lowers.clone(),
-            upper: work.join(format!("u{n}")),
-            work: work.join(format!("w{n}")),
-        };
+        let upper = work.join(format!("u{n}"));
+        let overlay_work = work.join(format!("w{n}"));
         let begin = Instant::now();
-        std::fs::create_dir(&rootfs.upper)?;
-        std::fs::create_dir(&rootfs.work)?;
+        std::fs::create_dir(&upper)?;
+        std::fs::create_dir(&overlay_work)?;
+        let rootfs = Rootfs::Overlay {
+            lowers: lowers.clone(),
+            upper,
+            work: overlay_work,
+        };
         let spec = ExecSpec::new(rootfs, command.clone());
         let out = std::io::stdout().as_fd().try_clone_to_owned()?;
         let err = std::io::stderr().as_fd().try_clone_to_owned()?;

@@ -84,7 +84,7 @@ impl Executor {
 
         let (result, created) = self.follow(spec, &reports, cancel);
         if !created.is_empty() {
-            remove_mount_points(&spec.rootfs.upper, &created)?;
+            remove_mount_points(spec.rootfs.changed(), &created)?;
         }
         result
     }

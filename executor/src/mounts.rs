@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,7 +17,7 @@ use rustix::mount::{
 };
 
 use crate::Error;
-use crate::spec::{Rootfs, Script};
+use crate::spec::Script;
 use crate::sys::{self, attr};
 
 /// Hidden from a step, as Docker hides them: an empty directory or `/dev/null` is put over each.
@@ -132,13 +132,18 @@ const QUIET_READ_ONLY: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::N
 /// because what a step wrote is nothing until it is committed, and an `fsync` per package helps nobody.
 /// Directories are named by descriptor: names over 255 bytes pass, and the step's `/proc/mounts` tells
 /// nothing about the builder's paths.
-pub(crate) fn overlay(rootfs: &Rootfs, stub: &Path, upper: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+pub(crate) fn overlay(
+    layers: &[PathBuf],
+    work: &Path,
+    stub: &Path,
+    upper: BorrowedFd<'_>,
+) -> Result<OwnedFd, Error> {
     let what = "the root file system";
-    let mut lowers = Vec::with_capacity(rootfs.lowers.len() + 1);
-    for lower in rootfs.lowers.iter().map(|p| p.as_path()).chain([stub]) {
+    let mut lowers = Vec::with_capacity(layers.len() + 1);
+    for lower in layers.iter().map(|p| p.as_path()).chain([stub]) {
         lowers.push(directory(lower)?);
     }
-    let work = directory(&rootfs.work)?;
+    let work = directory(work)?;
 
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| failed(what, e))?;
     let fd = context.as_fd();
@@ -160,6 +165,16 @@ pub(crate) fn overlay(rootfs: &Rootfs, stub: &Path, upper: BorrowedFd<'_>) -> Re
     })();
     let root = made.map_err(|e| explained(what, &context, e))?;
     attach(what, &root, upper)?;
+    Ok(root)
+}
+
+/// The directory itself as the root, mounted over itself, because a root has to be a mount.
+pub(crate) fn directory_as_root(directory: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let what = "the root file system";
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let root = open_tree(directory, "", flags).map_err(|e| failed(what, e))?;
+    attach(what, &root, directory)?;
     Ok(root)
 }
 

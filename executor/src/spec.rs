@@ -1,6 +1,6 @@
 //! One step as data: what to run, on which root, with which limits.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,15 +60,36 @@ impl ExecSpec {
     }
 }
 
-/// An overlay: read-only layers and the directory that receives the changes.
+/// Where the root file system of a step comes from. Which one this machine can have, [`crate::Executor::snapshots`] tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rootfs {
-    /// Layer trees, topmost first; may be empty (`FROM scratch`).
-    pub lowers: Vec<PathBuf>,
-    /// Receives the changes; exists.
-    pub upper: PathBuf,
-    /// Overlay's working directory; exists, empty, on the file system of `upper`.
-    pub work: PathBuf,
+#[serde(rename_all = "kebab-case")]
+pub enum Rootfs {
+    /// An overlay: read-only layers and the directory that receives the changes.
+    Overlay {
+        /// Layer trees, topmost first; may be empty (`FROM scratch`).
+        lowers: Vec<PathBuf>,
+        /// Receives the changes; exists.
+        upper: PathBuf,
+        /// Overlay's working directory; exists, empty, on the file system of `upper`.
+        work: PathBuf,
+    },
+    /// A tree that the step changes in place.
+    Directory {
+        /// Its root; exists, nobody else uses it.
+        path: PathBuf,
+        /// An empty directory beside it, on the same file system, for what is put aside during the step.
+        aside: PathBuf,
+    },
+}
+
+impl Rootfs {
+    /// The directory in which changes appear.
+    pub fn changed(&self) -> &Path {
+        match self {
+            Rootfs::Overlay { upper, .. } => upper,
+            Rootfs::Directory { path, .. } => path,
+        }
+    }
 }
 
 /// The network of a step.

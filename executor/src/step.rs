@@ -18,7 +18,7 @@ use crate::inroot::{self, Created, Kind};
 use crate::mounts::{self, Sysfs};
 use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filter;
-use crate::spec::{ExecSpec, Network};
+use crate::spec::{ExecSpec, Network, Rootfs};
 use crate::user::{self, Identity};
 use crate::{Error, caps, program, sys};
 
@@ -117,9 +117,12 @@ struct Mounted {
 /// redirect another one.
 fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &Path) -> Result<Mounted, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let upper = rustix::fs::openat(CWD, &spec.rootfs.upper, flags, Mode::empty())
-        .map_err(|e| setup("opening the upper directory", e))?;
-    let root = mounts::overlay(&spec.rootfs, &shared.stub, upper.as_fd())?;
+    let upper = rustix::fs::openat(CWD, spec.rootfs.changed(), flags, Mode::empty())
+        .map_err(|e| setup("opening the root file system", e))?;
+    let root = match &spec.rootfs {
+        Rootfs::Overlay { lowers, work, .. } => mounts::overlay(lowers, work, &shared.stub, upper.as_fd())?,
+        Rootfs::Directory { .. } => mounts::directory_as_root(upper.as_fd())?,
+    };
 
     let mut created = Vec::new();
     let mut target = |path: &str, kind: Kind| -> Result<OwnedFd, Error> {

@@ -27,7 +27,7 @@ pub fn run(
 ) -> Result<LayerId, BuildError> {
     let lowers = trees(inputs.store, base)?;
     let snapshot = inputs.store.begin_snapshot().map_err(BuildError::new)?;
-    let rootfs = Rootfs {
+    let rootfs = Rootfs::Overlay {
         lowers,
         upper: snapshot.upper().to_owned(),
         work: snapshot.work().to_owned(),

@@ -98,7 +98,7 @@ impl Bench {
             fs::create_dir(&path).unwrap();
             path
         };
-        let rootfs = Rootfs {
+        let rootfs = Rootfs::Overlay {
             lowers: vec![self.image.clone()],
             upper: make("upper"),
             work: make("work"),
@@ -128,8 +128,16 @@ impl Bench {
         Outcome {
             exit,
             out: reading.join().unwrap(),
-            upper: spec.rootfs.upper.clone(),
+            upper: spec.rootfs.changed().to_owned(),
         }
+    }
+}
+
+/// Puts other layers below the upper directory.
+pub fn set_lowers(spec: &mut ExecSpec, layers: Vec<PathBuf>) {
+    match &mut spec.rootfs {
+        Rootfs::Overlay { lowers, .. } => *lowers = layers,
+        Rootfs::Directory { .. } => panic!("a directory has no layers"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::Case;
-use super::bench::Bench;
+use super::bench::{Bench, set_lowers};
 
 pub const CASES: &[Case] = &[
     ("mount_points_as_links", mount_points_as_links),
@@ -143,7 +143,7 @@ fn user_files_that_are_none() {
 fn empty_image() {
     let bench = Bench::new();
     let mut spec = bench.spec(&["/nothing"]);
-    spec.rootfs.lowers.clear();
+    set_lowers(&mut spec, Vec::new());
     let outcome = bench.run(&spec);
     assert_eq!(
         outcome.error(),

@@ -93,7 +93,7 @@ fn cancelled(bench: &Bench, script: &str, times: u32, grace_ms: u32) -> (String,
     let _ = fs::remove_file(&marker);
     let mut spec = bench.spec(&["sh", "-c", script]);
     spec.grace_ms = grace_ms;
-    let ready = spec.rootfs.upper.join("tmp/ready");
+    let ready = spec.rootfs.changed().join("tmp/ready");
     let watcher = cancel.clone();
     let watching = std::thread::spawn(move || {
         while !ready.exists() {

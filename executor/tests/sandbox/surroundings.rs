@@ -5,7 +5,7 @@ use std::fs;
 use rbuild_executor::{Network, Rlimit, Script};
 
 use super::Case;
-use super::bench::Bench;
+use super::bench::{Bench, set_lowers};
 
 pub const CASES: &[Case] = &[
     ("process", process),
@@ -323,7 +323,7 @@ fn many_layers() {
         lowers.insert(0, layer);
     }
     lowers.push(bench.image.clone());
-    spec.rootfs.lowers = lowers;
+    set_lowers(&mut spec, lowers);
     assert_eq!(bench.run(&spec).ok(), "129130");
 }
 
