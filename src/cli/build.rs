@@ -245,11 +245,13 @@ impl<'a> Build<'a> {
             results: &results,
             store,
             locals,
+            remotes: &crate::source::remote::NoRemotes,
             sink: self.progress.as_ref(),
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),
         };
         let mut plan = Plan::new(&inputs)?;
+        plan.fetch(&inputs)?;
         for local in locals.values() {
             local.save().map_err(BuildError::new)?;
             for message in local.take_warnings() {

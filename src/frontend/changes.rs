@@ -11,6 +11,7 @@ use super::base_image::BaseImages;
 use super::dispatch::{Lowering, StageLowering, StageState};
 use super::image::{ImageDraft, ImageFile};
 use super::lint::IgnoredSources;
+use super::remotes::Remotes;
 use super::stage::StageTable;
 use super::warnings::Warnings;
 use crate::error::BuildError;
@@ -64,6 +65,7 @@ fn change(mut file: ImageFile, text: &str) -> Result<ImageFile, BuildError> {
         arguments: &arguments,
         table: &StageTable::default(),
         images: &BaseImages::default(),
+        remotes: &mut Remotes::default(),
         target_platform: &platform,
         is_one_of_many: false,
         definition: &mut Definition::default(),

@@ -14,6 +14,7 @@ pub mod image;
 mod lint;
 mod onbuild;
 pub mod outline;
+mod remotes;
 mod stage;
 mod text;
 mod warnings;
@@ -27,24 +28,54 @@ use self::args::Arguments;
 use self::base_image::BaseImages;
 use self::dispatch::{Lowering, StageState};
 use self::lint::IgnoredSources;
+use self::remotes::Remotes;
 use self::stage::StageTable;
 use self::warnings::Warnings;
 use crate::error::BuildError;
 use crate::graph::Reference;
-use crate::graph::{Definition, ImageOp, Location, NetworkMode, Op, Platform, Ulimit, VertexId};
+use crate::graph::address::masked;
+use crate::graph::{
+    Definition, GitOp, HttpOp, ImageOp, Location, NetworkMode, Op, Platform, Ulimit, VertexId,
+};
 
 pub use contexts::{ContextError, NamedContext};
 pub use entitlement::Entitlement;
 pub use image::{BuildTime, FinishedLayer, ImageDraft};
+pub use remotes::{GitRequest, HttpRequest};
 
 /// Name of the build context among local directories.
 pub const CONTEXT: &str = "context";
 
-/// Finds base images.
+/// Finds base images and remote sources.
 pub trait MetaResolver: Sync {
     /// The image that `reference` names, for `platform`. `reference` is as in the Dockerfile after expansion
     /// (`busybox`, `oci-layout://dir:tag`). Called from several threads at once, never twice for one pair.
     fn resolve_image(&self, reference: &str, platform: &Platform) -> anyhow::Result<ImageMeta>;
+
+    /// What a web server has. Called from several threads at once, once for each request, and only for what the target
+    /// needs.
+    fn resolve_http(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {
+        let url = masked(&request.url);
+        Err(
+            BuildError::message(format!("ADD of a URL is not supported yet: {url}"))
+                .hint(Some(
+                    "download it in a RUN, or into the context before the build".to_owned(),
+                ))
+                .into(),
+        )
+    }
+
+    /// Which commit a repository has. Called as [`MetaResolver::resolve_http`] is.
+    fn resolve_git(&self, request: &GitRequest) -> anyhow::Result<GitOp> {
+        let url = masked(&request.url);
+        Err(
+            BuildError::message(format!("ADD of a git repository is not supported yet: {url}"))
+                .hint(Some(
+                    "clone it in a RUN, or into the context before the build".to_owned(),
+                ))
+                .into(),
+        )
+    }
 }
 
 /// What the registry or the store says about an image; no layer is needed for that.
@@ -233,6 +264,7 @@ pub fn lower(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Lowe
         resolver,
         false,
         &mut BaseImages::default(),
+        &mut Remotes::default(),
         &mut definition,
     )?;
     lowered.definition = Arc::new(definition);
@@ -247,7 +279,7 @@ pub fn lower_platforms(
     resolver: &dyn MetaResolver,
 ) -> Result<Vec<Lowered>, BuildError> {
     let mut definition = Definition::default();
-    let mut images = BaseImages::default();
+    let (mut images, mut remotes) = (BaseImages::default(), Remotes::default());
     let mut all = Vec::with_capacity(platforms.len());
     for platform in platforms {
         let request = BuildRequest {
@@ -259,6 +291,7 @@ pub fn lower_platforms(
             resolver,
             platforms.len() > 1,
             &mut images,
+            &mut remotes,
             &mut definition,
         )?);
     }
@@ -276,6 +309,8 @@ struct Scope {
     all: bool,
     /// The names of steps name the platform.
     is_one_of_many: bool,
+    /// Remote sources are not asked for: nothing will be built.
+    stays_here: bool,
 }
 
 /// The stages that were lowered, and what they were lowered with.
@@ -294,6 +329,7 @@ fn lower_stages(
     scope: Scope,
     warnings: &mut Warnings,
     images: &mut BaseImages,
+    remotes: &mut Remotes,
     definition: &mut Definition,
 ) -> Result<LoweredStages, BuildError> {
     request.check_syntax()?;
@@ -326,18 +362,27 @@ fn lower_stages(
         }
     };
 
-    let mut lowering = Lowering {
-        request,
-        arguments: &arguments,
-        table: &table,
-        images,
-        target_platform: &target_platform,
-        is_one_of_many: scope.is_one_of_many,
-        definition,
-        warnings,
-        ignored: &IgnoredSources::new(&request.ignored),
+    let ignored = IgnoredSources::new(&request.ignored);
+    let states = loop {
+        let mut attempt = definition.clone();
+        let mut lowering = Lowering {
+            request,
+            arguments: &arguments,
+            table: &table,
+            images,
+            remotes,
+            target_platform: &target_platform,
+            is_one_of_many: scope.is_one_of_many,
+            definition: &mut attempt,
+            warnings,
+            ignored: &ignored,
+        };
+        let states = lowering.stages(&needed)?;
+        if scope.stays_here || !remotes.resolve(resolver)? {
+            *definition = attempt;
+            break states;
+        }
     };
-    let states = lowering.stages(&needed)?;
     warnings.enter(&[]);
     arguments.warn_unused(request, &table.argument_names(), warnings);
     Ok(LoweredStages {
@@ -356,14 +401,24 @@ fn lower_into(
     resolver: &dyn MetaResolver,
     is_one_of_many: bool,
     images: &mut BaseImages,
+    remotes: &mut Remotes,
     definition: &mut Definition,
 ) -> Result<Lowered, BuildError> {
     let scope = Scope {
         all: false,
         is_one_of_many,
+        stays_here: false,
     };
     let mut warnings = Warnings::new(Arc::clone(&request.file), request.check_options()?);
-    let mut stages = lower_stages(request, resolver, scope, &mut warnings, images, definition)?;
+    let mut stages = lower_stages(
+        request,
+        resolver,
+        scope,
+        &mut warnings,
+        images,
+        remotes,
+        definition,
+    )?;
     let Some(state) = stages.states.get_mut(stages.target).and_then(Option::take) else {
         return Err(BuildError::message("the target stage was not lowered"));
     };
@@ -398,6 +453,7 @@ pub fn check(request: &BuildRequest, resolver: &dyn MetaResolver) -> Checked {
     let mut warnings = Warnings::new(Arc::clone(&request.file), options);
     let scope = Scope {
         all: request.target.is_none(),
+        stays_here: true,
         ..Scope::default()
     };
     let (mut images, mut definition) = (BaseImages::default(), Definition::default());
@@ -407,6 +463,7 @@ pub fn check(request: &BuildRequest, resolver: &dyn MetaResolver) -> Checked {
         scope,
         &mut warnings,
         &mut images,
+        &mut Remotes::default(),
         &mut definition,
     );
     Checked {

@@ -6,6 +6,7 @@ use rbuild_parser::{Instruction, lint};
 
 use super::base_image::BaseImages;
 use super::dispatch::StageState;
+use super::remotes::Remotes;
 use super::stage::StageTable;
 use super::warnings::Warnings;
 use super::{BuildRequest, LoweredStages, MetaResolver, Scope, lower_stages};
@@ -93,13 +94,17 @@ pub fn targets(request: &BuildRequest) -> Vec<Target> {
 pub fn outline(request: &BuildRequest, resolver: &dyn MetaResolver) -> Result<Outline, BuildError> {
     let mut warnings = Warnings::new(request.file.clone(), request.check_options()?);
     let (mut images, mut definition) = (BaseImages::default(), Definition::default());
-    let scope = Scope::default();
+    let scope = Scope {
+        stays_here: true,
+        ..Scope::default()
+    };
     let lowered = lower_stages(
         request,
         resolver,
         scope,
         &mut warnings,
         &mut images,
+        &mut Remotes::default(),
         &mut definition,
     )?;
     let stage = &request.dockerfile.stages[lowered.target].from;

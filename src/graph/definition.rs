@@ -33,6 +33,9 @@ pub struct Vertex {
     /// The tree that a copy reads; `None` when all its operands are inline.
     #[serde(skip)]
     pub source: Option<VertexId>,
+    /// The remote sources that a copy reads beside `source`, as [`super::RemotePath::source`] counts them.
+    #[serde(skip)]
+    pub remotes: Vec<VertexId>,
     /// Name in the progress output: `[build 2/5] RUN make`.
     pub name: String,
     /// Where it was written.
@@ -78,9 +81,10 @@ impl Definition {
     }
 
     /// The inputs of a vertex.
-    pub fn inputs(&self, id: VertexId) -> impl Iterator<Item = VertexId> + use<> {
+    pub fn inputs(&self, id: VertexId) -> impl Iterator<Item = VertexId> + use<'_> {
         let vertex = self.vertex(id);
-        vertex.base.into_iter().chain(vertex.source)
+        let inputs = vertex.base.into_iter().chain(vertex.source);
+        inputs.chain(vertex.remotes.iter().copied())
     }
 
     /// Which vertices `targets` need, themselves included, by index.
@@ -109,6 +113,10 @@ impl Definition {
                 value["digest"] = self.digest(id).hex().into();
                 value["base"] = digest(vertex.base).into();
                 value["source"] = digest(vertex.source).into();
+                if !vertex.remotes.is_empty() {
+                    let remotes = vertex.remotes.iter().map(|id| self.digest(*id).hex());
+                    value["remotes"] = remotes.collect();
+                }
                 value
             })
             .collect()
@@ -126,6 +134,9 @@ impl Definition {
             if let Some(input) = input {
                 key.field(name, &self.digest(input).0);
             }
+        }
+        if !vertex.remotes.is_empty() {
+            key.list("remotes", vertex.remotes.iter().map(|id| self.digest(*id).0));
         }
         key.field("no_cache", &[u8::from(vertex.no_cache)]);
         key.finish()

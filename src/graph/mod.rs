@@ -1,14 +1,17 @@
 //! The build graph: vertices, what they do, and a definition that names all inputs by digest
 //! (design D13). Other builders call this LLB. Knows nothing of Dockerfiles and nothing of stores.
 
+pub mod address;
 pub mod definition;
 pub mod op;
 pub mod platform;
 pub mod reference;
 
+pub use address::Address;
 pub use definition::{Definition, Location, Vertex, VertexId};
 pub use op::{
-    CopyOp, CopySource, ExecOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op, Ulimit, Unpack,
+    CopyOp, CopySource, ExecOp, GitOp, HttpOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op,
+    RemotePath, Ulimit, Unpack,
 };
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};

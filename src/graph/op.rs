@@ -14,6 +14,10 @@ pub enum Op {
     Image(ImageOp),
     /// A directory of the machine that runs the build: a source, without base. Only the input of copies and mounts.
     Local(LocalOp),
+    /// A file of a web server: a source, without base.
+    Http(HttpOp),
+    /// The files of a commit: a source, without base.
+    Git(GitOp),
     /// Runs a process in the base's root file system; all that it changes is one layer.
     Exec(Box<ExecOp>),
     /// Copies files (COPY and ADD) into the base as one layer.
@@ -53,6 +57,41 @@ pub struct ImageLayer {
 pub struct LocalOp {
     /// `context` for the build context, else the name given by `--build-context`.
     pub name: String,
+}
+
+/// A file of a web server, alone in its tree, with mode 0600. What is in its key is what is in the file and how it is
+/// called, not where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpOp {
+    /// The address without user name, password and fragment: for messages, and to fetch it.
+    pub url: String,
+    /// Digest of the bytes: what the server had when it was asked, or what the user demands.
+    pub digest: Digest,
+    /// Name of the file in its tree.
+    pub filename: String,
+    /// `Last-Modified` in seconds since 1970, the time of the file; 0 when the server did not say. `None` when the
+    /// server was not asked because the user demands a digest: then it is what the server says when the file is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<i64>,
+}
+
+/// The files of a commit of a Git repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitOp {
+    /// The repository without user name and password: for messages, and to fetch it.
+    pub remote: String,
+    /// What was asked for, a branch or a tag for example; empty for the remote's HEAD. Not in the key.
+    pub reference: String,
+    /// The commit, all digits in lower case.
+    pub commit: String,
+    /// The directory whose files are the tree; empty for all.
+    pub subdir: String,
+    /// Whether the tree has `.git`.
+    pub keep_git_dir: bool,
+    /// Whether submodules are filled.
+    pub submodules: bool,
+    /// Whether files bear the time of the commit instead of that of the checkout.
+    pub commit_time: bool,
 }
 
 /// Network of a RUN.
@@ -132,7 +171,7 @@ pub enum Unpack {
     Archives,
 }
 
-/// Files to copy (spec P1 to P32, D1 to D3). The sources lie in the vertex' `source` input.
+/// Files to copy (spec P1 to P32, D1 to D3). The sources lie in the vertex' inputs `source` and `remotes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyOp {
     /// Operands in order, expanded, as they were written.
@@ -163,6 +202,14 @@ pub struct CopyOp {
 }
 
 impl CopyOp {
+    /// The same with no operand that is a remote source.
+    pub fn without_remotes(&self) -> Self {
+        let mut op = self.clone();
+        op.sources
+            .retain(|source| !matches!(source, CopySource::Remote(_)));
+        op
+    }
+
     /// All files of a directory of the machine into the root.
     pub fn of_all() -> Self {
         Self {
@@ -188,6 +235,19 @@ pub enum CopySource {
     Path(String),
     /// A heredoc.
     Inline(InlineFile),
+    /// A path, literally, in another tree.
+    Remote(RemotePath),
+}
+
+/// A file or directory of a remote source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemotePath {
+    /// Which of the vertex' remote sources.
+    pub source: usize,
+    /// The path in its tree; no wildcards.
+    pub path: String,
+    /// Whether it is unpacked if it is an archive (`--unpack=true`).
+    pub unpack: bool,
 }
 
 /// A directory to create (spec 3.7).

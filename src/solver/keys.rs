@@ -2,7 +2,7 @@
 
 use rbuild_cache::{Key, KeyBuilder, LayerId};
 
-use crate::graph::{CopyOp, ExecOp, ImageOp, MkdirOp, Op, Ulimit, Vertex};
+use crate::graph::{CopyOp, ExecOp, GitOp, HttpOp, ImageOp, MkdirOp, Op, Ulimit, Vertex};
 
 /// The key of what a vertex does, without its inputs. Steps with equal operation keys differ only
 /// in what they are applied to, or were given by different lines of a Dockerfile.
@@ -12,6 +12,8 @@ pub fn operation(vertex: &Vertex, epoch: Option<i64>, clamp: Option<i64>) -> Key
         Op::Local(op) => KeyBuilder::new("local/1")
             .field("name", op.name.as_bytes())
             .finish(),
+        Op::Http(op) => http(op),
+        Op::Git(op) => git(op),
         Op::Exec(op) => exec(op, vertex),
         Op::Copy(op) => copy(op, epoch, clamp),
         Op::Mkdir(op) => mkdir(op, epoch, clamp),
@@ -20,13 +22,48 @@ pub fn operation(vertex: &Vertex, epoch: Option<i64>, clamp: Option<i64>) -> Key
 
 /// The key of a step before any of its inputs is looked at: operation, the definition keys of its
 /// inputs, and what it reads of a local directory (`selection`).
-pub fn definition(operation: &Key, base: Option<&Key>, source: Option<&Key>, selection: Option<&Key>) -> Key {
+pub fn definition(
+    operation: &Key,
+    base: Option<&Key>,
+    source: Option<&Key>,
+    remotes: &[Key],
+    selection: Option<&Key>,
+) -> Key {
     let mut key = KeyBuilder::new("definition/1");
     key.field("operation", &operation.0);
     for (name, input) in [("base", base), ("source", source), ("selection", selection)] {
         if let Some(input) = input {
             key.field(name, &input.0);
         }
+    }
+    if !remotes.is_empty() {
+        key.list("remotes", remotes.iter().map(|remote| remote.0));
+    }
+    key.finish()
+}
+
+/// A file by what is in it, how it is called and when it was modified, wherever it came from.
+pub fn http(op: &HttpOp) -> Key {
+    let mut key = KeyBuilder::new("http/1");
+    key.field("digest", op.digest.as_bytes())
+        .field("filename", op.filename.as_bytes());
+    if let Some(modified) = op.modified {
+        key.field("modified", &modified.to_le_bytes());
+    }
+    key.finish()
+}
+
+/// The files of a commit, wherever it came from and whatever led to it.
+pub fn git(op: &GitOp) -> Key {
+    let mut key = KeyBuilder::new("git/1");
+    key.field("commit", op.commit.as_bytes())
+        .field("subdir", op.subdir.as_bytes())
+        .field("keep git dir", &[u8::from(op.keep_git_dir)])
+        .field("submodules", &[u8::from(op.submodules)])
+        .field("commit time", &[u8::from(op.commit_time)]);
+    if op.keep_git_dir || op.submodules {
+        // Where it came from is written in .git, and is what relative submodules are relative to.
+        key.field("remote", op.remote.as_bytes());
     }
     key.finish()
 }
@@ -132,6 +169,7 @@ mod tests {
             op: Op::Exec(Box::new(op)),
             base: None,
             source: None,
+            remotes: Vec::new(),
             name: String::new(),
             location: None,
             no_cache: false,

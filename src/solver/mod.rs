@@ -8,6 +8,7 @@ pub mod exec;
 pub mod keys;
 pub mod ops;
 pub mod plan;
+mod remote;
 pub mod run;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::error::BuildError;
 use crate::graph::{Definition, Op, VertexId};
 use crate::progress::Sink;
 use crate::source::local::LocalContext;
+use crate::source::remote::RemoteSource;
 
 pub use plan::Plan;
 
@@ -33,6 +35,8 @@ pub struct Inputs<'a> {
     pub store: &'a Store,
     /// Local directories by name (`context`).
     pub locals: &'a BTreeMap<String, LocalContext>,
+    /// Fetches what lies elsewhere.
+    pub remotes: &'a dyn RemoteSource,
     /// Where events go.
     pub sink: &'a dyn Sink,
     /// `SOURCE_DATE_EPOCH`: the time of directories that steps create; `None` for the time of the build.

@@ -4,6 +4,7 @@
 use rbuild_cache::layer::Timestamp;
 use rbuild_cache::{Key, LayerId};
 
+use super::ops::Sources;
 use super::ops::select::{self, Selection};
 use super::{Inputs, StepResult, keys};
 use crate::error::BuildError;
@@ -22,6 +23,8 @@ pub struct Plan {
     pub(super) cached: Vec<Option<StepResult>>,
     /// Vertices that have to run, inputs first.
     pub(super) missing: Vec<VertexId>,
+    /// Sources that [`Plan::fetch`] has fetched.
+    pub(super) fetched: Vec<VertexId>,
     /// Vertices that something needs.
     pub(super) needed: Vec<bool>,
     /// Vertices that the result hangs on, needed or hidden behind a cached one.
@@ -39,6 +42,7 @@ impl Plan {
             selections: Vec::with_capacity(count),
             cached: vec![None; count],
             missing: Vec::new(),
+            fetched: Vec::new(),
             needed: vec![false; count],
             reachable: inputs.definition.reachable(inputs.results),
         };
@@ -61,7 +65,7 @@ impl Plan {
         for vertex in self.missing.iter().map(|id| definition.vertex(*id)) {
             match vertex.op {
                 Op::Exec(_) => return Ok(true),
-                Op::Copy(_) => read.extend(vertex.source),
+                Op::Copy(_) => read.extend(vertex.source.iter().chain(&vertex.remotes)),
                 _ => {}
             }
         }
@@ -128,15 +132,25 @@ impl Plan {
 
     fn add_keys(&mut self, inputs: &Inputs<'_>, id: VertexId) -> Result<(), BuildError> {
         let vertex = inputs.definition.vertex(id);
-        let mut selection = None;
+        let (mut selection, mut selected_key) = (None, None);
         if let (Op::Copy(op), Some(source), true) = (&vertex.op, vertex.source, self.reachable[id.0])
             && let Op::Local(local) = &inputs.definition.vertex(source).op
         {
             let tree = inputs.locals.get(&local.name).ok_or_else(|| {
                 BuildError::message(format!("there is no build context named {:?}", local.name))
             })?;
-            let selected = select::selection(op, Some(tree));
-            selection = Some(selected.map_err(|error| BuildError::from(error).at(vertex.location.clone()))?);
+            // What lies elsewhere has keys of its own, and may not be here yet.
+            let local;
+            let op = if vertex.remotes.is_empty() {
+                op
+            } else {
+                local = op.without_remotes();
+                &local
+            };
+            let selected = select::selection(op, Sources::of(tree))
+                .map_err(|error| BuildError::from(error).at(vertex.location.clone()))?;
+            selected_key = Some(selected.key());
+            selection = Some(selected).filter(|_| vertex.remotes.is_empty());
         }
         let operation = keys::operation(vertex, inputs.epoch, inputs.clamp);
         // A linked layer never looks at what lies under it.
@@ -146,11 +160,13 @@ impl Plan {
             .filter(|_| !linked)
             .map(|base| self.definitions[base.0]);
         let source = vertex.source.map(|source| self.definitions[source.0]);
+        let remotes: Vec<Key> = vertex.remotes.iter().map(|id| self.definitions[id.0]).collect();
         let key = keys::definition(
             &operation,
             base.as_ref(),
             source.as_ref(),
-            selection.as_ref().map(Selection::key).as_ref(),
+            &remotes,
+            selected_key.as_ref(),
         );
         self.operations.push(operation);
         self.definitions.push(key);
@@ -178,7 +194,7 @@ impl Plan {
             }
             if self.cached[id.0].is_none() {
                 self.missing.push(id);
-                if let Some(source) = vertex.source {
+                for source in vertex.source.iter().chain(&vertex.remotes) {
                     self.needed[source.0] = true;
                 }
             }

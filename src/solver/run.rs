@@ -6,11 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rbuild_cache::layer::{LayerBuilder, Timestamp};
 use rbuild_cache::tree::Tree;
-use rbuild_cache::{Key, LayerId, Record, Store};
+use rbuild_cache::{Key, LayerId, Record, Store, View};
 use rbuild_executor::{Cancel, Executor};
 
 use super::ops::select::{self, Selection};
-use super::ops::{copy, mkdir};
+use super::ops::{Sources, copy, mkdir};
 use super::plan::{self, recorded};
 use super::{Inputs, Plan, StepResult, exec, keys};
 use crate::error::BuildError;
@@ -122,7 +122,8 @@ impl<'a> Run<'a> {
             }
             let vertex = self.inputs.definition.vertex(id);
             let local = matches!(vertex.op, Op::Local(_));
-            if !local && !self.plan.missing.contains(&id) && self.plan.is_reachable(id) {
+            let shown = local || self.plan.fetched.contains(&id);
+            if !shown && !self.plan.missing.contains(&id) && self.plan.is_reachable(id) {
                 self.started(id, vertex);
                 let source = matches!(vertex.op, Op::Image(_));
                 let outcome = if source {
@@ -247,6 +248,7 @@ impl<'a> Run<'a> {
             Op::Exec(op) => work.exec(op),
             Op::Copy(op) => work.copy(op),
             Op::Mkdir(op) => work.mkdir(op),
+            Op::Http(_) | Op::Git(_) => work.fetch(),
             Op::Image(_) | Op::Local(_) => Err(BuildError::message(format!(
                 "{}: a source is not run",
                 vertex.name
@@ -374,7 +376,7 @@ impl Work<'_, '_> {
     fn copy(&self, op: &CopyOp) -> Result<Found, BuildError> {
         let inputs = self.run.inputs;
         let stage;
-        let source = match self
+        let main = match self
             .vertex
             .source
             .map(|id| (id, &inputs.definition.vertex(id).op))
@@ -387,16 +389,27 @@ impl Work<'_, '_> {
                 Some(&stage as &dyn Tree)
             }
         };
+        let remotes = self
+            .vertex
+            .remotes
+            .iter()
+            .map(|id| inputs.view(&inputs.stack(*id, |id| self.run.results[id.0].get())?))
+            .collect::<Result<Vec<View>, BuildError>>()?;
+        let remotes: Vec<&dyn Tree> = remotes.iter().map(|view| view as &dyn Tree).collect();
+        let sources = Sources {
+            main,
+            remotes: &remotes,
+        };
         let fresh;
         let selection: &Selection = match &self.run.plan.selections[self.id.0] {
             Some(selection) => selection,
             None => {
-                fresh = select::selection(op, source)?;
+                fresh = select::selection(op, sources)?;
                 &fresh
             }
         };
         let base = inputs.view(if op.link { &[] } else { &self.base })?;
-        let plan = copy::plan(op, selection, source, &base)?;
+        let plan = copy::plan(op, selection, sources, &base)?;
         let content = keys::content(
             &self.run.plan.operations[self.id.0],
             Some(&selection.key()),
@@ -406,9 +419,15 @@ impl Work<'_, '_> {
             return Ok(Found::Cached(result));
         }
         let mut builder = self.builder()?;
-        plan.write(source, &mut builder, self.time())?;
+        plan.write(sources, &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
+    }
+
+    /// A source that was not fetched before: what was recorded of it is gone.
+    fn fetch(&self) -> Result<Found, BuildError> {
+        let layer = self.run.inputs.remotes.fetch(&self.vertex.op)?;
+        self.record(layer, &[], Vec::new()).map(Found::Made)
     }
 
     fn mkdir(&self, op: &MkdirOp) -> Result<Found, BuildError> {
@@ -420,7 +439,7 @@ impl Work<'_, '_> {
             return Ok(Found::Cached(result));
         }
         let mut builder = self.builder()?;
-        plan.write(None, &mut builder, self.time())?;
+        plan.write(Sources::default(), &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
     }

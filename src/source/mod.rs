@@ -1,4 +1,4 @@
-//! Where do files come from? Images of registries and stores, directories of this machine.
+//! Where do files come from? Images of registries and stores, directories of this machine, servers.
 
 pub mod archive;
 pub mod compressed;
@@ -6,3 +6,4 @@ pub mod image;
 pub mod layout;
 pub mod local;
 pub mod origins;
+pub mod remote;

@@ -1,12 +1,16 @@
 //! COPY and ADD (spec 3.8, L60 to L62).
 
+use rbuild_cache::Digest;
 use rbuild_parser::expand::ExpandError;
 use rbuild_parser::{Add, Copy, Heredoc, Source};
 
 use super::StageLowering;
 use crate::error::BuildError;
+use crate::frontend::remotes::RemoteRequest;
 use crate::frontend::stage::{Command, CopyFrom};
-use crate::graph::{CopyOp, CopySource, InlineFile, Location, Op, Unpack};
+use crate::frontend::{GitRequest, HttpRequest};
+use crate::graph::address::masked;
+use crate::graph::{Address, CopyOp, CopySource, InlineFile, Location, Op, RemotePath, Unpack};
 
 /// What COPY and ADD have in common.
 struct Transfer<'a> {
@@ -19,6 +23,10 @@ struct Transfer<'a> {
     parents: bool,
     link: bool,
     unpack: Unpack,
+    /// Remote sources are unpacked if they are archives.
+    unpack_remote: bool,
+    checksum: Option<&'a str>,
+    keep_git_dir: Option<bool>,
 }
 
 /// Where an operand of ADD lies.
@@ -41,6 +49,9 @@ pub(super) fn copy(stage: &mut StageLowering, command: &Command, copy: &Copy) ->
         parents: copy.parents,
         link: copy.link,
         unpack: Unpack::Never,
+        unpack_remote: false,
+        checksum: None,
+        keep_git_dir: None,
     };
     transfer.lower(stage, command, |operand| match place(operand) {
         Place::Local => Ok(()),
@@ -68,23 +79,20 @@ pub(super) fn add(stage: &mut StageLowering, command: &Command, add: &Add) -> Re
         } else {
             Unpack::Archives
         },
+        unpack_remote: add.unpack == Some(true),
+        checksum: add.checksum.as_deref(),
+        keep_git_dir: add.keep_git_dir,
     };
+    if add.checksum.is_some() && add.sources.len() != 1 {
+        return Err(BuildError::message(
+            "checksum can't be specified for multiple sources",
+        ));
+    }
     transfer.lower(stage, command, |operand| match place(operand) {
         Place::Local if add.checksum.is_some() => Err(BuildError::message(
             "checksum can't be specified for local sources",
         )),
-        Place::Local => Ok(()),
-        Place::Http => Err(
-            BuildError::message(format!("ADD of a URL is not supported yet: {operand}")).hint(Some(
-                "download it in a RUN, or into the context before the build".to_owned(),
-            )),
-        ),
-        Place::Git => Err(BuildError::message(format!(
-            "ADD of a git repository is not supported yet: {operand}"
-        ))
-        .hint(Some(
-            "clone it in a RUN, or into the context before the build".to_owned(),
-        ))),
+        _ => Ok(()),
     })
 }
 
@@ -97,20 +105,36 @@ impl Transfer<'_> {
     ) -> Result<(), BuildError> {
         let location = &command.location;
         let name = stage.step_name(command, "");
-        let mut paths = Vec::new();
+        let mut written = Vec::new();
+        let mut sources = Vec::new();
+        let mut remotes = Vec::new();
         let mut files = Vec::new();
         for source in self.sources {
             match source {
                 Source::Path(path) => {
                     let path = stage.expand(path, location)?;
                     allow(&path)?;
+                    written.push(masked(&path).into_owned());
+                    let remote = match place(&path) {
+                        Place::Local => None,
+                        Place::Http => Some(self.http(stage, &path, location)?),
+                        Place::Git => Some(self.git(stage, &path, location)?),
+                    };
+                    if let Some((request, path)) = remote {
+                        sources.push(CopySource::Remote(RemotePath {
+                            source: remotes.len(),
+                            path,
+                            unpack: self.unpack_remote,
+                        }));
+                        remotes.push(stage.shared.remote_vertex(request, location));
+                        continue;
+                    }
                     if command.from.is_none()
-                        && place(&path) == Place::Local
                         && let Some(message) = stage.shared.ignored.warning(self.keyword, &path)
                     {
                         stage.shared.warnings.rule("CopyIgnoredFile", location, message);
                     }
-                    paths.push(path);
+                    sources.push(CopySource::Path(path));
                 }
                 Source::Heredoc(heredoc) => files.push(self.inline(stage, command, heredoc)?),
             }
@@ -128,19 +152,16 @@ impl Transfer<'_> {
             chown.filter(|text| !text.is_empty()),
             chmod.filter(|text| !text.is_empty()),
         );
-        let created_by = self.created_by(&paths, &files, &dest, chown.as_deref(), chmod.as_deref());
+        let created_by = self.created_by(&written, &files, &dest, chown.as_deref(), chmod.as_deref());
 
-        let source = if paths.is_empty() {
-            None
-        } else {
+        let source = if sources.len() > remotes.len() {
             stage.copy_source(command)?
+        } else {
+            None
         };
+        sources.extend(files.into_iter().map(CopySource::Inline));
         let op = CopyOp {
-            sources: paths
-                .into_iter()
-                .map(CopySource::Path)
-                .chain(files.into_iter().map(CopySource::Inline))
-                .collect(),
+            sources,
             dest,
             cwd: stage.state.working_dir(),
             chown,
@@ -151,8 +172,54 @@ impl Transfer<'_> {
             unpack: self.unpack,
             reset_owner: matches!(command.from, None | Some(CopyFrom::Local(_))),
         };
-        stage.add_layer(Op::Copy(Box::new(op)), source, name, location, created_by);
+        let op = Op::Copy(Box::new(op));
+        stage.add_layer_of(op, (source, remotes), name, location, created_by);
         Ok(())
+    }
+
+    /// The file of a web server that an operand names (spec D5), and its path in its tree.
+    fn http(
+        &self,
+        stage: &mut StageLowering,
+        operand: &str,
+        location: &Location,
+    ) -> Result<(RemoteRequest, String), BuildError> {
+        let address = Address::parse(operand).map_err(BuildError::new)?;
+        let checksum = self
+            .checksum
+            .map(|text| stage.expand(text, location))
+            .transpose()?
+            .filter(|text| !text.is_empty())
+            .map(|text| checksum(&text))
+            .transpose()?;
+        let filename = address.file_name();
+        let path = format!("/{filename}");
+        let request = RemoteRequest::Http(HttpRequest {
+            url: operand.to_owned(),
+            filename,
+            checksum,
+        });
+        Ok((request, path))
+    }
+
+    /// The commit that an operand names (spec D6): all of its tree.
+    fn git(
+        &self,
+        stage: &mut StageLowering,
+        operand: &str,
+        location: &Location,
+    ) -> Result<(RemoteRequest, String), BuildError> {
+        let checksum = self
+            .checksum
+            .map(|text| stage.expand(text, location))
+            .transpose()?
+            .filter(|text| !text.is_empty());
+        let request = RemoteRequest::Git(GitRequest {
+            url: operand.to_owned(),
+            keep_git_dir: self.keep_git_dir,
+            checksum,
+        });
+        Ok((request, "/".to_owned()))
     }
 
     /// A heredoc as a file, its variables expanded unless its name was quoted (spec L61).
@@ -206,6 +273,20 @@ impl Transfer<'_> {
         words.push("# buildkit".to_owned());
         words.join(" ")
     }
+}
+
+/// The digest of `--checksum`.
+fn checksum(text: &str) -> Result<Digest, BuildError> {
+    let fail = |reason: &str| BuildError::message(format!("invalid --checksum {text:?}: {reason}"));
+    let hint = || Some("write it as sha256:, and the 64 digits that sha256sum shows".to_owned());
+    let (algorithm, _) = text
+        .split_once(':')
+        .ok_or_else(|| fail("invalid checksum digest format").hint(hint()))?;
+    if algorithm != "sha256" {
+        return Err(fail("unsupported digest algorithm").hint(hint()));
+    }
+    text.parse()
+        .map_err(|_| fail("invalid checksum digest format").hint(hint()))
 }
 
 /// Bodies with more lines are not searched for the one that is wrong.

@@ -19,11 +19,13 @@ use super::base_image::{BaseImage, BaseImages};
 use super::env::Env;
 use super::image::ImageDraft;
 use super::lint::IgnoredSources;
+use super::remotes::{RemoteRequest, Remotes};
 use super::stage::{Base, Command, CopyFrom, StageTable};
 use super::text::shown_with;
 use super::warnings::Warnings;
 use super::{BuildRequest, Warning};
 use crate::error::BuildError;
+use crate::graph::address::masked;
 use crate::graph::{CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Vertex, VertexId};
 
 /// What all stages share.
@@ -33,6 +35,7 @@ pub(super) struct Lowering<'a> {
     pub(super) arguments: &'a Arguments,
     pub(super) table: &'a StageTable,
     pub(super) images: &'a BaseImages,
+    pub(super) remotes: &'a mut Remotes,
     pub(super) target_platform: &'a Platform,
     /// Other platforms are built in the same run.
     pub(super) is_one_of_many: bool,
@@ -148,6 +151,7 @@ impl<'a> Lowering<'a> {
                     op: Op::Copy(Box::new(CopyOp::of_all())),
                     base: None,
                     source: Some(source),
+                    remotes: Vec::new(),
                     name: steps.next(false, &format!("FROM {name}")),
                     location: Some(stage.location.clone()),
                     no_cache: false,
@@ -224,6 +228,7 @@ impl<'a> Lowering<'a> {
             op: Op::Image(op.clone()),
             base: None,
             source: None,
+            remotes: Vec::new(),
             name,
             location: Some(location.clone()),
             no_cache: false,
@@ -243,8 +248,30 @@ impl<'a> Lowering<'a> {
             }),
             base: None,
             source: None,
+            remotes: Vec::new(),
             name: shown,
             location: None,
+            no_cache: false,
+            platform: self.target_platform.clone(),
+        })
+    }
+
+    /// A remote source; `location` is that of the instruction that reads it.
+    fn remote_vertex(&mut self, request: RemoteRequest, location: &Location) -> VertexId {
+        let op = self.remotes.get(request, location);
+        let name = match &op {
+            Op::Http(op) => op.url.clone(),
+            Op::Git(op) if op.reference.is_empty() => op.remote.clone(),
+            Op::Git(op) => format!("{}#{}", op.remote, op.reference),
+            _ => String::new(),
+        };
+        self.definition.add(Vertex {
+            op,
+            base: None,
+            source: None,
+            remotes: Vec::new(),
+            name,
+            location: Some(location.clone()),
             no_cache: false,
             platform: self.target_platform.clone(),
         })
@@ -443,10 +470,23 @@ impl<'s, 'a> StageLowering<'s, 'a> {
         location: &Location,
         created_by: String,
     ) {
+        self.add_layer_of(op, (source, Vec::new()), name, location, created_by);
+    }
+
+    /// The same for a copy that may read remote sources.
+    fn add_layer_of(
+        &mut self,
+        op: Op,
+        (source, remotes): (Option<VertexId>, Vec<VertexId>),
+        name: String,
+        location: &Location,
+        created_by: String,
+    ) {
         let id = self.shared.definition.add(Vertex {
             op,
             base: self.state.root,
             source,
+            remotes,
             name,
             location: Some(location.clone()),
             no_cache: self.no_cache,
@@ -463,7 +503,8 @@ impl<'s, 'a> StageLowering<'s, 'a> {
             Some((keyword, rest)) => format!("{} {}", keyword.to_ascii_uppercase(), rest.trim_start()),
             None => text.to_ascii_uppercase(),
         };
-        self.steps.next(command.is_trigger, &format!("{text}{suffix}"))
+        self.steps
+            .next(command.is_trigger, &masked(&format!("{text}{suffix}")))
     }
 
     /// What a COPY reads: `None` for nothing at all.

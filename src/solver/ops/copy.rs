@@ -14,14 +14,15 @@ use super::owner::Owner;
 use super::plan::{Data, LayerPlan, Planned};
 use super::select::{Found, Item, Match};
 pub use super::select::{Selection, selection};
+use super::{SourceNumber, Sources};
 use crate::graph::{CopyOp, InlineFile};
 
-/// What copying `selection` does to `base`. With `--link` the base is not looked at. `source` is the tree that was
+/// What copying `selection` does to `base`. With `--link` the base is not looked at. `sources` are the trees that were
 /// selected from: archives of ADD are read here.
 pub fn plan(
     op: &CopyOp,
     selection: &Selection,
-    source: Option<&dyn Tree>,
+    sources: Sources<'_>,
     base: &dyn Tree,
 ) -> anyhow::Result<LayerPlan> {
     let base = (!op.link).then_some(base);
@@ -49,7 +50,7 @@ pub fn plan(
     let (path, directory) = destination(op);
     let mut copier = Copier {
         op,
-        source,
+        sources,
         chmod,
         chown,
         created,
@@ -78,7 +79,7 @@ fn destination(op: &CopyOp) -> (LayerPath, bool) {
 
 struct Copier<'a> {
     op: &'a CopyOp,
-    source: Option<&'a dyn Tree>,
+    sources: Sources<'a>,
     chmod: Option<Chmod>,
     chown: Option<Owner>,
     created: Created,
@@ -93,7 +94,7 @@ impl Copier<'_> {
         match &matched.found {
             Found::File(item) => {
                 let path = self.file_path(&matched.name)?;
-                let planned = self.planned(number, item, path);
+                let planned = self.planned(number, matched.source, item, path);
                 self.to.put_file(planned)
             }
             Found::Inline(file) => {
@@ -103,11 +104,11 @@ impl Copier<'_> {
             }
             Found::Contents(items) => {
                 let top = self.directory_path(items.is_empty(), self.created)?;
-                self.contents(number, &top, items)
+                self.contents(number, matched.source, &top, items)
             }
             Found::Parents(items) => {
                 let top = self.directory_path(items.is_empty(), self.created)?;
-                self.contents(number, &top, items)
+                self.contents(number, matched.source, &top, items)
             }
             Found::Archive(item) => {
                 // `--chmod` says nothing about archives, and nothing about where they go (spec D2).
@@ -116,7 +117,7 @@ impl Copier<'_> {
                     ..self.created
                 };
                 let top = self.directory_path(false, created)?;
-                let source = self.source.context("the copy has no source")?;
+                let source = self.sources.get(matched.source)?;
                 let file = add::Archive {
                     item,
                     source,
@@ -165,9 +166,15 @@ impl Copier<'_> {
         Ok(resolved.path)
     }
 
-    fn contents(&mut self, number: usize, top: &LayerPath, items: &[Item]) -> anyhow::Result<()> {
+    fn contents(
+        &mut self,
+        number: usize,
+        source: SourceNumber,
+        top: &LayerPath,
+        items: &[Item],
+    ) -> anyhow::Result<()> {
         for item in items {
-            let planned = self.planned(number, item, top.append(&item.relative));
+            let planned = self.planned(number, source, item, top.append(&item.relative));
             if planned.entry.is_dir() {
                 self.to.put_directory(planned.entry)?;
             } else {
@@ -178,17 +185,18 @@ impl Copier<'_> {
     }
 
     /// The item at `path` with the owner and mode that it gets there (spec P12 to P15).
-    fn planned(&self, number: usize, item: &Item, path: LayerPath) -> Planned {
+    fn planned(&self, number: usize, source: SourceNumber, item: &Item, path: LayerPath) -> Planned {
         let mut entry = Entry {
             path,
             ..item.entry.clone()
         };
-        if self.op.reset_owner {
+        if self.op.reset_owner || source > 0 {
             (entry.uid, entry.gid) = (0, 0);
         }
         self.change(&mut entry);
         let data = match item.digest {
             Some(digest) => Data::Source {
+                source,
                 path: item.entry.path.clone(),
                 digest,
             },

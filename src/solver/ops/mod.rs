@@ -15,8 +15,49 @@ mod stream;
 
 use std::io::Read;
 
+use anyhow::Context as _;
 use rbuild_cache::ContentDigest;
 use rbuild_cache::layer::{Entry, LayerBuilder};
+use rbuild_cache::tree::Tree;
+
+/// The trees that a copy reads.
+#[derive(Clone, Copy, Default)]
+pub struct Sources<'a> {
+    /// The context, a stage or an image.
+    pub main: Option<&'a dyn Tree>,
+    /// Remote sources, as `RemotePath::source` counts them.
+    pub remotes: &'a [&'a dyn Tree],
+}
+
+/// Number of a tree: 0 is the main one.
+pub(super) type SourceNumber = usize;
+
+impl<'a> Sources<'a> {
+    /// Nothing but this tree.
+    pub fn of(main: &'a dyn Tree) -> Self {
+        Self {
+            main: Some(main),
+            remotes: &[],
+        }
+    }
+
+    fn get(&self, number: SourceNumber) -> anyhow::Result<&'a dyn Tree> {
+        let found = match number.checked_sub(1) {
+            None => self.main,
+            Some(remote) => self.remotes.get(remote).copied(),
+        };
+        found.context("the copy has no source")
+    }
+}
+
+impl std::fmt::Debug for Sources<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("main", &self.main.is_some())
+            .field("remotes", &self.remotes.len())
+            .finish()
+    }
+}
 
 /// Takes the entries of a new layer in path order.
 pub trait EntrySink {

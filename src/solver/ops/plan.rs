@@ -7,11 +7,10 @@ use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
-use rbuild_cache::tree::Tree;
 use rbuild_cache::{ContentDigest, Key};
 
-use super::EntrySink;
-use super::stream::{self, Files};
+use super::stream::{self, Files, SourceFile};
+use super::{EntrySink, SourceNumber, Sources};
 
 /// The entries of a layer in path order, and where the bytes of its files come from.
 #[derive(Debug)]
@@ -39,8 +38,9 @@ pub(super) struct Planned {
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     None,
-    /// A file of the source tree, which must still have this content.
+    /// A file of a source tree, which must still have this content.
     Source {
+        source: SourceNumber,
         path: LayerPath,
         digest: ContentDigest,
     },
@@ -75,27 +75,24 @@ impl LayerPlan {
         self.entries.is_empty()
     }
 
-    /// Streams the entries into `out`. What the layer itself makes gets the time `now`. Fails when a file of `source`
+    /// Streams the entries into `out`. What the layer itself makes gets the time `now`. Fails when a file of `sources`
     /// no longer has the content that its selection was keyed with.
-    pub fn write(
-        &self,
-        source: Option<&dyn Tree>,
-        out: &mut dyn EntrySink,
-        now: Timestamp,
-    ) -> anyhow::Result<()> {
-        let files = self
-            .entries
-            .iter()
-            .filter_map(|planned| match (&planned.data, &planned.entry.kind) {
-                (Data::Source { path, .. }, Kind::File { size }) if *size > 0 => Some((path, *size)),
-                _ => None,
-            });
-        let files: Vec<(&LayerPath, u64)> = files.collect();
+    pub fn write(&self, sources: Sources<'_>, out: &mut dyn EntrySink, now: Timestamp) -> anyhow::Result<()> {
+        let mut files = Vec::new();
+        for planned in &self.entries {
+            if let (Data::Source { source, path, .. }, Kind::File { size }) =
+                (&planned.data, &planned.entry.kind)
+                && *size > 0
+            {
+                let tree = sources.get(*source)?;
+                let size = *size;
+                files.push(SourceFile { tree, path, size });
+            }
+        }
         if files.is_empty() {
             return self.write_all(&mut Files::none(), out, now);
         }
-        let source = source.context("the copy has no source")?;
-        stream::read_ahead(source, &files, |files| self.write_all(files, out, now))
+        stream::read_ahead(&files, |files| self.write_all(files, out, now))
     }
 
     fn write_all(&self, files: &mut Files, out: &mut dyn EntrySink, now: Timestamp) -> anyhow::Result<()> {
@@ -115,7 +112,7 @@ impl LayerPlan {
             };
             match &planned.data {
                 Data::None => bail!("{} has no content", entry.path),
-                Data::Source { path, digest } => {
+                Data::Source { path, digest, .. } => {
                     let written = if size == 0 {
                         out.append(entry, Some(&mut io::empty()))
                     } else {

@@ -14,6 +14,7 @@ use rbuild_parser::glob;
 use rbuild_parser::ignore::Matcher;
 
 use super::add;
+use super::{SourceNumber, Sources};
 use crate::graph::{CopyOp, CopySource, InlineFile, Unpack};
 
 /// The files that a copy would read.
@@ -26,6 +27,8 @@ pub struct Selection {
 /// One file or directory that an operand names.
 #[derive(Debug)]
 pub(super) struct Match {
+    /// The tree that has it.
+    pub source: SourceNumber,
     /// Its name at the destination, when that is a directory.
     pub name: Vec<u8>,
     pub found: Found,
@@ -100,20 +103,20 @@ impl Found {
     }
 }
 
-/// Finds what the operands of `op` name in `source`, which is `None` when all are inline. Reads what has to be read for
-/// the digests of files, in parallel, and no more.
-pub fn selection(op: &CopyOp, source: Option<&dyn Tree>) -> anyhow::Result<Selection> {
+/// Finds what the operands of `op` name in `sources`, which may have no trees when all are inline. Reads what has to be
+/// read for the digests of files, in parallel, and no more.
+pub fn selection(op: &CopyOp, sources: Sources<'_>) -> anyhow::Result<Selection> {
     let excludes = Matcher::new(&op.excludes).context("--exclude")?;
     let excludes = (!excludes.is_empty()).then_some(excludes);
     let (mut matches, mut inline) = (Vec::new(), Vec::new());
     for operand in &op.sources {
         match operand {
             CopySource::Path(text) => {
-                let source = source.context("the copy has no source")?;
                 let finder = Finder {
-                    op,
-                    source,
+                    number: 0,
+                    source: sources.get(0)?,
                     excludes: excludes.as_ref(),
+                    unpack: op.unpack == Unpack::Archives,
                     written: text,
                 };
                 if op.parents {
@@ -121,6 +124,17 @@ pub fn selection(op: &CopyOp, source: Option<&dyn Tree>) -> anyhow::Result<Selec
                 } else {
                     finder.plain(&mut matches)?;
                 }
+            }
+            CopySource::Remote(remote) => {
+                let number = remote.source + 1;
+                let finder = Finder {
+                    number,
+                    source: sources.get(number)?,
+                    excludes: excludes.as_ref(),
+                    unpack: remote.unpack,
+                    written: &remote.path,
+                };
+                finder.matched(&LayerPath::clean(remote.path.as_bytes()), &mut matches)?;
             }
             CopySource::Inline(file) => {
                 let name = LayerPath::clean(file.name.as_bytes());
@@ -132,15 +146,14 @@ pub fn selection(op: &CopyOp, source: Option<&dyn Tree>) -> anyhow::Result<Selec
                 }
                 let name = file.name.clone().into_bytes();
                 inline.push(Match {
+                    source: 0,
                     name,
                     found: Found::Inline(file.clone()),
                 });
             }
         }
     }
-    if let Some(source) = source {
-        digest_all(source, &mut matches)?;
-    }
+    digest_all(sources, &mut matches)?;
     // Heredocs come last, wherever they were written (spec L62).
     matches.append(&mut inline);
     let key = key(&matches);
@@ -149,9 +162,11 @@ pub fn selection(op: &CopyOp, source: Option<&dyn Tree>) -> anyhow::Result<Selec
 
 /// What is known while one operand is looked up.
 struct Finder<'a> {
-    op: &'a CopyOp,
+    number: SourceNumber,
     source: &'a dyn Tree,
     excludes: Option<&'a Matcher>,
+    /// Whether archives are unpacked.
+    unpack: bool,
     written: &'a str,
 }
 
@@ -209,14 +224,18 @@ impl Finder<'_> {
                 digest: None,
                 link: None,
             };
-            let unpack = self.op.unpack == Unpack::Archives && matches!(item.entry.kind, Kind::File { .. });
+            let unpack = self.unpack && matches!(item.entry.kind, Kind::File { .. });
             if unpack && add::is_archive(self.source.open(&real.path)?).with_context(|| path.to_string())? {
                 Found::Archive(item)
             } else {
                 Found::File(item)
             }
         };
-        matches.push(Match { name, found });
+        matches.push(Match {
+            source: self.number,
+            name,
+            found,
+        });
         Ok(())
     }
 
@@ -280,6 +299,7 @@ impl Finder<'_> {
             items.append(&mut below);
         }
         Ok(Match {
+            source: self.number,
             name: Vec::new(),
             found: Found::Parents(items),
         })
@@ -496,14 +516,21 @@ fn not_found(path: &LayerPath) -> anyhow::Error {
 }
 
 /// Finds the digests and hard links of all regular files, on as many threads as there are processors.
-fn digest_all(source: &dyn Tree, matches: &mut [Match]) -> Result<(), TreeError> {
+fn digest_all(sources: Sources<'_>, matches: &mut [Match]) -> anyhow::Result<()> {
     /// Files that a thread takes at once.
     const BATCH: usize = 32;
     type Facts = (usize, ContentDigest, Option<u64>);
 
     let is_file = |item: &&mut Item| matches!(item.entry.kind, Kind::File { .. });
-    let items = matches.iter_mut().flat_map(|matched| matched.found.items_mut());
-    let mut files: Vec<&mut Item> = items.filter(is_file).collect();
+    let mut files: Vec<&mut Item> = Vec::new();
+    let mut trees: Vec<&dyn Tree> = Vec::new();
+    for matched in matches {
+        let before = files.len();
+        files.extend(matched.found.items_mut().iter_mut().filter(is_file));
+        if files.len() > before {
+            trees.resize(files.len(), sources.get(matched.source)?);
+        }
+    }
     let threads = std::thread::available_parallelism()
         .map_or(1, NonZero::get)
         .min(files.len().div_ceil(BATCH));
@@ -521,6 +548,7 @@ fn digest_all(source: &dyn Tree, matches: &mut [Match]) -> Result<(), TreeError>
                         return Ok(done);
                     }
                     for (index, entry) in batch {
+                        let source = trees[index];
                         done.push((index, source.content_digest(entry)?, source.link_group(entry)?));
                     }
                 }

@@ -45,11 +45,17 @@ pub(super) struct NextFile<'a> {
     done: bool,
 }
 
-/// Gives `consume` the contents of `files` (path and size, no empty ones), each to be read to its end. A file that has
+/// A file to read; none is empty.
+pub(super) struct SourceFile<'a> {
+    pub tree: &'a dyn Tree,
+    pub path: &'a LayerPath,
+    pub size: u64,
+}
+
+/// Gives `consume` the contents of `files`, each to be read to its end. A file that has
 /// become shorter is an error; what was appended to one is not read.
 pub(super) fn read_ahead<T>(
-    source: &dyn Tree,
-    files: &[(&LayerPath, u64)],
+    files: &[SourceFile<'_>],
     consume: impl FnOnce(&mut Files) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
@@ -62,7 +68,7 @@ pub(super) fn read_ahead<T>(
                 block: Block::default(),
                 filled: 0,
             }
-            .run(source, files)
+            .run(files)
         });
         let mut files = Files {
             blocks: Some(blocks),
@@ -85,9 +91,9 @@ struct Producer {
 struct Gone;
 
 impl Producer {
-    fn run(mut self, source: &dyn Tree, files: &[(&LayerPath, u64)]) {
-        for (path, size) in files {
-            match self.file(source, path, *size) {
+    fn run(mut self, files: &[SourceFile<'_>]) {
+        for file in files {
+            match self.file(file) {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => {
                     self.end_part(true, Some(failure));
@@ -100,8 +106,9 @@ impl Producer {
         let _ = self.flush();
     }
 
-    fn file(&mut self, source: &dyn Tree, path: &LayerPath, size: u64) -> Result<io::Result<()>, Gone> {
-        let mut reader = match source.open(path) {
+    fn file(&mut self, file: &SourceFile<'_>) -> Result<io::Result<()>, Gone> {
+        let SourceFile { tree, path, size } = *file;
+        let mut reader = match tree.open(path) {
             Ok(reader) => reader,
             Err(error) => return Ok(Err(io::Error::other(error))),
         };

@@ -16,7 +16,7 @@ use rbuild_cache::tree::{Tree, TreeError};
 use rbuild_parser::ignore::Matcher;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 
-use super::{EntrySink, copy, mkdir};
+use super::{EntrySink, Sources, copy, mkdir};
 use crate::graph::{CopyOp, CopySource, InlineFile, MkdirOp, Unpack};
 use crate::source::local::LocalContext;
 use memory::Memory;
@@ -79,10 +79,10 @@ fn op(instruction: &str) -> CopyOp {
 }
 
 fn copied(op: &CopyOp, source: &dyn Tree, base: &Memory) -> anyhow::Result<Memory> {
-    let selection = copy::selection(op, Some(source))?;
-    let plan = copy::plan(op, &selection, Some(source), base)?;
+    let selection = copy::selection(op, Sources::of(source))?;
+    let plan = copy::plan(op, &selection, Sources::of(source), base)?;
     let mut layer = Memory::default();
-    plan.write(Some(source), &mut layer, NOW)?;
+    plan.write(Sources::of(source), &mut layer, NOW)?;
     Ok(layer)
 }
 
@@ -600,7 +600,7 @@ fn keys_see_what_a_layer_gets_and_nothing_else() {
     let dir = context();
     let select = |instruction: &str| {
         let k = LocalContext::open(dir.path(), None, None).unwrap();
-        copy::selection(&op(instruction), Some(&k)).unwrap()
+        copy::selection(&op(instruction), Sources::of(&k)).unwrap()
     };
     let key = || select("COPY . /").key();
     let first = key();
@@ -631,8 +631,8 @@ fn facts_are_what_was_looked_at() {
     let k = LocalContext::open(dir.path(), None, None).unwrap();
     let facts = |instruction: &str, base: &[&str]| {
         let op = op(instruction);
-        let selection = copy::selection(&op, Some(&k)).unwrap();
-        copy::plan(&op, &selection, Some(&k), &Memory::of(base))
+        let selection = copy::selection(&op, Sources::of(&k)).unwrap();
+        copy::plan(&op, &selection, Sources::of(&k), &Memory::of(base))
             .unwrap()
             .facts_key()
     };
@@ -656,14 +656,16 @@ fn a_change_after_the_key_is_an_error() {
         write(dir.path(), "f", 0o644, data.as_bytes());
         let tree = LocalContext::open(dir.path(), None, None).unwrap();
         let op = op("COPY f /x");
-        let selection = copy::selection(&op, Some(&tree)).unwrap();
-        let plan = copy::plan(&op, &selection, Some(&tree), &Memory::default()).unwrap();
+        let selection = copy::selection(&op, Sources::of(&tree)).unwrap();
+        let plan = copy::plan(&op, &selection, Sources::of(&tree), &Memory::default()).unwrap();
         if after.is_empty() {
             fs::remove_file(dir.path().join("f")).unwrap();
         } else {
             fs::write(dir.path().join("f"), after).unwrap();
         }
-        let error = plan.write(Some(&tree), &mut Memory::default(), NOW).unwrap_err();
+        let error = plan
+            .write(Sources::of(&tree), &mut Memory::default(), NOW)
+            .unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("/f"), "{text}");
         assert!(
@@ -721,7 +723,8 @@ fn directories_are_made_for_workdir() {
             user: user.to_owned(),
         };
         let mut layer = Memory::default();
-        let result = mkdir::plan(&op, &Memory::of(base)).and_then(|plan| plan.write(None, &mut layer, NOW));
+        let result = mkdir::plan(&op, &Memory::of(base))
+            .and_then(|plan| plan.write(Sources::default(), &mut layer, NOW));
         match (result, wanted.first().and_then(|wanted| wanted.strip_prefix('!'))) {
             (Ok(()), None) => assert_eq!(layer.lines(false), wanted, "{dir}"),
             (Err(error), Some(text)) => assert!(error.to_string().contains(text), "{dir}: {error}"),
