@@ -36,7 +36,7 @@ fn three_stages_on_debian_run_in_podman() {
     {
         return;
     }
-    let Some(base) = debian_base() else { return };
+    let Some(base) = base() else { return };
     as_every_user(|env| {
         let registry = crate::registry::TestRegistry::start();
         let address = registry.address();
@@ -132,7 +132,7 @@ fn read_by_others(env: &Env, archive: &std::path::Path) {
 }
 
 /// A Debian root file system of one layer, made once. `None` where the package mirror is out of reach.
-fn debian_base() -> Option<PathBuf> {
+pub fn base() -> Option<PathBuf> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: mmdebstrap makes the Debian base as root here");
         return None;
@@ -141,9 +141,18 @@ fn debian_base() -> Option<PathBuf> {
         eprintln!("skipped: apt of this machine has no mirror over http");
         return None;
     };
-    let path = cached("debian-base.tar", |file| {
+    let path = cached("debian-slim.tar", |file| {
+        let excluded = ["doc", "info", "locale", "lintian", "man"]
+            .map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*"));
         let made = Command::new("mmdebstrap")
-            .args(["--variant=minbase", "--format=tar", "--quiet", "bookworm"])
+            .args([
+                "--variant=minbase",
+                "--include=attr,libcap2-bin",
+                "--format=tar",
+                "--quiet",
+            ])
+            .args(excluded)
+            .arg("bookworm")
             .arg(file)
             .arg(&mirror)
             .status()

@@ -94,6 +94,20 @@ impl Env {
         Self { user, folder }
     }
 
+    /// Where root builds; `None` when the suite is not run by root.
+    pub fn root() -> Option<Self> {
+        rustix::process::geteuid().is_root().then(|| Self::new(None))
+    }
+
+    /// Where an ordinary user with subordinate ids builds.
+    pub fn ordinary() -> Option<Self> {
+        match ordinary_user() {
+            Some(user) => Some(Self::new(Some(user))),
+            None if rustix::process::geteuid().is_root() => None,
+            None => Some(Self::new(None)),
+        }
+    }
+
     /// Whether builds here are root's.
     pub fn is_root(&self) -> bool {
         self.user.is_none() && rustix::process::geteuid().is_root()
@@ -146,11 +160,9 @@ impl Env {
         let mut command = match &self.user {
             Some(user) => {
                 let mut command = Command::new("setpriv");
-                command.args([
-                    &format!("--reuid={}", user.uid),
-                    &format!("--regid={}", user.gid),
-                    "--init-groups",
-                ]);
+                command.arg(format!("--reuid={}", user.uid));
+                command.arg(format!("--regid={}", user.gid));
+                command.arg("--init-groups");
                 command.arg(program);
                 command
             }
@@ -174,14 +186,14 @@ impl Env {
 
     /// rbuild on the store of this environment.
     pub fn rbuild_command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = self.command(binary());
+        let mut command = self.command(rbuild_binary());
         command.arg("--root").arg(self.store()).args(args);
         command
     }
 
     /// Runs rbuild on another store to its end.
     pub fn rbuild_in<S: AsRef<OsStr>>(&self, store: &Path, args: impl IntoIterator<Item = S>) -> Run {
-        self.command(binary())
+        self.command(rbuild_binary())
             .arg("--root")
             .arg(store)
             .args(args)
@@ -217,7 +229,11 @@ impl Env {
                 return None;
             }
         }
-        strace.arg(binary()).arg("--root").arg(self.store()).args(args);
+        strace
+            .arg(rbuild_binary())
+            .arg("--root")
+            .arg(self.store())
+            .args(args);
         let run: Run = self.surroundings(&mut strace).output().unwrap().into();
         run.ok();
         Some(fs::read_to_string(trace).unwrap())
@@ -234,18 +250,7 @@ impl Env {
 
     /// Imports the busybox base under the name `base`.
     pub fn base(&self) {
-        let tar = cached("busybox.tar", |file| {
-            let output = Command::new("scripts/busybox-base")
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .output()
-                .unwrap();
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            fs::write(file, output.stdout).unwrap();
-        });
+        let tar = busybox();
         self.rbuild(["import", tar.to_str().unwrap(), "base"]).ok();
     }
 
@@ -274,6 +279,22 @@ impl Drop for Env {
             let _ = self.rbuild(["prune", "--all", "--force"]);
         }
     }
+}
+
+/// The root file system of the busybox base, packed.
+pub fn busybox() -> PathBuf {
+    cached("busybox.tar", |file| {
+        let output = Command::new("scripts/busybox-base")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        fs::write(file, output.stdout).unwrap();
+    })
 }
 
 /// A file that is made once and kept between runs, outside of the source tree.
@@ -310,7 +331,7 @@ pub fn has(program: &str) -> bool {
 }
 
 /// The binary under test, where every user can reach it.
-fn binary() -> &'static Path {
+fn rbuild_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let built = Path::new(env!("CARGO_BIN_EXE_rbuild"));

@@ -22,6 +22,8 @@ mod cache;
 mod contexts;
 // What is said of a Dockerfile without building it, and of a doubtful one after it was built.
 mod check;
+// The corpus: Dockerfiles in every isolation tier.
+mod corpus;
 // Three stages on a Debian base from a registry, read by other people's tools.
 mod debian;
 // Bad input: one error, the right exit status, nothing lost.
