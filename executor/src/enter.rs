@@ -8,9 +8,9 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::idmap::IdMaps;
+use crate::idmap::{IdMaps, SingleId};
 use crate::sys::{self, namespace};
-use crate::{Error, Isolation, protocol};
+use crate::{Error, Isolation, Ownership, protocol};
 
 /// How long threads that have been joined may take to disappear from the kernel's books.
 const LINGERING_THREADS: Duration = Duration::from_secs(1);
@@ -19,6 +19,7 @@ const LINGERING_THREADS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Entered {
     pub(crate) in_user_namespace: bool,
+    pub(crate) ownership: Ownership,
     /// One line for the user.
     pub(crate) line: String,
 }
@@ -29,9 +30,10 @@ pub(crate) fn enter(isolation: Isolation) -> Result<Entered, Error> {
     let is_root = rustix::process::geteuid().is_root();
     match isolation {
         Isolation::Root => enter_as_root(),
-        Isolation::Userns => enter_user_namespace(),
-        Isolation::Auto if !is_root => enter_user_namespace(),
-        Isolation::Auto => enter_as_root().or_else(|root| match enter_user_namespace() {
+        Isolation::Userns => enter_user_namespace(Ids::Range),
+        Isolation::UsernsSingle => enter_user_namespace(Ids::Single),
+        Isolation::Auto if !is_root => enter_user_namespace(Ids::RangeOrSingle),
+        Isolation::Auto => enter_as_root().or_else(|root| match enter_user_namespace(Ids::RangeOrSingle) {
             Ok(entered) => Ok(entered),
             Err(userns) => Err(unavailable(format!("{}; {}", reason(root), reason(userns)))),
         }),
@@ -98,6 +100,7 @@ fn enter_as_root() -> Result<Entered, Error> {
     };
     Ok(Entered {
         in_user_namespace,
+        ownership: Ownership::Real,
         line: line.to_owned(),
     })
 }
@@ -107,13 +110,46 @@ fn make_private() -> Result<(), Error> {
         .map_err(|e| unavailable(format!("mounting is refused: {e}{}", confinement())))
 }
 
-fn enter_user_namespace() -> Result<Entered, Error> {
+/// Which ids a user namespace is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids {
+    Range,
+    Single,
+    /// A range if the caller can have one.
+    RangeOrSingle,
+}
+
+fn enter_user_namespace(ids: Ids) -> Result<Entered, Error> {
     // What is certain to fail is told before anything is tried.
     if let Some(obstacle) = switched_off() {
         return Err(unavailable(obstacle));
     }
-    let maps = IdMaps::of_caller().map_err(unavailable)?;
+    match ids {
+        Ids::Range => enter_with_range(&IdMaps::of_caller().map_err(unavailable)?),
+        Ids::Single => enter_with_one_id("as asked for"),
+        Ids::RangeOrSingle => match IdMaps::of_caller() {
+            Ok(maps) => enter_with_range(&maps),
+            Err(missing) => enter_with_one_id(&missing),
+        },
+    }
+}
 
+/// The namespace has the caller's id as 0 and no other. Nobody has to allow that.
+fn enter_with_one_id(why: &str) -> Result<Entered, Error> {
+    let maps = SingleId::of_caller();
+    sys::unshare(namespace::USER | namespace::MOUNT)
+        .map_err(|e| unavailable(format!("a user namespace is refused: {e}{}", namespace_hint(&e))))?;
+    maps.write()
+        .map_err(|e| unavailable(format!("mapping the user's id is refused: {e}{}", confinement())))?;
+    make_private()?;
+    Ok(Entered {
+        in_user_namespace: true,
+        ownership: Ownership::Emulated,
+        line: format!("isolation: user namespace with one id, owners of files by emulation ({why})"),
+    })
+}
+
+fn enter_with_range(maps: &IdMaps) -> Result<Entered, Error> {
     // The maps are written from outside: by a child that stays there.
     let (ours, theirs) = protocol::sockets().map_err(|e| Error::internal("making a socket", e))?;
     let builder = rustix::process::getpid().as_raw_nonzero().get();
@@ -148,6 +184,7 @@ fn enter_user_namespace() -> Result<Entered, Error> {
     make_private()?;
     Ok(Entered {
         in_user_namespace: true,
+        ownership: Ownership::Real,
         line: format!("isolation: user namespace with {} ids", maps.count),
     })
 }

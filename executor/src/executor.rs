@@ -14,7 +14,7 @@ use crate::enter::enter;
 use crate::inroot::Created;
 use crate::protocol::{self, Report, Request, order, receive_report, send_request};
 use crate::spawner::{self, Plan};
-use crate::{Cancel, Error, ExecSpec, Exit, Isolation};
+use crate::{Cancel, Error, ExecSpec, Exit, Isolation, Ownership};
 
 /// The process inside its namespaces, with the spawner beside it. Share it among threads.
 ///
@@ -22,6 +22,7 @@ use crate::{Cancel, Error, ExecSpec, Exit, Isolation};
 #[derive(Debug)]
 pub struct Executor {
     line: String,
+    ownership: Ownership,
     control: OwnedFd,
     /// A pidfd.
     spawner: OwnedFd,
@@ -45,6 +46,7 @@ impl Executor {
         let (spawner, control) = spawner::spawn(&plan)?;
         Ok(Executor {
             line: entered.line,
+            ownership: entered.ownership,
             control,
             spawner,
         })
@@ -53,6 +55,11 @@ impl Executor {
     /// Which isolation was taken, in one line.
     pub fn describe(&self) -> String {
         self.line.clone()
+    }
+
+    /// How owners lie on the disk from now on.
+    pub fn ownership(&self) -> Ownership {
+        self.ownership
     }
 
     /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.

@@ -111,6 +111,31 @@ impl IdMaps {
     }
 }
 
+/// The maps of a namespace that has only the caller's own id, as 0. Every process may write them for itself.
+#[derive(Debug)]
+pub(crate) struct SingleId {
+    uid: u32,
+    gid: u32,
+}
+
+impl SingleId {
+    /// Of the process as it is outside of the namespace.
+    pub(crate) fn of_caller() -> SingleId {
+        SingleId {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
+    }
+
+    /// Writes both maps of the process' own, new namespace.
+    pub(crate) fn write(&self) -> std::io::Result<()> {
+        // Without this the kernel accepts no map of groups: giving up a group must not open a file to anybody.
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("0 {} 1", self.uid))?;
+        std::fs::write("/proc/self/gid_map", format!("0 {} 1", self.gid))
+    }
+}
+
 fn name_of(uid: u32, passwd: &str) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

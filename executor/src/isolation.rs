@@ -13,8 +13,19 @@ pub enum Isolation {
     Auto,
     /// A user namespace with the subordinate ids of the calling user.
     Userns,
+    /// A user namespace with one id; files of other owners are shown and kept by emulation.
+    UsernsSingle,
     /// Namespaces made by root, without a user namespace.
     Root,
+}
+
+/// How the owners of files lie on the disk while steps run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Every id of an image is an id of the namespace.
+    Real,
+    /// There is one id; owners are notes beside the files.
+    Emulated,
 }
 
 impl FromStr for Isolation {
@@ -24,12 +35,13 @@ impl FromStr for Isolation {
         match text {
             "auto" => Ok(Isolation::Auto),
             "userns" => Ok(Isolation::Userns),
+            "userns-single" => Ok(Isolation::UsernsSingle),
             "root" => Ok(Isolation::Root),
-            "userns-single" | "chroot" => Err(Error::Isolation(format!(
-                "isolation {text:?} is not supported yet: use auto, userns or root"
+            "chroot" => Err(Error::Isolation(format!(
+                "isolation {text:?} is not supported yet: use auto, userns, userns-single or root"
             ))),
             _ => Err(Error::Isolation(format!(
-                "unknown isolation {text:?}: use auto, userns or root"
+                "unknown isolation {text:?}: use auto, userns, userns-single or root"
             ))),
         }
     }
@@ -40,6 +52,7 @@ impl fmt::Display for Isolation {
         f.write_str(match self {
             Isolation::Auto => "auto",
             Isolation::Userns => "userns",
+            Isolation::UsernsSingle => "userns-single",
             Isolation::Root => "root",
         })
     }

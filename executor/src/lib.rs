@@ -33,6 +33,6 @@ mod user;
 pub use cancel::Cancel;
 pub use error::Error;
 pub use executor::Executor;
-pub use isolation::Isolation;
+pub use isolation::{Isolation, Ownership};
 pub use limits::{LimitError, Rlimit};
 pub use spec::{ExecSpec, Exit, Network, Rootfs, Script};

@@ -218,7 +218,6 @@ fn second_thread() {
 fn refusals() {
     for (name, expected) in [
         ("chroot", "not supported yet"),
-        ("userns-single", "not supported yet"),
         ("jail", "unknown"),
     ] {
         assert!(
