@@ -96,7 +96,11 @@ impl Store {
                 .layers
                 .child(id.as_str())
                 .map_err(|e| StoreError::io("opening", place, e))?;
-            report.freed += self.take_apart(&layer, &TREE.to_string_lossy())?;
+            for tree in TREES.map(CStr::to_string_lossy) {
+                if layer.stat(&tree)?.is_some() {
+                    report.freed += self.take_apart(&layer, &tree)?;
+                }
+            }
         }
         for digest in plan.blobs {
             let name = digest.hex();
@@ -157,8 +161,8 @@ impl Store {
     }
 }
 
-/// The name of the tree form in the directory of a layer.
-const TREE: &CStr = c"fs";
+/// The names of the tree forms in the directory of a layer.
+const TREES: [&CStr; 2] = [c"fs", c"fs.single"];
 
 /// While it lives, no other process (and no other handle) has the store open.
 struct Alone<'a>(&'a Store);

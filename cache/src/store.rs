@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! oci-layout, index.json, blobs/sha256/   an OCI image layout; index.json holds the tags
-//! layers/<id>/                            the forms of a layer
+//! layers/<id>/                            the forms of a layer (trees: fs, or fs.single where the disk knows one owner)
 //! keys/v1/<key>, ops/v1/<op>              cache records, and which keys one operation has
 //! files/v1/<hash>                         digests of local files
 //! locks/<key>, index.lock, gc.lock        locks between processes
@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::{fs, io};
 
@@ -35,6 +35,7 @@ use crate::blob::BlobProvider;
 use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
+use crate::layer::Ownership;
 use crate::lock::lock;
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
@@ -56,6 +57,8 @@ pub(crate) struct Inner {
     scratch: Mutex<Option<Arc<TempDir>>>,
     scratch_names: AtomicU64,
     provider: RwLock<Option<Arc<dyn BlobProvider>>>,
+    /// A [`crate::layer::Ownership`].
+    pub(crate) ownership: AtomicU8,
     /// Layers whose trees were found whole.
     pub(crate) trees: Mutex<HashSet<LayerId>>,
     /// Work directories of overlays that are unmounted, in the scratch directory.
@@ -92,6 +95,7 @@ impl Store {
             scratch: Mutex::new(None),
             scratch_names: AtomicU64::new(0),
             provider: RwLock::new(None),
+            ownership: AtomicU8::new(Ownership::Real as u8),
             trees: Mutex::default(),
             parked_work: Mutex::default(),
         }));

@@ -141,7 +141,7 @@ impl Tree for View {
             source,
         };
         let failed = |error: StoreError| store_error(path, &error);
-        if let Some(tree) = layer.existing_tree() {
+        if let Some((tree, _)) = layer.readable_tree() {
             match File::open(tree).and_then(|root| open_file(&root, &found.path)) {
                 Ok(file) => return Ok(Box::new(file)),
                 // Owned by an id of the user namespace, which this process did not enter: the tar has it too.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use proptest::prelude::*;
-use rbuild_cache::layer::{Entry, IndexAssembler, Kind, LayerPath, TarReader, Timestamp, walk_tree};
+use rbuild_cache::layer::{
+    Entry, IndexAssembler, Kind, LayerPath, Ownership, TarReader, Timestamp, walk_tree,
+};
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{LayerId, Store, View};
 
@@ -222,7 +224,7 @@ proptest! {
             let index = assembler.finish();
             prop_assert_eq!(index.entries().iter().map(|e| &e.entry).collect::<Vec<_>>(), written.clone());
             if rustix::process::geteuid().is_root() {
-                let walked = walk_tree(&layer.tree().unwrap()).unwrap();
+                let walked = walk_tree(&layer.tree().unwrap(), Ownership::Real).unwrap();
                 prop_assert_eq!(walked.entries().iter().map(|e| &e.entry).collect::<Vec<_>>(), written);
                 let tar = layer.tar().unwrap();
                 store.discard_blob(&tar).unwrap();

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_cache::blob::BlobProvider;
 use rbuild_cache::layer::{
-    Compression, Compressor, Entry, Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, TarReader, Timestamp,
-    walk_tree,
+    Compression, Compressor, Entry, Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, Ownership, TarReader,
+    Timestamp, walk_tree,
 };
 use rbuild_cache::tree::Tree;
 use rbuild_cache::{DiffId, Digest, LayerId, Store, View};
@@ -184,9 +184,9 @@ fn other_programs_read_what_is_written() {
             .status()
             .unwrap();
         assert!(status.success());
-        let extracted = walk_tree(&out).unwrap();
+        let extracted = walk_tree(&out, Ownership::Real).unwrap();
         let expected: Vec<Entry> = awkward().into_iter().map(|(entry, _)| entry).collect();
-        let unpacked = walk_tree(&store.layer(&id).unwrap().tree().unwrap()).unwrap();
+        let unpacked = walk_tree(&store.layer(&id).unwrap().tree().unwrap(), Ownership::Real).unwrap();
         for (ours, written) in unpacked.entries().iter().zip(&expected) {
             if matches!(written.kind, Kind::Hardlink { .. }) {
                 assert_eq!(ours.entry.kind, written.kind);
@@ -207,7 +207,7 @@ fn what_other_programs_write_is_read() {
     let Fixture { store, _directory } = &fixture();
     let id = build(store, &awkward());
     let tree = store.layer(&id).unwrap().tree().unwrap();
-    let expected = walk_tree(&tree).unwrap();
+    let expected = walk_tree(&tree, Ownership::Real).unwrap();
     for format in ["gnu", "pax", "posix", "oldgnu"] {
         let out = _directory.path().join(format!("{format}.tar"));
         let mut command = Command::new("tar");
@@ -493,8 +493,11 @@ fn a_snapshot_is_a_layer() {
         .layer(&other.store.register_layer(&gzip, &diff_id, &[]).unwrap())
         .unwrap();
     assert_eq!(copy.content().unwrap(), layer.content().unwrap());
-    let unpacked = walk_tree(&copy.tree().unwrap()).unwrap();
-    assert_eq!(unpacked, walk_tree(&layer.tree().unwrap()).unwrap());
+    let unpacked = walk_tree(&copy.tree().unwrap(), Ownership::Real).unwrap();
+    assert_eq!(
+        unpacked,
+        walk_tree(&layer.tree().unwrap(), Ownership::Real).unwrap()
+    );
 }
 
 #[test]
@@ -548,7 +551,7 @@ fn members_in_any_order_unpack_as_they_are_indexed() {
     let layer = store.layer(&id).unwrap();
     let index = layer.index().unwrap();
     let indexed: Vec<&Entry> = index.entries().iter().map(|e| &e.entry).collect();
-    let walked = walk_tree(&layer.tree().unwrap()).unwrap();
+    let walked = walk_tree(&layer.tree().unwrap(), Ownership::Real).unwrap();
     assert_eq!(
         walked.entries().iter().map(|e| &e.entry).collect::<Vec<_>>(),
         indexed

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rbuild_cache::layer::Ownership;
 use rbuild_cache::{KeyBuilder, Store, TempDir};
 use rbuild_executor::Executor;
 
@@ -302,6 +303,10 @@ impl<'a> Build<'a> {
         interrupts.pause();
         let executor = Executor::enter(self.options.isolation, scratch.path()).map_err(BuildError::new)?;
         interrupts.watch().map_err(BuildError::new)?;
+        store.set_ownership(match executor.ownership() {
+            rbuild_executor::Ownership::Real => Ownership::Real,
+            rbuild_executor::Ownership::Emulated => Ownership::Emulated,
+        });
         self.progress.emit(Event::Note(executor.describe()));
         store.sweep_temporary().map_err(BuildError::new)?;
         Ok((executor, scratch))

@@ -95,7 +95,8 @@ fn has_trees(store: &Store) -> anyhow::Result<bool> {
         .read_dir()
         .with_context(|| format!("reading {}", layers.display()))?
     {
-        if layer?.path().join("fs").exists() {
+        let layer = layer?.path();
+        if ["fs", "fs.single"].iter().any(|tree| layer.join(tree).exists()) {
             return Ok(true);
         }
     }

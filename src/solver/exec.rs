@@ -61,7 +61,7 @@ fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<std::path::PathBuf>, Bui
     let trees: Vec<_> = std::thread::scope(|scope| {
         let absent: Vec<_> = layers
             .iter()
-            .map(|layer| (!layer.has_tree()).then(|| scope.spawn(|| layer.tree())))
+            .map(|layer| (!layer.has_tree_for_steps()).then(|| scope.spawn(|| layer.tree())))
             .collect();
         let pairs = layers.iter().zip(absent);
         pairs

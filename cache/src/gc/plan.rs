@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Stat;
 use serde_json::Value;
 
-use super::{PruneOptions, PruneReport, TREE};
+use super::{PruneOptions, PruneReport, TREES};
 use crate::digest::{DiffId, Digest, Key, LayerId};
 use crate::directory::{Directory, disk_bytes, disk_usage};
 use crate::error::StoreError;
@@ -222,7 +222,10 @@ impl Store {
             // Of a layer that an image needs, only the tree may go, and only if it can be made again.
             let usage = match is_needed {
                 true if !blobs.iter().any(|digest| self.has_blob(digest)) => Ok(0),
-                true => disk_usage(directory.as_fd(), TREE, &mut seen),
+                true => TREES
+                    .iter()
+                    .map(|tree| disk_usage(directory.as_fd(), tree, &mut seen))
+                    .sum(),
                 false => disk_usage(
                     self.0.layers.as_fd(),
                     &CString::new(name.as_str()).unwrap_or_default(),

@@ -7,12 +7,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::beneath::open_beneath;
 use super::compress::{Compression, MEDIA_TYPE_TAR};
 use super::index::LayerIndex;
 use super::make::is_damage;
+use super::ownership::Ownership;
 use super::record::{CompressedForm, LayerBlob, LayerRecord};
 use crate::digest::{ContentDigest, DiffId, Digest, KeyBuilder, LayerId};
 use crate::error::StoreError;
@@ -47,6 +49,11 @@ impl Layer {
 
     /// Whether the tree form is there.
     pub fn has_tree(&self) -> bool {
+        self.readable_tree().is_some()
+    }
+
+    /// Whether [`Layer::tree`] has nothing to make.
+    pub fn has_tree_for_steps(&self) -> bool {
         self.existing_tree().is_some()
     }
 
@@ -76,7 +83,12 @@ impl Layer {
             return Ok(tree);
         }
         let record = self.record()?;
-        let unpacked = match self.local_tar(&record) {
+        let tar = match self.local_tar(&record) {
+            // Its only tree has its owners in another way.
+            None if !record.has_pulled() && self.has_tree() => Some(self.make_tar(&lock, &record)?),
+            tar => tar,
+        };
+        let unpacked = match tar {
             Some(digest) => self.unpack_tar(&lock, &digest),
             None => self.receive(&lock, &record, true, false),
         };
@@ -257,25 +269,38 @@ impl Layer {
         staged.persist(&self.directory())
     }
 
-    /// The tree, or its twin's, if there is one and it is whole.
-    pub(crate) fn existing_tree(&self) -> Option<PathBuf> {
-        self.own_tree().or_else(|| {
+    /// The tree that steps of this process can stand on, or its twin's, if there is one and it is whole.
+    pub(super) fn existing_tree(&self) -> Option<PathBuf> {
+        self.tree_of(self.0.store.ownership())
+    }
+
+    /// A tree that this process can read, and how its owners are to be read.
+    pub(crate) fn readable_tree(&self) -> Option<(PathBuf, Ownership)> {
+        let usable = self.0.store.readable_trees();
+        usable
+            .iter()
+            .find_map(|ownership| Some((self.tree_of(*ownership)?, *ownership)))
+    }
+
+    fn tree_of(&self, ownership: Ownership) -> Option<PathBuf> {
+        self.own_tree(ownership).or_else(|| {
             let twin = self.record().ok()?.twin?;
-            Self::named(&self.0.store, twin).own_tree()
+            Self::named(&self.0.store, twin).own_tree(ownership)
         })
     }
 
-    fn own_tree(&self) -> Option<PathBuf> {
-        if let Some(tree) = self.0.store.known_tree(self.id()) {
+    fn own_tree(&self, ownership: Ownership) -> Option<PathBuf> {
+        let is_current = ownership == self.0.store.ownership();
+        if is_current && let Some(tree) = self.0.store.known_tree(self.id()) {
             return Some(tree);
         }
-        let tree = self.directory().join("fs");
+        let tree = self.directory().join(ownership.tree_name());
         // One that cannot be looked at is as good as none.
-        if !tree.is_dir() || !self.is_tree_whole(&tree).unwrap_or(false) {
+        if !tree.is_dir() || !self.is_tree_whole(&tree, ownership).unwrap_or(false) {
             return None;
         }
         // What is only believed outside of the user namespace is looked at inside.
-        if rustix::process::geteuid().is_root() {
+        if is_current && rustix::process::geteuid().is_root() {
             self.0.store.remember_tree(self.id());
         }
         Some(tree)
@@ -344,15 +369,15 @@ impl Layer {
 
     pub(super) fn stage_tree(&self) -> Result<(crate::store::TempDir, PathBuf), StoreError> {
         let staged = self.0.store.temp_dir()?;
-        let tree = staged.path().join("fs");
+        let tree = staged.path().join(self.0.store.ownership().tree_name());
         fs::create_dir(&tree).map_err(|error| StoreError::io("creating", &tree, error))?;
         Ok((staged, tree))
     }
 
     pub(super) fn place_tree(&self, staged: &Path) -> Result<(), StoreError> {
-        let place = self.directory().join("fs");
+        let place = self.directory().join(self.0.store.ownership().tree_name());
         // Before the tree: a tree without its mark would be removed, a mark without its tree says nothing.
-        self.mark_tree()?;
+        self.mark_tree(self.0.store.ownership())?;
         fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))
     }
 
@@ -443,9 +468,39 @@ impl Store {
     /// The tree of the layer `id`, if this process has found it whole before; nothing is looked at again.
     pub fn known_tree(&self, id: &LayerId) -> Option<PathBuf> {
         let trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees
-            .contains(id)
-            .then(|| self.root().join("layers").join(id.as_str()).join("fs"))
+        trees.contains(id).then(|| {
+            self.root()
+                .join("layers")
+                .join(id.as_str())
+                .join(self.ownership().tree_name())
+        })
+    }
+
+    /// Says how trees have their owners from now on: as the namespaces that the process has entered allow.
+    pub fn set_ownership(&self, ownership: Ownership) {
+        let before = self.0.ownership.swap(ownership as u8, Ordering::Relaxed);
+        if before != ownership as u8 {
+            let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
+            trees.clear();
+        }
+    }
+
+    /// How trees that are made now have their owners.
+    pub(super) fn ownership(&self) -> Ownership {
+        if self.0.ownership.load(Ordering::Relaxed) == Ownership::Emulated as u8 {
+            Ownership::Emulated
+        } else {
+            Ownership::Real
+        }
+    }
+
+    /// The trees that can be read, the best first. Where there is one id, owners of other trees are unknown; before that
+    /// is decided every tree counts.
+    fn readable_trees(&self) -> &'static [Ownership] {
+        match self.ownership() {
+            Ownership::Real => &[Ownership::Real, Ownership::Emulated],
+            Ownership::Emulated => &[Ownership::Emulated],
+        }
     }
 
     pub(super) fn remember_tree(&self, id: &LayerId) {
@@ -464,7 +519,7 @@ impl Store {
     pub fn layer_exists(&self, id: &LayerId) -> bool {
         let layer = Layer::named(self, id.clone());
         let Ok(record) = layer.record() else { return false };
-        layer.existing_tree().is_some()
+        layer.has_tree()
             || layer.local_tar(&record).is_some()
             || record.compressed.iter().any(|form| self.has_blob(&form.digest))
             || record.has_pulled() && !record.origins.is_empty()

@@ -48,7 +48,7 @@ impl Layer {
 
     /// The entries of the tree form.
     pub(super) fn walk(&self) -> Result<LayerIndex, StoreError> {
-        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
+        let (tree, ownership) = self.readable_tree().ok_or_else(|| self.no_form())?;
         // Outside of the user namespace in which it was written, its owners are others.
         if !rustix::process::geteuid().is_root() {
             let source = io::Error::new(
@@ -57,12 +57,12 @@ impl Layer {
             );
             return Err(self.failed("reading", source));
         }
-        walk_tree(&tree).map_err(|error| self.failed("reading", error))
+        walk_tree(&tree, ownership).map_err(|error| self.failed("reading", error))
     }
 
     /// The tar of the tree form, into `sink`.
     pub(super) fn write_tree_as_tar<W: Write>(&self, sink: W) -> Result<(W, LayerIndex), StoreError> {
-        let tree = self.existing_tree().ok_or_else(|| self.no_form())?;
+        let (tree, _) = self.readable_tree().ok_or_else(|| self.no_form())?;
         let index = self.walk()?;
         let fail = |error| self.failed("reading", error);
         let root = fs::File::open(&tree).map_err(fail)?;
@@ -116,7 +116,7 @@ impl Layer {
     }
 
     pub(super) fn make_tar(&self, lock: &KeyLock, record: &LayerRecord) -> Result<Digest, StoreError> {
-        if record.has_pulled() || self.existing_tree().is_none() {
+        if record.has_pulled() || self.readable_tree().is_none() {
             self.receive(lock, record, false, true)?;
         } else {
             let writer = self.store().blob_writer()?;
@@ -135,7 +135,8 @@ impl Layer {
     pub(super) fn unpack_tar(&self, _lock: &KeyLock, digest: &Digest) -> Result<(), StoreError> {
         let source = self.store().open_blob(digest)?;
         let (staged, tree) = self.stage_tree()?;
-        let index = index_of(source, Some(&tree), false).map_err(|error| self.failed("unpacking", error))?;
+        let index = index_of(source, Some((&tree, self.store().ownership())), false)
+            .map_err(|error| self.failed("unpacking", error))?;
         if self.stored_index()?.is_none() {
             self.write_index(&index)?;
         }
@@ -151,7 +152,7 @@ impl Layer {
         let out = Compressor::new(self.store().blob_writer()?, compression).map_err(fail)?;
         let pulled = record.has_pulled();
         let tar = match self.local_tar(&record) {
-            None if pulled || self.existing_tree().is_none() => Some(self.make_tar(lock, &record)?),
+            None if pulled || self.readable_tree().is_none() => Some(self.make_tar(lock, &record)?),
             tar => tar,
         };
         let out = if let Some(digest) = tar {
@@ -238,7 +239,9 @@ impl Layer {
             } else {
                 None
             },
-            tree: staged.as_ref().map(|(_, tree)| tree.as_path()),
+            tree: staged
+                .as_ref()
+                .map(|(_, tree)| (tree.as_path(), store.ownership())),
             diff_id,
         };
         let Passed { index, blob, tar } = pass.run().map_err(|error| self.failed("reading", error))?;

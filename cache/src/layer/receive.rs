@@ -17,6 +17,7 @@ use sha2::Digest as _;
 use super::assemble::IndexAssembler;
 use super::compress::Decompressor;
 use super::index::LayerIndex;
+use super::ownership::Ownership;
 use super::pipe::{Piece, PieceReader, Pool, pieces};
 use super::tar_read::TarReader;
 use super::unpack::Unpacker;
@@ -39,7 +40,7 @@ pub(super) struct Pass<'a> {
     /// Keeps the uncompressed tar.
     pub tar: Option<BlobWriter>,
     /// An empty directory to unpack into.
-    pub tree: Option<&'a Path>,
+    pub tree: Option<(&'a Path, Ownership)>,
     /// What the uncompressed bytes must be; with `tar`, its commit sees to it.
     pub diff_id: Option<&'a DiffId>,
 }
@@ -108,10 +109,16 @@ impl Pass<'_> {
 }
 
 /// The index of the tar that `source` gives to its end, unpacked into `tree` on the way.
-pub(super) fn index_of(source: impl Read, tree: Option<&Path>, digests: bool) -> io::Result<LayerIndex> {
+pub(super) fn index_of(
+    source: impl Read,
+    tree: Option<(&Path, Ownership)>,
+    digests: bool,
+) -> io::Result<LayerIndex> {
     let mut reader = TarReader::layer(source);
     let mut assembler = IndexAssembler::new();
-    let mut unpacker = tree.map(Unpacker::new).transpose()?;
+    let mut unpacker = tree
+        .map(|(root, ownership)| Unpacker::new(root, ownership))
+        .transpose()?;
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     while let Some(member) = reader.next_entry()? {
         let entry = member.entry.clone();

@@ -26,7 +26,7 @@ impl Snapshot {
     fn at(store: &Store, scratch: TempDir) -> Self {
         Self {
             store: store.clone(),
-            upper: scratch.path().join("fs"),
+            upper: scratch.path().join(store.ownership().tree_name()),
             work: scratch.path().join("work"),
             scratch,
         }

@@ -18,11 +18,9 @@ use rustix::fs::AtFlags;
 use super::entry::Kind;
 use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
+use super::ownership::Ownership;
 use crate::error::StoreError;
 use crate::store::Store;
-
-/// Name of the file beside the tree.
-pub(super) const MARK: &str = "boot";
 
 /// Id of the running boot; empty where the kernel does not tell, and then all trees are trusted.
 pub(super) fn this_boot() -> &'static str {
@@ -36,9 +34,10 @@ pub(super) fn this_boot() -> &'static str {
 /// Says of the layer in `directory`, which has no mark yet, that its tree was made in this boot.
 pub(super) fn mark_new(store: &Store, directory: &Path) -> Result<(), StoreError> {
     // One file of many names: a name costs a fraction of a file.
-    let place = directory.join(MARK);
+    let name = store.ownership().mark_name();
+    let place = directory.join(name);
     let (scratch, _) = store.scratch_name()?;
-    let common = scratch.path().join(MARK);
+    let common = scratch.path().join(name);
     if fs::hard_link(&common, &place).is_ok() {
         return Ok(());
     }
@@ -61,8 +60,8 @@ impl Layer {
     }
 
     /// Whether the tree is as it was made. One that is not is removed, where this process may do so.
-    pub(super) fn is_tree_whole(&self, tree: &Path) -> Result<bool, StoreError> {
-        let mark = self.directory().join(MARK);
+    pub(super) fn is_tree_whole(&self, tree: &Path, ownership: Ownership) -> Result<bool, StoreError> {
+        let mark = self.directory().join(ownership.mark_name());
         if this_boot().is_empty() || fs::read(&mark).is_ok_and(|boot| boot == this_boot().as_bytes()) {
             return Ok(true);
         }
@@ -77,7 +76,7 @@ impl Layer {
             None => false,
         };
         if whole {
-            self.mark_tree()?;
+            self.mark_tree(ownership)?;
         } else {
             let staged = self.store().temp_dir()?;
             match fs::rename(tree, staged.path().join("fs")) {
@@ -90,8 +89,8 @@ impl Layer {
     }
 
     /// Says that the tree was made, or found whole, in this boot.
-    pub(super) fn mark_tree(&self) -> Result<(), StoreError> {
-        self.write_file(MARK, this_boot().as_bytes())
+    pub(super) fn mark_tree(&self, ownership: Ownership) -> Result<(), StoreError> {
+        self.write_file(ownership.mark_name(), this_boot().as_bytes())
     }
 }
 
@@ -111,6 +110,8 @@ fn has_sizes_of(tree: &Path, index: &LayerIndex) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MARK: &str = "boot";
 
     /// A store with one layer that is only a tree, as an earlier boot left it.
     fn earlier_boot(sealed: bool) -> (tempfile::TempDir, Store, crate::LayerId) {

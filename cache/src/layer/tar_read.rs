@@ -8,6 +8,7 @@
 use std::io::{self, BufRead, Read};
 
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
+use super::ownership::RESERVED;
 use super::tar_header::{BLOCK, Header, Record, decimal, flag, pax_records, pax_time};
 
 /// Longest name, link target and GNU long name.
@@ -416,8 +417,8 @@ impl Facts {
                     return Err(TarError::Pax("an extended attribute has no name"));
                 }
                 xattrs.retain(|(name, _)| name != xattr);
-                // Those of overlayfs would take effect in the tree form of the layer.
-                if !is_overlay_xattr(xattr) {
+                // Those would take effect in the tree form of the layer.
+                if !is_tree_xattr(xattr) {
                     xattrs.push((xattr.to_vec(), value.clone()));
                 }
                 continue;
@@ -630,9 +631,11 @@ fn changes_members(key: &[u8]) -> bool {
     plain.contains(&key) || key.starts_with(b"SCHILY.xattr.") || is_sparse(key)
 }
 
-/// Whether overlayfs would take the attribute as its own.
-pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
-    name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
+/// Whether overlayfs, or a tree whose owners are notes, would take the attribute as its own.
+pub(super) fn is_tree_xattr(name: &[u8]) -> bool {
+    [b"user.overlay.".as_slice(), b"trusted.overlay.", RESERVED]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn shown(name: &[u8]) -> String {

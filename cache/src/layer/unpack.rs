@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::beneath::{DirectoryCursor, proc_path};
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::index::LayerIndex;
+use super::ownership::{Note, Ownership, is_note, set_note, set_note_of_open};
 use super::tar_read::{TarError, TarReader};
 
 /// Says in a tree that lower layers do not shine through a directory.
@@ -27,13 +28,14 @@ pub struct Unpacker {
     /// Owner that new files have by themselves.
     uid: u32,
     gid: u32,
+    ownership: Ownership,
     /// Device nodes that must not be made here; the index keeps them.
     skipped: HashSet<LayerPath>,
 }
 
 impl Unpacker {
-    /// Unpacks into `root`, an empty directory.
-    pub fn new(root: &Path) -> io::Result<Self> {
+    /// Unpacks into `root`, an empty directory, with owners as `ownership` says.
+    pub fn new(root: &Path, ownership: Ownership) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty())?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
@@ -46,6 +48,7 @@ impl Unpacker {
             cursor: DirectoryCursor::new(root),
             uid,
             gid,
+            ownership,
             skipped: HashSet::new(),
         })
     }
@@ -131,13 +134,7 @@ impl Unpacker {
             }
             data.consume_data(length);
         }
-        self.fix_owner(entry, |uid, gid| rustix::fs::fchown(&file, Some(uid), Some(gid)))?;
-        for (name, value) in &entry.xattrs {
-            check_xattr(
-                name,
-                rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty()),
-            )?;
-        }
+        self.own_open(file.as_fd(), entry)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
         rustix::fs::futimens(&file, &times(entry.mtime))?;
         Ok(())
@@ -176,6 +173,11 @@ impl Unpacker {
 
     fn special(&mut self, entry: &Entry, kind: FileType, device: u64) -> io::Result<()> {
         let mode = Mode::RUSR | Mode::WUSR;
+        let (kind, device) = match self.ownership {
+            // It stands for the device, which its note names.
+            Ownership::Emulated if kind != FileType::Fifo => (FileType::RegularFile, 0),
+            _ => (kind, device),
+        };
         let made = self.node(entry, |parent, name| {
             rustix::fs::mknodat(parent, name, kind, mode, device)
         });
@@ -209,42 +211,37 @@ impl Unpacker {
         make: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>,
     ) -> io::Result<()> {
         self.make(&entry.path, make)?;
-        let (uid, gid) = (self.uid, self.gid);
+        let (uid, gid, ownership) = (self.uid, self.gid, self.ownership);
         let parent = self.enter_parent(&entry.path)?;
         let name = entry.path.name();
-        fix_owner(entry, uid, gid, |uid, gid| {
-            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        })?;
-        for (key, value) in &entry.xattrs {
-            let path = proc_path(parent, name);
-            check_xattr(
-                key,
-                rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty()),
-            )?;
+        match ownership {
+            Ownership::Emulated if Note::of(entry) == Note::default() => {}
+            Ownership::Emulated => set_note(parent, name, entry)?,
+            Ownership::Real => fix_owner(entry, uid, gid, |uid, gid| {
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            })?,
         }
+        set_xattrs(ownership, parent, entry)?;
         self.node_times(entry)
     }
 
     /// Gives a file of several names what the last of them said, where that differs from what it has.
     fn linked_metadata(&mut self, entry: &Entry) -> io::Result<()> {
+        let ownership = self.ownership;
         let parent = self.enter_parent(&entry.path)?;
         let name = entry.path.name();
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
         let mode = stat.st_mode & 0o7777;
-        let owned = (stat.st_uid, stat.st_gid) == (entry.uid, entry.gid);
-        if !owned {
+        let owned = ownership == Ownership::Emulated || (stat.st_uid, stat.st_gid) == (entry.uid, entry.gid);
+        if ownership == Ownership::Emulated {
+            set_note(parent, name, entry)?;
+        } else if !owned {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }
         // A change of owner takes set-id bits and capabilities away.
-        for (key, value) in &entry.xattrs {
-            let path = proc_path(parent, name);
-            check_xattr(
-                key,
-                rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty()),
-            )?;
-        }
+        set_xattrs(ownership, parent, entry)?;
         if !is_symlink && (!owned || mode != entry.mode) {
             // Not a link, and nobody else works in this tree.
             rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
@@ -271,7 +268,6 @@ impl Unpacker {
     }
 
     fn directory_metadata(&mut self, entry: &Entry, opaque: bool) -> io::Result<()> {
-        let (uid, gid) = (self.uid, self.gid);
         self.cursor.enter(&entry.path, true)?;
         let parent = self
             .cursor
@@ -281,15 +277,7 @@ impl Unpacker {
         if opaque {
             rustix::fs::fsetxattr(&directory, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
         }
-        fix_owner(entry, uid, gid, |uid, gid| {
-            rustix::fs::fchown(&directory, Some(uid), Some(gid))
-        })?;
-        for (name, value) in &entry.xattrs {
-            check_xattr(
-                name,
-                rustix::fs::fsetxattr(&directory, name.as_slice(), value, XattrFlags::empty()),
-            )?;
-        }
+        self.own_open(directory.as_fd(), entry)?;
         rustix::fs::fchmod(&directory, Mode::from_raw_mode(entry.mode))?;
         rustix::fs::futimens(&directory, &times(entry.mtime))?;
         Ok(())
@@ -324,9 +312,34 @@ impl Unpacker {
         self.cursor.enter(&path.parent().unwrap_or_default(), true)
     }
 
-    fn fix_owner(&self, entry: &Entry, chown: impl FnOnce(Uid, Gid) -> Result<(), Errno>) -> io::Result<()> {
-        fix_owner(entry, self.uid, self.gid, chown)
+    /// Owner and attributes of a new file or directory that is open.
+    fn own_open(&self, file: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
+        match self.ownership {
+            Ownership::Emulated => set_note_of_open(file, entry)?,
+            Ownership::Real => fix_owner(entry, self.uid, self.gid, |uid, gid| {
+                rustix::fs::fchown(file, Some(uid), Some(gid))
+            })?,
+        }
+        for (name, value) in &entry.xattrs {
+            if !is_note(self.ownership, entry, name) {
+                let set = rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty());
+                check_xattr(name, set)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// Attributes of something in `parent` that is not opened.
+fn set_xattrs(ownership: Ownership, parent: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
+    for (key, value) in &entry.xattrs {
+        if !is_note(ownership, entry, key) {
+            let path = proc_path(parent, entry.path.name());
+            let set = rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty());
+            check_xattr(key, set)?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives a new file its owner unless it has it by itself.

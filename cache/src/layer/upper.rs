@@ -11,16 +11,18 @@ use rustix::io::Errno;
 use super::beneath::proc_path;
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::index::{IndexEntry, LayerIndex};
-use super::tar_read::is_overlay_xattr;
+use super::ownership::{Note, OWNER, Ownership, take_note};
+use super::tar_read::is_tree_xattr;
 use super::unpack::OPAQUE_XATTR;
 
-/// Walks the tree at `root`. Sockets are passed over, because no tar can hold them.
-pub fn walk_tree(root: &Path) -> io::Result<LayerIndex> {
+/// Walks the tree at `root`, which has its owners as `ownership` says. Sockets are passed over, because no tar can hold them.
+pub fn walk_tree(root: &Path, ownership: Ownership) -> io::Result<LayerIndex> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags, Mode::empty())?;
     let mut walk = Walk {
         entries: Vec::new(),
         links: HashMap::new(),
+        ownership,
     };
     walk.directory(root, &LayerPath::root())?;
     Ok(LayerIndex::from_sorted(walk.entries))
@@ -30,6 +32,7 @@ struct Walk {
     entries: Vec<IndexEntry>,
     /// First name of every file that has several, by device and inode.
     links: HashMap<(u64, u64), LayerPath>,
+    ownership: Ownership,
 }
 
 impl Walk {
@@ -87,7 +90,18 @@ impl Walk {
             });
             return Ok(());
         }
-        let (xattrs, opaque) = xattrs(&proc_path(directory, name))?;
+        let (mut xattrs, opaque) = xattrs(&proc_path(directory, name), self.ownership)?;
+        let owner = match self.ownership {
+            Ownership::Real => Note {
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                device: None,
+            },
+            Ownership::Emulated => take_note(file_type, &mut xattrs)?,
+        };
+        if let Some(device) = owner.device {
+            kind = device.kind();
+        }
         if let Kind::Directory { opaque: is } = &mut kind {
             *is = opaque;
         } else if stat.st_nlink > 1
@@ -100,8 +114,8 @@ impl Walk {
             path: path.clone(),
             kind,
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid: owner.uid,
+            gid: owner.gid,
             mtime: Timestamp {
                 seconds: stat.st_mtime,
                 nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
@@ -133,8 +147,13 @@ impl Walk {
 
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The attributes that belong to the file, sorted, and whether it is an opaque directory.
-fn xattrs(path: &[u8]) -> io::Result<(Xattrs, bool)> {
+/// The attributes that belong to the file, sorted, and whether it is an opaque directory. The note of its owner is
+/// among them where the tree has notes.
+fn xattrs(path: &[u8], ownership: Ownership) -> io::Result<(Xattrs, bool)> {
+    let note: &[u8] = match ownership {
+        Ownership::Real => b"",
+        Ownership::Emulated => OWNER.as_bytes(),
+    };
     let mut names = [0u8; 1024];
     let names = match rustix::fs::llistxattr(path, &mut names[..]) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok((Vec::new(), false)),
@@ -151,7 +170,7 @@ fn xattrs(path: &[u8]) -> io::Result<(Xattrs, bool)> {
     for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
         if name == OPAQUE_XATTR.as_bytes() {
             opaque = value(path, name)? == b"y";
-        } else if name.starts_with(b"security.selinux") || is_overlay_xattr(name) {
+        } else if name.starts_with(b"security.selinux") || is_tree_xattr(name) && name != note {
             // Labels belong to this host, overlayfs' own notes to this tree.
         } else {
             found.push((name.to_vec(), value(path, name)?));

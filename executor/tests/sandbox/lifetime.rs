@@ -216,10 +216,7 @@ fn second_thread() {
 }
 
 fn refusals() {
-    for (name, expected) in [
-        ("chroot", "not supported yet"),
-        ("jail", "unknown"),
-    ] {
+    for (name, expected) in [("chroot", "not supported yet"), ("jail", "unknown")] {
         assert!(
             name.parse::<Isolation>()
                 .unwrap_err()

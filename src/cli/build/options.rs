@@ -95,7 +95,13 @@ pub struct BuildArgs {
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<Rlimit>,
     /// How RUN steps are kept apart from the machine: auto, userns, userns-single or root
-    #[arg(long, value_name = "TIER", default_value = "auto", env = "RBUILD_ISOLATION", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "TIER",
+        default_value = "auto",
+        env = "RBUILD_ISOLATION",
+        hide_env = true
+    )]
     isolation: Isolation,
     /// Look for what is doubtful or wrong in the Dockerfile instead of building: --call=check
     #[arg(long, conflicts_with = "call")]
