@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -18,6 +19,7 @@ pub struct Cancel(Arc<Request>);
 #[derive(Debug)]
 struct Request {
     count: AtomicU32,
+    grace: Duration,
     /// Steps that run.
     running: AtomicU32,
     asked: OwnedFd,
@@ -25,11 +27,20 @@ struct Request {
 }
 
 impl Cancel {
+    /// How long a step may take to end unless told otherwise, as Docker's.
+    pub const GRACE: Duration = Duration::from_secs(10);
+
     /// A request that nobody has made yet.
     pub fn new() -> io::Result<Cancel> {
+        Cancel::with_grace(Cancel::GRACE)
+    }
+
+    /// The same, after which steps may take `grace` between SIGTERM and SIGKILL.
+    pub fn with_grace(grace: Duration) -> io::Result<Cancel> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Cancel(Arc::new(Request {
             count: AtomicU32::new(0),
+            grace,
             running: AtomicU32::new(0),
             asked: eventfd(0, flags)?,
             forced: eventfd(0, flags)?,
@@ -45,6 +56,11 @@ impl Cancel {
         };
         // Adding 1 to an eventfd that is 0 cannot block or fail.
         let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+    }
+
+    /// How long a step may take between SIGTERM and SIGKILL.
+    pub fn grace(&self) -> Duration {
+        self.0.grace
     }
 
     /// Has anybody asked to stop?

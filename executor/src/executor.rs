@@ -89,7 +89,7 @@ impl Executor {
         send_request(self.control.as_fd(), &request).map_err(|e| Error::internal("starting the step", e))?;
         drop(request);
 
-        let (result, created) = self.follow(spec, &reports, cancel);
+        let (result, created) = self.follow(&reports, cancel);
         if !created.is_empty() {
             remove_mount_points(spec.rootfs.changed(), &created)?;
         }
@@ -97,12 +97,7 @@ impl Executor {
     }
 
     /// Reads reports until the step is gone, passing a cancellation on.
-    fn follow(
-        &self,
-        spec: &ExecSpec,
-        reports: &OwnedFd,
-        cancel: &Cancel,
-    ) -> (Result<Exit, Error>, Vec<Created>) {
+    fn follow(&self, reports: &OwnedFd, cancel: &Cancel) -> (Result<Exit, Error>, Vec<Created>) {
         let mut created = Vec::new();
         let mut failure = None;
         let mut stopping = Stopping::No;
@@ -122,7 +117,7 @@ impl Executor {
             }
             let reported = !fds[0].revents().is_empty();
             let pushed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-            stopping = stopping.next(pushed, reports, Duration::from_millis(spec.grace_ms.into()));
+            stopping = stopping.next(pushed, reports, cancel.grace());
             if !reported {
                 continue;
             }

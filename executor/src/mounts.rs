@@ -348,6 +348,7 @@ pub(crate) fn dev(
     target: BorrowedFd<'_>,
     in_user_namespace: bool,
     script: Option<&Script>,
+    shm_size: u64,
 ) -> Result<OwnedFd, Error> {
     let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
     let dev = detached("/dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], nosuid)?;
@@ -393,7 +394,7 @@ pub(crate) fn dev(
     let shm = detached(
         "/dev/shm",
         "tmpfs",
-        &[("mode", "1777"), ("size", "65536k")],
+        &[("mode", "1777"), ("size", &shm_size.to_string())],
         QUIET,
     )?;
     attach_at("/dev/shm", &shm, dev.as_fd(), "shm")?;

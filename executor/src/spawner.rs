@@ -15,7 +15,7 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 
 use crate::protocol::{self, Report, Request, order, receive_request, send_report};
-use crate::seccomp::Filter;
+use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network};
 use crate::step::{self, Shared};
 use crate::sys::{self, Stack, namespace};
@@ -127,12 +127,6 @@ impl Spawner {
         set_mode(&empty, 0o755).map_err(setup("making an empty directory"))?;
         let resolv_conf = files.join("resolv.conf");
         write_public(&resolv_conf, &host_resolv_conf()).map_err(setup("writing resolv.conf"))?;
-        let filter = Filter::docker_default();
-        if filter.is_none() {
-            return Err(Error::Setup(
-                "no system call filter is known for this machine".to_owned(),
-            ));
-        }
         Ok(Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
@@ -140,7 +134,7 @@ impl Spawner {
                 stub: plan.scratch.join(STUB),
                 empty,
                 resolv_conf,
-                filter,
+                filters: Filters::default(),
             },
             files,
             hosts: Vec::new(),
@@ -217,6 +211,7 @@ impl Spawner {
     fn try_start(&mut self, request: Request) -> Result<OwnedFd, Error> {
         let spec = read_spec(&request.spec)?;
         let hosts = self.hosts_file(&spec)?;
+        self.shared.filters.prepare(&spec)?;
         let mut namespaces =
             namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
         if spec.network == Network::None {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Rlimit;
+use crate::privilege::Privileges;
 
 /// Everything that the executor has to know about one command.
 ///
@@ -33,13 +34,18 @@ pub struct ExecSpec {
     pub script: Option<Script>,
     /// `--ulimit`; limits not named are inherited.
     pub ulimits: Vec<Rlimit>,
-    /// How long a cancelled step may take between SIGTERM and SIGKILL, in milliseconds.
-    pub grace_ms: u32,
+    /// Capabilities and system calls; nothing of it holds for an `insecure` step but `no_new_privileges`.
+    pub privileges: Privileges,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: u64,
 }
 
 impl ExecSpec {
     /// The host name of a step unless told otherwise, as BuildKit's.
     pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+    /// Bytes of `/dev/shm` unless told otherwise, as Docker's.
+    pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
 
     /// A step that runs `args` as root in `/` of `rootfs`, with nothing special.
     pub fn new(rootfs: Rootfs, args: Vec<String>) -> ExecSpec {
@@ -55,7 +61,8 @@ impl ExecSpec {
             extra_hosts: Vec::new(),
             script: None,
             ulimits: Vec::new(),
-            grace_ms: 10_000,
+            privileges: Privileges::default(),
+            shm_size: ExecSpec::DEFAULT_SHM_SIZE,
         }
     }
 }

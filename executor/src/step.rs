@@ -17,7 +17,7 @@ use rustix::thread::CapabilitySet;
 use crate::inroot::{self, Created, Kind};
 use crate::mounts::{self, Sysfs};
 use crate::protocol::{Report, Request, send_report};
-use crate::seccomp::Filter;
+use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs};
 use crate::user::{self, Identity};
 use crate::{Error, caps, program, sys};
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) empty: PathBuf,
     /// The host's `resolv.conf`, copied.
     pub(crate) resolv_conf: PathBuf,
-    pub(crate) filter: Option<Filter>,
+    pub(crate) filters: Filters,
 }
 
 /// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces.
@@ -75,12 +75,17 @@ fn prepare(shared: &Shared, spec: &ExecSpec, hosts: &Path, request: &Request) ->
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::reset_signals();
 
-    if let (Some(filter), false) = (&shared.filter, spec.insecure) {
-        sys::install_filter(filter.program()).map_err(|e| setup("installing the system call filter", e))?;
+    if spec.privileges.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).map_err(|e| setup("giving up new privileges", e))?;
+    }
+    let filter = shared.filters.of(spec);
+    if let Some(filter) = filter {
+        sys::install_filter(filter.program(), filter.flags())
+            .map_err(|e| setup("installing the system call filter", e))?;
     }
     // As runc: root may enter a directory that the user may not; where root may not, the user may.
     let entered = rustix::process::fchdir(&cwd).is_ok();
-    become_user(&identity, spec.insecure)?;
+    become_user(&identity, spec)?;
     enter_directory((!entered).then_some(&cwd), &spec.cwd)?;
     // The change of user has cleared it.
     die_with_spawner()?;
@@ -151,7 +156,12 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &Path) -> Result<Mounted, 
         &shared.empty,
         spec.insecure,
     )?;
-    let null = mounts::dev(dev.as_fd(), shared.in_user_namespace, spec.script.as_ref())?;
+    let null = mounts::dev(
+        dev.as_fd(),
+        shared.in_user_namespace,
+        spec.script.as_ref(),
+        spec.shm_size,
+    )?;
     Ok(Mounted { root, null, created })
 }
 
@@ -189,15 +199,19 @@ fn enter_directory(directory: Option<&OwnedFd>, name: &str) -> Result<(), Error>
 }
 
 /// Groups, ids, capabilities. Leaving uid 0 empties the permitted set by itself.
-fn become_user(identity: &Identity, insecure: bool) -> Result<(), Error> {
+fn become_user(identity: &Identity, spec: &ExecSpec) -> Result<(), Error> {
     let fail =
         |e: rustix::io::Errno| Error::Start(format!("becoming user {}:{}: {e}", identity.uid, identity.gid));
     let all = rustix::thread::capabilities(None).map_err(fail)?.permitted;
     // Root of a surrounding container may hold fewer than Docker's default.
-    let keep = if insecure {
+    let keep = if spec.insecure {
         all
     } else {
-        all.intersection(caps::DOCKER_DEFAULT)
+        spec.privileges.capabilities.within(all).map_err(|names| {
+            Error::Start(format!(
+                "giving the capabilities {names}: the builder does not have them itself"
+            ))
+        })?
     };
     caps::bound(keep).map_err(fail)?;
     caps::hold(all).map_err(fail)?;

@@ -227,7 +227,7 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, recursive: bool) ->
 }
 
 /// Installs a system call filter on this process for good.
-pub(crate) fn install_filter(program: &[BpfInstruction]) -> io::Result<()> {
+pub(crate) fn install_filter(program: &[BpfInstruction], flags: u32) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog {
         len,
@@ -238,7 +238,7 @@ pub(crate) fn install_filter(program: &[BpfInstruction]) -> io::Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             &raw const filter,
         )
     })

@@ -2,6 +2,7 @@
 
 mod call;
 mod commit;
+mod confinement;
 pub mod dockerfile;
 mod interrupt;
 pub mod options;
@@ -100,7 +101,7 @@ struct Build<'a> {
 
 impl<'a> Build<'a> {
     fn new(options: &'a BuildOptions, context: &'a Context, progress: &'a Arc<Tail>) -> anyhow::Result<Self> {
-        let mut interrupts = Interrupts::catch(progress).context("catching signals")?;
+        let mut interrupts = Interrupts::catch(progress, options.stop_grace).context("catching signals")?;
         interrupts.watch().context("catching signals")?;
         Ok(Self {
             options,

@@ -35,7 +35,7 @@ use crate::error::BuildError;
 use crate::graph::Reference;
 use crate::graph::address::masked;
 use crate::graph::{
-    Definition, GitOp, HttpOp, ImageOp, Location, NetworkMode, Op, Platform, Ulimit, VertexId,
+    Confinement, Definition, GitOp, HttpOp, ImageOp, Location, NetworkMode, Op, Platform, Ulimit, VertexId,
 };
 
 pub use contexts::{ContextError, NamedContext};
@@ -116,6 +116,8 @@ pub struct BuildRequest {
     pub add_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--cap-add`, `--cap-drop`, `--security-opt`, `--shm-size`.
+    pub confinement: Confinement,
     /// Host name in RUN; `None` for `buildkitsandbox`. The build arg `BUILDKIT_SANDBOX_HOSTNAME` is looked at when this is `None`.
     pub hostname: Option<String>,
     /// `SOURCE_DATE_EPOCH` of the caller's environment; a build arg or global ARG of that name goes first.
@@ -201,6 +203,7 @@ impl BuildRequest {
             allow: Vec::new(),
             add_hosts: Vec::new(),
             ulimits: Vec::new(),
+            confinement: Confinement::default(),
             hostname: None,
             source_date_epoch: None,
             ignored: Vec::new(),

@@ -2,12 +2,14 @@
 //! (design D13). Other builders call this LLB. Knows nothing of Dockerfiles and nothing of stores.
 
 pub mod address;
+pub mod confinement;
 pub mod definition;
 pub mod op;
 pub mod platform;
 pub mod reference;
 
 pub use address::Address;
+pub use confinement::{Capabilities, Confinement, SystemCalls};
 pub use definition::{Definition, Location, Vertex, VertexId};
 pub use op::{
     CopyOp, CopySource, ExecOp, GitOp, HttpOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op,

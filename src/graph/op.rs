@@ -4,7 +4,7 @@
 use rbuild_cache::{DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::Platform;
+use super::{Confinement, Platform};
 
 /// The operation of a vertex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +134,9 @@ pub struct ExecOp {
     /// `--ulimit`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ulimits: Vec<Ulimit>,
+    /// Capabilities, system calls and shared memory.
+    #[serde(default, skip_serializing_if = "Confinement::is_usual")]
+    pub confinement: Confinement,
     /// A script shown read-only at this absolute path and executable (a lone heredoc with `#!`, spec L58).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<InlineFile>,

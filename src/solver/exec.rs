@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use rbuild_cache::layer::Layer;
 use rbuild_cache::{Key, LayerId, Store};
-use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script};
+use rbuild_executor::{
+    Cancel, Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, SystemCalls,
+};
 use rustix::event::{PollFd, PollFlags};
 
 use super::Inputs;
 use crate::error::BuildError;
-use crate::graph::{ExecOp, NetworkMode, Platform, Ulimit};
+use crate::graph::{self, Confinement, ExecOp, NetworkMode, Platform, Ulimit};
 use crate::progress::{Event, Sink, Stream};
 
 /// Bytes read of a process' output at once.
@@ -96,11 +98,30 @@ fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
         hard: limit.hard,
     };
     spec.ulimits = op.ulimits.iter().map(limit).collect();
+    confine(&mut spec, &op.confinement);
     spec.script = op.script.as_ref().map(|script| Script {
         path: script.name.clone(),
         data: script.data.clone().into_bytes(),
     });
     spec
+}
+
+fn confine(spec: &mut ExecSpec, confinement: &Confinement) {
+    if let Some(capabilities) = confinement.capabilities {
+        spec.privileges.capabilities = Capabilities {
+            held: capabilities.held,
+            demanded: capabilities.demanded,
+        };
+    }
+    spec.privileges.system_calls = match &confinement.system_calls {
+        graph::SystemCalls::Usual => SystemCalls::Usual,
+        graph::SystemCalls::Unconfined => SystemCalls::Unconfined,
+        graph::SystemCalls::Profile(text) => SystemCalls::Profile(text.clone()),
+    };
+    spec.privileges.no_new_privileges = confinement.no_new_privileges;
+    if let Some(size) = confinement.shm_size {
+        spec.shm_size = size;
+    }
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), BuildError> {

@@ -118,6 +118,11 @@ fn exec(op: &ExecOp, vertex: &Vertex) -> Key {
         let limit = |limit: &Ulimit| format!("{} {:?} {:?}", limit.name, limit.soft, limit.hard);
         key.list("ulimits", op.ulimits.iter().map(limit));
     }
+    if !op.confinement.is_usual() {
+        // serde_json writes struct fields in their order: the text is canonical.
+        let text = serde_json::to_string(&op.confinement).unwrap_or_default();
+        key.field("confinement", text.as_bytes());
+    }
     if let Some(script) = &op.script {
         key.field("script path", script.name.as_bytes())
             .field("script", script.data.as_bytes());
@@ -161,7 +166,7 @@ fn time_fields(key: &mut KeyBuilder, epoch: Option<i64>, clamp: Option<i64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{NetworkMode, Platform};
+    use crate::graph::{Capabilities, Confinement, NetworkMode, Platform, SystemCalls};
 
     fn vertex(op: ExecOp) -> Vertex {
         let platform = Platform::host();
@@ -189,6 +194,7 @@ mod tests {
             hostname: "h".to_owned(),
             extra_hosts: vec![("db".to_owned(), "10.0.0.1".to_owned())],
             ulimits: Vec::new(),
+            confinement: Confinement::default(),
             script: None,
             platform: Platform::host(),
         };
@@ -210,6 +216,12 @@ mod tests {
             run(|op| op.insecure = true),
             run(|op| op.hostname.push('x')),
             run(|op| op.extra_hosts[0].0.push('x')),
+            run(|op| op.confinement.system_calls = SystemCalls::Unconfined),
+            run(|op| op.confinement.no_new_privileges = true),
+            run(|op| op.confinement.shm_size = Some(1 << 20)),
+            run(|op| {
+                op.confinement.capabilities = Some(Capabilities { held: 1, demanded: 0 });
+            }),
             run(|op| {
                 op.ulimits = vec![Ulimit {
                     name: "nofile".to_owned(),

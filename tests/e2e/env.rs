@@ -85,6 +85,11 @@ pub fn as_every_user(test: impl Fn(&Env)) {
 }
 
 impl Env {
+    /// The environment of whoever runs the tests.
+    pub fn of_caller() -> Self {
+        Self::new(None)
+    }
+
     fn new(user: Option<User>) -> Self {
         let folder = tempfile::Builder::new().prefix("rbuild-e2e-").tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -36,6 +36,8 @@ mod golden;
 mod kill;
 // One build for several platforms.
 mod platforms;
+// Capabilities, entitlements, system calls.
+mod privilege;
 // A registry on a free loopback port.
 #[path = "../common/registry.rs"]
 mod registry;

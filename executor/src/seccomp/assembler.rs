@@ -3,6 +3,7 @@
 //! Conditional jumps reach 255 instructions ahead, unconditional ones any distance: the search
 //! tree uses the former (a subtree stays far below that), the way to a block the latter.
 
+use super::document::{Argument, Operator};
 use crate::sys::BpfInstruction;
 
 /// What is answered to a call.
@@ -10,6 +11,8 @@ use crate::sys::BpfInstruction;
 pub(super) enum Action {
     Allow,
     Errno(u16),
+    /// The kernel's value of any answer.
+    Return(u32),
     /// Look further, in the n-th block of this architecture.
     Block(usize),
 }
@@ -18,8 +21,10 @@ pub(super) enum Action {
 const LOAD_ABS: u16 = 0x20;
 const JUMP: u16 = 0x05;
 const JUMP_EQ: u16 = 0x15;
+const JUMP_GT: u16 = 0x25;
 const JUMP_GE: u16 = 0x35;
 const JUMP_SET: u16 = 0x45;
+const AND: u16 = 0x54;
 const RETURN: u16 = 0x06;
 
 // Offsets in struct seccomp_data; the low half of an argument comes first (little endian).
@@ -98,6 +103,77 @@ impl Assembler {
         self.search(&decisions);
     }
 
+    /// The value of the first of `rules` whose conditions all hold, else `default`.
+    pub(super) fn rules_block(&mut self, rules: &[(Vec<Argument>, u32)], default: u32) {
+        self.blocks.push(self.code.len());
+        for (conditions, value) in rules {
+            let mut failing = Vec::new();
+            for condition in conditions {
+                self.condition(condition, &mut failing);
+            }
+            self.emit(RETURN, 0, 0, *value);
+            let next = self.code.len();
+            for (at, if_true) in failing {
+                // Six conditions of six instructions at most: never far.
+                let distance = u8::try_from(next - at - 1).unwrap_or(u8::MAX);
+                let jump = &mut self.code[at];
+                *(if if_true { &mut jump.jt } else { &mut jump.jf }) = distance;
+            }
+        }
+        self.emit(RETURN, 0, 0, default);
+    }
+
+    /// Falls through when the condition holds; `failing` gets the jumps (and which of their two ways) for when it does not.
+    fn condition(&mut self, argument: &Argument, failing: &mut Vec<(usize, bool)>) {
+        let low = FIRST_ARGUMENT + 8 * u32::from(argument.index);
+        let high = low + 4;
+        let halves = |value: u64| ((value >> 32) as u32, value as u32);
+        let (value_high, value_low) = halves(argument.value);
+        self.emit(LOAD_ABS, 0, 0, high);
+        match argument.op {
+            Operator::Equal => {
+                failing.push((self.emit(JUMP_EQ, 0, 0, value_high), false));
+                self.emit(LOAD_ABS, 0, 0, low);
+                failing.push((self.emit(JUMP_EQ, 0, 0, value_low), false));
+            }
+            Operator::NotEqual => {
+                self.emit(JUMP_EQ, 0, 2, value_high);
+                self.emit(LOAD_ABS, 0, 0, low);
+                failing.push((self.emit(JUMP_EQ, 0, 0, value_low), true));
+            }
+            Operator::MaskedEqual => {
+                let (wanted_high, wanted_low) = halves(argument.value_two & argument.value);
+                self.emit(AND, 0, 0, value_high);
+                failing.push((self.emit(JUMP_EQ, 0, 0, wanted_high), false));
+                self.emit(LOAD_ABS, 0, 0, low);
+                self.emit(AND, 0, 0, value_low);
+                failing.push((self.emit(JUMP_EQ, 0, 0, wanted_low), false));
+            }
+            Operator::Greater | Operator::GreaterOrEqual => {
+                self.emit(JUMP_GT, 3, 0, value_high);
+                failing.push((self.emit(JUMP_EQ, 0, 0, value_high), false));
+                self.emit(LOAD_ABS, 0, 0, low);
+                let compare = if argument.op == Operator::Greater {
+                    JUMP_GT
+                } else {
+                    JUMP_GE
+                };
+                failing.push((self.emit(compare, 0, 0, value_low), false));
+            }
+            Operator::Less | Operator::LessOrEqual => {
+                failing.push((self.emit(JUMP_GT, 0, 0, value_high), true));
+                self.emit(JUMP_EQ, 0, 2, value_high);
+                self.emit(LOAD_ABS, 0, 0, low);
+                let compare = if argument.op == Operator::Less {
+                    JUMP_GE
+                } else {
+                    JUMP_GT
+                };
+                failing.push((self.emit(compare, 0, 0, value_low), true));
+            }
+        }
+    }
+
     /// Any other architecture is killed.
     pub(super) fn finish(mut self) -> Vec<BpfInstruction> {
         self.emit(RETURN, 0, 0, RET_KILL_PROCESS);
@@ -113,6 +189,7 @@ impl Assembler {
         if let [(_, action)] = decisions {
             match *action {
                 Action::Allow => self.emit(RETURN, 0, 0, RET_ALLOW),
+                Action::Return(value) => self.emit(RETURN, 0, 0, value),
                 Action::Errno(errno) => self.emit(RETURN, 0, 0, RET_ERRNO | u32::from(errno)),
                 Action::Block(block) => {
                     let at = self.emit(JUMP, 0, 0, 0);
@@ -179,7 +256,12 @@ pub(super) fn simulate(program: &[BpfInstruction], arch: u32, number: u32, args:
                 pc += i.k as usize;
                 continue;
             }
+            AND => {
+                a &= i.k;
+                continue;
+            }
             JUMP_EQ => a == i.k,
+            JUMP_GT => a > i.k,
             JUMP_GE => a >= i.k,
             JUMP_SET => a & i.k != 0,
             other => panic!("opcode {other:#x}"),

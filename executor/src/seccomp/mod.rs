@@ -6,12 +6,22 @@
 //! sub-architecture (and x32), as libseccomp does for Docker; any other one is killed.
 
 mod assembler;
+mod capability;
+mod custom;
+mod document;
 mod profile;
+mod table;
 
 use std::collections::BTreeMap;
 
+use rustix::thread::CapabilitySet;
+
+use crate::Error;
+use crate::privilege::{Capabilities, SystemCalls};
+use crate::spec::ExecSpec;
 use crate::sys::BpfInstruction;
 use assembler::{Action, Assembler};
+pub use document::ProfileError;
 use profile::{
     ALLOWED, CLONE, CLONE3, NAMESPACE_FLAGS, NO, PERSONALITIES, PERSONALITY, SOCKET, SOCKET_FAMILIES, X32_OWN,
 };
@@ -32,41 +42,103 @@ const ENOSYS: u16 = 38;
 
 /// A filter ready to be installed.
 #[derive(Debug)]
-pub(crate) struct Filter(Vec<BpfInstruction>);
+pub(crate) struct Filter {
+    program: Vec<BpfInstruction>,
+    /// Flags of seccomp(2).
+    flags: u32,
+}
 
 impl Filter {
-    /// The default profile for the machine this is compiled for; `None` when it has no table.
-    pub(crate) fn docker_default() -> Option<Filter> {
-        let columns: &[(u32, usize)] = if cfg!(target_arch = "x86_64") {
-            &[(AUDIT_ARCH_X86_64, 0), (AUDIT_ARCH_I386, 1)]
-        } else if cfg!(target_arch = "aarch64") {
-            &[(AUDIT_ARCH_AARCH64, 2), (AUDIT_ARCH_ARM, 3)]
-        } else {
-            return None;
-        };
-        Some(Filter::for_architectures(columns))
+    /// The default profile for a step with `capabilities`, on the machine this is compiled for.
+    fn usual(capabilities: CapabilitySet) -> Result<Filter, Error> {
+        match native() {
+            [] => Err(Error::Setup(
+                "no system call filter is known for this machine".to_owned(),
+            )),
+            columns => Ok(Filter::for_architectures(columns, capabilities)),
+        }
     }
 
-    fn for_architectures(columns: &[(u32, usize)]) -> Filter {
+    fn for_architectures(columns: &[(u32, usize)], capabilities: CapabilitySet) -> Filter {
         let mut asm = Assembler::new();
         for &(arch, column) in columns {
-            asm.architecture(arch, &decisions(column), |asm| {
+            asm.architecture(arch, &decisions(column, capabilities), |asm| {
                 asm.clone_block(NAMESPACE_FLAGS, EPERM);
                 asm.values_block(PERSONALITIES, EPERM);
                 asm.ranges_block(SOCKET_FAMILIES, EPERM);
             });
         }
-        Filter(asm.finish())
+        Filter {
+            program: asm.finish(),
+            flags: 0,
+        }
     }
 
     /// The instructions.
     pub(crate) fn program(&self) -> &[BpfInstruction] {
-        &self.0
+        &self.program
+    }
+
+    /// Flags of seccomp(2).
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags
+    }
+}
+
+/// Reads the seccomp profile `text` as for a step with `capabilities`, to learn whether it can be used.
+pub fn check_profile(text: &str, capabilities: Capabilities) -> Result<(), ProfileError> {
+    custom::assemble(text, capabilities.set()).map(drop)
+}
+
+/// The filters of a build's steps, each assembled once.
+#[derive(Debug, Default)]
+pub(crate) struct Filters(Vec<(SystemCalls, Capabilities, Filter)>);
+
+impl Filters {
+    /// Assembles the filter that `spec` needs, if it is not there yet.
+    pub(crate) fn prepare(&mut self, spec: &ExecSpec) -> Result<(), Error> {
+        let privileges = &spec.privileges;
+        if spec.insecure || self.of(spec).is_some() {
+            return Ok(());
+        }
+        let filter = match &privileges.system_calls {
+            SystemCalls::Unconfined => return Ok(()),
+            SystemCalls::Profile(text) => custom::assemble(text, privileges.capabilities.set())
+                .map_err(|error| Error::Setup(format!("reading the seccomp profile: {error}")))?,
+            SystemCalls::Usual => Filter::usual(privileges.capabilities.set())?,
+        };
+        self.0
+            .push((privileges.system_calls.clone(), privileges.capabilities, filter));
+        Ok(())
+    }
+
+    /// The filter of `spec`, which was prepared; `None` for a step that may make all calls.
+    pub(crate) fn of(&self, spec: &ExecSpec) -> Option<&Filter> {
+        if spec.insecure {
+            return None;
+        }
+        let wanted = &spec.privileges;
+        let mut filters = self.0.iter();
+        let found = filters.find(|(calls, capabilities, _)| {
+            *calls == wanted.system_calls && *capabilities == wanted.capabilities
+        });
+        found.map(|(_, _, filter)| filter)
+    }
+}
+
+/// The architectures that this machine runs, with their columns of the tables; none where there is no table.
+fn native() -> &'static [(u32, usize)] {
+    if cfg!(target_arch = "x86_64") {
+        &[(AUDIT_ARCH_X86_64, 0), (AUDIT_ARCH_I386, 1)]
+    } else if cfg!(target_arch = "aarch64") {
+        &[(AUDIT_ARCH_AARCH64, 2), (AUDIT_ARCH_ARM, 3)]
+    } else {
+        &[]
     }
 }
 
 /// Where the answer changes, walking up the call numbers: from each number on, this action.
-fn decisions(column: usize) -> Vec<(u32, Action)> {
+fn decisions(column: usize, capabilities: CapabilitySet) -> Vec<(u32, Action)> {
     let mut single: BTreeMap<u32, Action> = BTreeMap::new();
     let mut newest = 0;
     for row in ALLOWED {
@@ -83,6 +155,9 @@ fn decisions(column: usize) -> Vec<(u32, Action)> {
     single.insert(CLONE3[column], Action::Errno(ENOSYS));
     single.insert(PERSONALITY[column], Action::Block(1));
     single.insert(SOCKET[column], Action::Block(2));
+    for number in capability::allowed(capabilities).filter_map(|name| table::number(name, column)) {
+        single.insert(number, Action::Allow);
+    }
     if column == 0 {
         let shared: Vec<_> = single.range(..512).map(|(n, a)| (n | X32_BIT, *a)).collect();
         single.extend(shared);
@@ -91,13 +166,12 @@ fn decisions(column: usize) -> Vec<(u32, Action)> {
         }
     }
 
-    let default = |number: u32| {
-        if number <= newest {
-            Action::Errno(EPERM)
-        } else {
-            Action::Errno(ENOSYS)
-        }
-    };
+    spread(single, newest, Action::Errno(EPERM), Action::Errno(ENOSYS))
+}
+
+/// Decisions from single calls: the others get `below` up to the `newest` call, and `above` after it.
+fn spread(single: BTreeMap<u32, Action>, newest: u32, below: Action, above: Action) -> Vec<(u32, Action)> {
+    let default = |number: u32| if number <= newest { below } else { above };
     let mut changes: Vec<(u32, Action)> = Vec::new();
     let mut push = |number: u32, action: Action| {
         if changes.last().is_none_or(|(_, last)| *last != action) {
@@ -109,13 +183,13 @@ fn decisions(column: usize) -> Vec<(u32, Action)> {
         if next < number {
             push(next, default(next));
             if next <= newest && newest < number - 1 {
-                push(newest + 1, Action::Errno(ENOSYS));
+                push(newest + 1, above);
             }
         }
         push(number, action);
         next = number + 1;
     }
-    push(next, Action::Errno(ENOSYS));
+    push(next, above);
     changes
 }
 
@@ -123,7 +197,10 @@ fn decisions(column: usize) -> Vec<(u32, Action)> {
 mod tests {
     use super::assembler::simulate;
     use super::*;
+    use crate::caps::DOCKER_DEFAULT;
 
+    const X86: [(u32, usize); 2] = [(AUDIT_ARCH_X86_64, 0), (AUDIT_ARCH_I386, 1)];
+    const ARM: [(u32, usize); 2] = [(AUDIT_ARCH_AARCH64, 2), (AUDIT_ARCH_ARM, 3)];
     const ALLOW: u32 = 0x7fff_0000;
     const KILL: u32 = 0x8000_0000;
 
@@ -133,7 +210,7 @@ mod tests {
 
     #[test]
     fn every_call_gets_its_answer() {
-        let filter = Filter::for_architectures(&[(AUDIT_ARCH_X86_64, 0), (AUDIT_ARCH_I386, 1)]);
+        let filter = Filter::for_architectures(&X86, DOCKER_DEFAULT);
         let run = |arch, nr, args: [u64; 6]| simulate(filter.program(), arch, nr, args);
         for row in ALLOWED {
             for (arch, nr) in [(AUDIT_ARCH_X86_64, row.1), (AUDIT_ARCH_I386, row.2)] {
@@ -191,8 +268,19 @@ mod tests {
     }
 
     #[test]
+    fn capabilities_bring_their_calls() {
+        let filter = Filter::for_architectures(&X86, DOCKER_DEFAULT.union(CapabilitySet::SYS_ADMIN));
+        let run = |nr, arg| simulate(filter.program(), AUDIT_ARCH_X86_64, nr, [arg, 0, 0, 0, 0, 0]);
+        assert_eq!(run(165, 0), ALLOW, "mount");
+        assert_eq!(run(56, 0x1000_0011), ALLOW, "clone of a user namespace");
+        assert_eq!(run(435, 0), ALLOW, "clone3");
+        assert_eq!(run(175, 0), errno(EPERM), "init_module");
+        assert_eq!(run(425, 0), errno(EPERM), "io_uring_setup");
+    }
+
+    #[test]
     fn arm_keeps_its_private_calls() {
-        let filter = Filter::for_architectures(&[(AUDIT_ARCH_AARCH64, 2), (AUDIT_ARCH_ARM, 3)]);
+        let filter = Filter::for_architectures(&ARM, DOCKER_DEFAULT);
         let run = |arch, nr| simulate(filter.program(), arch, nr, [0; 6]);
         assert_eq!(run(AUDIT_ARCH_ARM, 0xf0002), ALLOW);
         assert_eq!(run(AUDIT_ARCH_ARM, 0xf0003), errno(ENOSYS));

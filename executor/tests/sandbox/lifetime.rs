@@ -87,12 +87,11 @@ fn exec_errors() {
 }
 
 /// Runs `script` and cancels as soon as it has written "ready"; the output and the time from there.
-fn cancelled(bench: &Bench, script: &str, times: u32, grace_ms: u32) -> (String, Duration) {
-    let cancel = Cancel::new().unwrap();
+fn cancelled(bench: &Bench, script: &str, times: u32, grace_ms: u64) -> (String, Duration) {
+    let cancel = Cancel::with_grace(Duration::from_millis(grace_ms)).unwrap();
     let marker = bench.directory.join("ready");
     let _ = fs::remove_file(&marker);
-    let mut spec = bench.spec(&["sh", "-c", script]);
-    spec.grace_ms = grace_ms;
+    let spec = bench.spec(&["sh", "-c", script]);
     let ready = spec.rootfs.changed().join("tmp/ready");
     let watcher = cancel.clone();
     let watching = std::thread::spawn(move || {

@@ -16,8 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cli::context::note;
 use crate::progress::{Renderer as _, Tail};
 
-/// How long steps may take to end: their grace (`Cancel`) and a second.
-const STEPS_WITHIN: Duration = Duration::from_secs(11);
+/// How long steps may take to end beyond their grace.
+const STEPS_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long everything else may take; and steps after a second signal.
 const UNWIND_WITHIN: Duration = Duration::from_millis(500);
@@ -48,11 +48,11 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Catches the signals; nobody watches yet. Call it before any thread starts.
-    pub fn catch(progress: &Arc<Tail>) -> io::Result<Self> {
+    /// Catches the signals; nobody watches yet. Steps may take `grace` to end. Call it before any thread starts.
+    pub fn catch(progress: &Arc<Tail>, grace: Duration) -> io::Result<Self> {
         Ok(Self {
             signals: Arc::new(signals::install()?),
-            cancel: Cancel::new()?,
+            cancel: Cancel::with_grace(grace)?,
             progress: Arc::clone(progress),
             watcher: None,
         })
@@ -108,8 +108,9 @@ impl Watcher {
             }
         };
         let began = Instant::now();
+        let within = self.cancel.grace() + STEPS_WITHIN;
         let mut idle_since = began;
-        while began.elapsed() < STEPS_WITHIN && idle_since.elapsed() < UNWIND_WITHIN {
+        while began.elapsed() < within && idle_since.elapsed() < UNWIND_WITHIN {
             if self.stop.is_cancelled() {
                 return;
             }

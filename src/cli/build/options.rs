@@ -3,17 +3,19 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rbuild_executor::{Isolation, Rlimit};
 
 use super::call::{Call, Method};
+use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
 use super::stdin::StdinContext;
 use crate::cli::Context;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
-use crate::graph::{NetworkMode, Platform, Ulimit};
+use crate::graph::{Confinement, NetworkMode, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::image::PullPolicy;
@@ -94,6 +96,8 @@ pub struct BuildArgs {
     /// Resource limit of RUN steps
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<Rlimit>,
+    #[command(flatten)]
+    confinement: ConfinementArgs,
     /// How RUN steps are kept apart from the machine: auto, userns, userns-single or root
     #[arg(
         long,
@@ -161,6 +165,9 @@ pub struct BuildOptions {
     add_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Rlimit>,
+    /// `--stop-grace`.
+    pub stop_grace: Duration,
+    confinement: Confinement,
     source_date_epoch: Option<i64>,
 }
 
@@ -254,6 +261,8 @@ impl BuildOptions {
                 .map(|text| host(text))
                 .collect::<anyhow::Result<_>>()?,
             ulimits: args.ulimits,
+            confinement: args.confinement.confinement()?,
+            stop_grace: args.confinement.stop_grace,
             source_date_epoch: source_date_epoch()?,
         })
     }
@@ -274,6 +283,7 @@ impl BuildOptions {
             allow: self.allow.clone(),
             add_hosts: self.add_hosts.clone(),
             ulimits: self.ulimits.iter().map(ulimit).collect(),
+            confinement: self.confinement.clone(),
             hostname: None,
             source_date_epoch: self.source_date_epoch,
             ignored: Vec::new(),

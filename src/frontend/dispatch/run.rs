@@ -48,6 +48,7 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
         hostname: stage.shared.arguments.hostname(request),
         extra_hosts: request.add_hosts.clone(),
         ulimits: request.ulimits.clone(),
+        confinement: request.confinement.clone(),
         script,
         platform: stage.state.platform.clone(),
     };
@@ -164,7 +165,10 @@ fn refuse_unsupported(stage: &mut StageLowering, command: &Command, run: &Run) -
     }
     if let Some(device) = run.devices.first() {
         return Err(BuildError::message(format!(
-            "RUN --device={device} is not supported yet"
+            "RUN --device={device}: devices (CDI) are not supported by rbuild"
+        ))
+        .hint(Some(
+            "remove --device, or build this image with a builder that has them".to_owned(),
         )));
     }
     Ok(())
