@@ -9,9 +9,10 @@ use rbuild_parser::ignore::{Matcher, parse_ignore_file};
 fuzz_target!(|text: &str| {
     let (path, file) = text.split_once('\n').unwrap_or((text, ""));
     let _ = glob::matches(file.as_bytes(), path.as_bytes());
-    let Ok(patterns) = parse_ignore_file(file) else {
+    let Ok(lines) = parse_ignore_file(file) else {
         return;
     };
+    let patterns: Vec<String> = lines.into_iter().map(|line| line.pattern).collect();
     let Ok(matcher) = Matcher::new(&patterns) else {
         return;
     };

@@ -21,23 +21,45 @@ pub enum IgnoreError {
     Syntax(String),
 }
 
-/// The patterns of an ignore file, cleaned, `!` in front of the negated ones.
-pub fn parse_ignore_file(text: &str) -> Result<Vec<String>, IgnoreError> {
-    let mut patterns = Vec::new();
-    for line in text.strip_prefix('\u{feff}').unwrap_or(text).lines() {
+/// A pattern of an ignore file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoreLine {
+    /// Where it stands, from 1.
+    pub number: usize,
+    /// Cleaned, `!` in front of a negated one.
+    pub pattern: String,
+}
+
+/// An ignore file cannot be used because of one of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {number}: {error}")]
+pub struct IgnoreFileError {
+    /// The line, from 1.
+    pub number: usize,
+    /// What is wrong with it.
+    pub error: IgnoreError,
+}
+
+/// The patterns of an ignore file.
+pub fn parse_ignore_file(text: &str) -> Result<Vec<IgnoreLine>, IgnoreFileError> {
+    let mut lines = Vec::new();
+    for (index, line) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().enumerate() {
         if line.starts_with('#') {
             continue;
         }
-        let Some(Line { negated, pattern }) = Line::parse(line)? else {
+        let number = index + 1;
+        let parsed = Line::parse(line).map_err(|error| IgnoreFileError { number, error })?;
+        let Some(Line { negated, pattern }) = parsed else {
             continue;
         };
         let pattern = pattern
             .strip_prefix('/')
             .filter(|rest| !rest.is_empty())
             .unwrap_or(&pattern);
-        patterns.push(format!("{}{pattern}", if negated { "!" } else { "" }));
+        let pattern = format!("{}{pattern}", if negated { "!" } else { "" });
+        lines.push(IgnoreLine { number, pattern });
     }
-    Ok(patterns)
+    Ok(lines)
 }
 
 /// A pattern without its `!` and lexically clean.
@@ -91,7 +113,7 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Compiles patterns as [`parse_ignore_file`] gives them, or as `--exclude` has them.
+    /// Compiles patterns as the lines of [`parse_ignore_file`] have them, or as `--exclude` has them.
     pub fn new(patterns: &[String]) -> Result<Self, IgnoreError> {
         let mut compiled = Vec::with_capacity(patterns.len());
         for pattern in patterns {
@@ -123,6 +145,20 @@ impl Matcher {
             }
         }
         excluded
+    }
+
+    /// Which of the patterns has the last word on `path`: the index of the last one that turned the decision. `None`
+    /// when no pattern left it out.
+    pub fn deciding(&self, path: &[u8]) -> Option<usize> {
+        let mut decided = None;
+        let mut excluded = false;
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            if pattern.negated == excluded && pattern.kind.matches(path) {
+                excluded = !pattern.negated;
+                decided = Some(index);
+            }
+        }
+        decided
     }
 
     /// Whether something below the excluded directory `dir` may be included again, so that it has to be walked.

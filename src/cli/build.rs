@@ -32,12 +32,13 @@ use crate::graph::VertexId;
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::Registry;
 use crate::solver::{self, Inputs, Plan, run::Solved};
+use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
-use crate::source::local::{LocalContext, load_ignore};
+use crate::source::local::{ContextMode, LocalContext};
 
 use interrupt::Interrupts;
 pub use options::BuildArgs;
-use options::BuildOptions;
+use options::{BuildOptions, Metadata};
 
 /// How often clocks in the progress output tick.
 const TICK: Duration = Duration::from_millis(100);
@@ -95,8 +96,8 @@ struct Build<'a> {
     /// What the frontend found doubtful, for the end.
     warnings: RefCell<Vec<Warning>>,
     interrupts: RefCell<Interrupts>,
-    /// The context's ignore file and its patterns, once somebody asked.
-    ignore: OnceCell<Option<(PathBuf, Vec<String>)>>,
+    /// The context's ignore file, once somebody asked.
+    ignore: OnceCell<Option<IgnoreFile>>,
 }
 
 impl<'a> Build<'a> {
@@ -208,22 +209,23 @@ impl<'a> Build<'a> {
             let found = if name == frontend::CONTEXT {
                 self.ignore()?
             } else {
-                read = load_ignore(path, dockerfile)?;
+                read = IgnoreFile::find(path, dockerfile, None)?;
                 &read
             };
-            let ignore = match found {
-                None => None,
-                Some((file, patterns)) => {
-                    let matcher = rbuild_parser::ignore::Matcher::new(patterns);
-                    Some(matcher.with_context(|| format!("reading {}", file.display()))?)
-                }
-            };
+            let ignore = found.as_ref().map(IgnoreFile::matcher).transpose()?;
             let memory = if name == frontend::CONTEXT && self.options.is_received() {
                 None
             } else {
                 Some(store.file_memory(path).map_err(BuildError::new)?)
             };
-            locals.insert(name.to_owned(), LocalContext::open(path, ignore, memory)?);
+            let mode = match self.options.context_mode {
+                Metadata::Raw => ContextMode::Raw,
+                Metadata::Git => ContextMode::Git {
+                    time: lowered.first().and_then(|it| it.source_date_epoch).unwrap_or(0),
+                },
+            };
+            let local = LocalContext::open(path, ignore, memory)?.with_mode(mode);
+            locals.insert(name.to_owned(), local);
         }
         Ok(locals)
     }

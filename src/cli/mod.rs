@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod context;
+pub mod context_ls;
 pub mod human;
 pub mod images;
 pub mod import;
@@ -60,6 +61,9 @@ struct Global {
 enum Command {
     /// Build an image from a Dockerfile; the word may be left out
     Build(Box<build::BuildArgs>),
+    /// Look at build contexts
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// List images
     Images(images::ImagesArgs),
     /// Create an image from the tar of a root file system
@@ -117,6 +121,13 @@ enum ImageCommand {
     Build(Box<build::BuildArgs>),
 }
 
+/// `rbuild context ...`.
+#[derive(Debug, clap::Subcommand)]
+enum ContextCommand {
+    /// List the files of a directory that a build could use
+    Ls(context_ls::LsArgs),
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum BuilderCommand {
     /// Build an image from a Dockerfile
@@ -169,6 +180,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Build(args)
         | Command::Image(Image::Build(args))
         | Command::Builder(Builder::Build(args)) => build::run(*args, context),
+        Command::Context(ContextCommand::Ls(args)) => context_ls::run(args, context),
         Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
         Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),
         Command::Inspect(args) | Command::Image(Image::Inspect(args)) => inspect::run(args, context),

@@ -15,16 +15,45 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use anyhow::Context as _;
-use rbuild_cache::layer::{Entry, Kind, LayerPath};
+use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
 use rbuild_cache::tree::{Tree, TreeError};
 use rbuild_cache::{ContentDigest, FileMemory, FileStat};
-use rbuild_parser::ignore::{self, Matcher};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rbuild_parser::ignore::Matcher;
+use rustix::fs::{Mode, OFlags};
 
 use scan::{Listing, Lookup, Node, Verdict, Xattrs};
 
-/// Bytes of an ignore file that are read at most.
-const IGNORE_FILE_LIMIT: u64 = 16 << 20;
+/// How much of a file's metadata counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ContextMode {
+    /// All that the file system has.
+    #[default]
+    Raw,
+    /// What git keeps of it: whether a file is executable. Umask, checkout time, attributes and hard links do not
+    /// show; all times are `time`, in seconds since 1970.
+    Git {
+        /// What all times are.
+        time: i64,
+    },
+}
+
+impl ContextMode {
+    fn shown(self, mut entry: Entry) -> Entry {
+        let Self::Git { time } = self else { return entry };
+        entry.mode = match entry.kind {
+            Kind::Directory { .. } => 0o755,
+            Kind::Symlink { .. } => entry.mode,
+            _ if entry.mode & 0o100 == 0 => 0o644,
+            _ => 0o755,
+        };
+        entry.mtime = Timestamp {
+            seconds: time,
+            nanoseconds: 0,
+        };
+        entry.xattrs.clear();
+        entry
+    }
+}
 
 /// A directory without what its ignore patterns leave out. Owners are shown as 0:0 (spec P12).
 ///
@@ -33,6 +62,7 @@ pub struct LocalContext {
     root: OwnedFd,
     shown: PathBuf,
     ignore: Option<Matcher>,
+    mode: ContextMode,
     memory: Option<FileMemory>,
     listings: RwLock<HashMap<LayerPath, Arc<Listing>>>,
     links: Mutex<HashMap<(u64, u64), u64>>,
@@ -57,11 +87,17 @@ impl LocalContext {
             root,
             shown: path.to_owned(),
             ignore: ignore.filter(|matcher| !matcher.is_empty()),
+            mode: ContextMode::Raw,
             memory,
             listings: RwLock::default(),
             links: Mutex::default(),
             warnings: Mutex::default(),
         })
+    }
+
+    /// The same directory, shown in another way.
+    pub fn with_mode(self, mode: ContextMode) -> Self {
+        Self { mode, ..self }
     }
 
     /// Writes the digests that were found to the store. Without it they are computed again next time.
@@ -207,10 +243,10 @@ impl Tree for LocalContext {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Entry>, TreeError> {
         if path.is_root() {
             return scan::look_at_root(self.root.as_fd())
-                .map(Some)
+                .map(|root| Some(self.mode.shown(root)))
                 .map_err(|source| at(path, source));
         }
-        self.node(path, |node| node.entry.clone())
+        self.node(path, |node| self.mode.shown(node.entry.clone()))
     }
 
     fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
@@ -218,7 +254,7 @@ impl Tree for LocalContext {
             .listing(path)?
             .nodes
             .iter()
-            .map(|node| node.entry.clone())
+            .map(|node| self.mode.shown(node.entry.clone()))
             .collect())
     }
 
@@ -251,6 +287,9 @@ impl Tree for LocalContext {
     }
 
     fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError> {
+        if self.mode != ContextMode::Raw {
+            return Ok(None);
+        }
         let Some(Some(stat)) = self.node(&entry.path, |node| node.linked.then_some(node.stat))? else {
             return Ok(None);
         };
@@ -365,68 +404,6 @@ impl Walk<'_> {
             }
         }
     }
-}
-
-/// The ignore file that holds for a context: `<dockerfile>.dockerignore` beside the Dockerfile if there is one, even an
-/// empty one, else `.dockerignore` at the root of the context (spec 6.1). Its path and its patterns.
-pub fn load_ignore(
-    context: &Path,
-    dockerfile: Option<&Path>,
-) -> anyhow::Result<Option<(PathBuf, Vec<String>)>> {
-    if let Some(dockerfile) = dockerfile {
-        let mut path = dockerfile.as_os_str().to_owned();
-        path.push(".dockerignore");
-        let path = PathBuf::from(path);
-        // The user named the Dockerfile, so this one may be a link to anywhere.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        if let Some(found) = read_ignore(&path, || rustix::fs::open(&path, flags, Mode::empty()))? {
-            return Ok(Some(found));
-        }
-    }
-    let path = context.join(".dockerignore");
-    read_ignore(&path, || {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(context, flags | OFlags::DIRECTORY, Mode::empty())?;
-        // A link may lead to another file of the context, not out of it.
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(
-            &root,
-            ".dockerignore",
-            flags | OFlags::NONBLOCK,
-            Mode::empty(),
-            resolve,
-        ) {
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
-                let flags = flags | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-                rustix::fs::openat(&root, ".dockerignore", flags, Mode::empty())
-            }
-            result => result,
-        }
-    })
-}
-
-fn read_ignore(
-    path: &Path,
-    open: impl FnOnce() -> rustix::io::Result<OwnedFd>,
-) -> anyhow::Result<Option<(PathBuf, Vec<String>)>> {
-    let file = match open() {
-        Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
-    };
-    let read = || -> anyhow::Result<Vec<String>> {
-        anyhow::ensure!(file.metadata()?.is_file(), "it is no regular file");
-        let mut bytes = Vec::new();
-        (&file).take(IGNORE_FILE_LIMIT + 1).read_to_end(&mut bytes)?;
-        anyhow::ensure!(
-            bytes.len() as u64 <= IGNORE_FILE_LIMIT,
-            "it is larger than {IGNORE_FILE_LIMIT} bytes"
-        );
-        let text = String::from_utf8(bytes).context("it is not UTF-8")?;
-        Ok(ignore::parse_ignore_file(&text)?)
-    };
-    let patterns = read().with_context(|| format!("reading {}", path.display()))?;
-    Ok(Some((path.to_owned(), patterns)))
 }
 
 /// blake3 and size of what `reader` gives.

@@ -18,6 +18,8 @@ mod built;
 mod build;
 // What is cached, what is run again, and what concurrent builds share.
 mod cache;
+// Ignore files, lists and modes of a directory.
+mod context;
 // Named contexts: directories, images, OCI layouts.
 mod contexts;
 // What is said of a Dockerfile without building it, and of a doubtful one after it was built.

@@ -2,7 +2,8 @@
 //!
 //! What the pieces mean is what they mean in the regular expression that BuildKit makes of a pattern: `*` is
 //! `[^/]*`, `?` is `[^/]`, `**` is `(.*/)?`, or `.*` at the end. A class is copied into the expression piece by piece,
-//! so that a `*` in it ends it early (`[*]` is `[[^/]*]`); that is kept.
+//! so that a `*` in it ends it early (`[*]` is `[[^/]*]`); that is kept. So is a `^` outside of a class, which the
+//! expression understands as the start of the path.
 
 use crate::glob::decode;
 
@@ -46,6 +47,8 @@ enum State {
     Many(Set),
     /// `**`: leads on by itself, and into the next state.
     Enter,
+    /// `^`: leads on by itself before anything was read.
+    Start,
     /// Inside `**`: stays for everything; a slash also leads on.
     Inside,
 }
@@ -62,6 +65,8 @@ pub(super) struct Automaton {
     /// States that lead on by themselves, and those of them that lead two on.
     skips: Box<[u64]>,
     enters: Box<[u64]>,
+    /// States that lead on by themselves at the start of a path.
+    starts: Box<[u64]>,
 }
 
 impl Automaton {
@@ -76,6 +81,7 @@ impl Automaton {
         let mut table = vec![0; 128 * 2 * words].into_boxed_slice();
         let mut skips = vec![0; words].into_boxed_slice();
         let mut enters = vec![0; words].into_boxed_slice();
+        let mut starts = vec![0; words].into_boxed_slice();
         for (index, state) in states.iter().enumerate() {
             let (word, bit) = (index / 64, 1 << (index % 64));
             match state {
@@ -84,6 +90,7 @@ impl Automaton {
                     skips[word] |= bit;
                     enters[word] |= bit;
                 }
+                State::Start => starts[word] |= bit,
                 State::One(_) | State::Inside => {}
             }
             for ascii in 0..128u8 {
@@ -101,6 +108,7 @@ impl Automaton {
             table,
             skips,
             enters,
+            starts,
         })
     }
 
@@ -141,7 +149,7 @@ impl State {
         match self {
             Self::One(set) => (set.has(scalar), false),
             Self::Many(set) => (false, set.has(scalar)),
-            Self::Enter => (false, false),
+            Self::Enter | Self::Start => (false, false),
             Self::Inside => (scalar == '/', true),
         }
     }
@@ -160,7 +168,7 @@ impl<'a> Run<'a> {
             active: [0; MOST_WORDS],
         };
         run.active[0] = 1;
-        run.skip();
+        run.skip(true);
         run
     }
 
@@ -197,19 +205,20 @@ impl<'a> Run<'a> {
                 carry = led >> 63;
             }
         }
-        self.skip();
+        self.skip(false);
         &path[length..]
     }
 
     /// Follows the states that lead on by themselves until nothing is added.
-    fn skip(&mut self) {
+    fn skip(&mut self, at_start: bool) {
         let words = self.automaton.words;
         loop {
             let mut changed = 0;
             let (mut carry, mut carry_two) = (0, 0);
             for word in 0..words {
                 let active = self.active[word];
-                let skipping = active & self.automaton.skips[word];
+                let starts = if at_start { self.automaton.starts[word] } else { 0 };
+                let skipping = active & (self.automaton.skips[word] | starts);
                 let entering = active & self.automaton.enters[word];
                 let added = (skipping << 1) | carry | (entering << 2) | carry_two;
                 (carry, carry_two) = (skipping >> 63, entering >> 62);
@@ -279,6 +288,7 @@ fn states(pattern: &str) -> Vec<State> {
             '?' => states.push(State::One(Set::NotSlash)),
             '\\' => states.extend(rest.next().map(|escaped| State::One(Set::Is(escaped)))),
             '[' => states.push(class(&mut rest)),
+            '^' => states.push(State::Start),
             _ => states.push(State::One(Set::Is(scalar))),
         }
     }

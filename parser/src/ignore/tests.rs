@@ -1,8 +1,12 @@
 use super::*;
 
 fn matcher(patterns: &[&str]) -> Matcher {
-    let text = patterns.join("\n");
-    Matcher::new(&parse_ignore_file(&text).expect("an ignore file")).expect("patterns")
+    Matcher::new(&parsed(&patterns.join("\n"))).expect("patterns")
+}
+
+fn parsed(text: &str) -> Vec<String> {
+    let lines = parse_ignore_file(text).expect("an ignore file");
+    lines.into_iter().map(|line| line.pattern).collect()
 }
 
 #[test]
@@ -13,18 +17,13 @@ fn file_syntax() {
         ("! a.md\n!/b\n!./c/", &["!a.md", "!b", "!c"]),
         ("..\n../a\n.", &["..", "../a", "."]),
     ] {
-        assert_eq!(
-            parse_ignore_file(text).expect("an ignore file"),
-            expected,
-            "{text:?}"
-        );
+        assert_eq!(parsed(text), expected, "{text:?}");
     }
-    assert_eq!(parse_ignore_file("a\n!"), Err(IgnoreError::OnlyNegation));
-    assert_eq!(parse_ignore_file("[a"), Err(IgnoreError::Syntax("[a".into())));
-    assert_eq!(
-        IgnoreError::OnlyNegation.to_string(),
-        "illegal exclusion pattern: \"!\""
-    );
+    let error = |text: &str| parse_ignore_file(text).expect_err(text).to_string();
+    assert_eq!(error("a\n!"), "line 2: illegal exclusion pattern: \"!\"");
+    assert_eq!(error("# c\n\n[a"), "line 3: syntax error in pattern: \"[a\"");
+    let lines = parse_ignore_file("# c\na\n\n!b").expect("an ignore file");
+    assert_eq!(lines.iter().map(|line| line.number).collect::<Vec<_>>(), [2, 4]);
 }
 
 #[test]
@@ -50,6 +49,9 @@ fn the_table_of_the_specification() {
         ("a[*]b", "a]b a[]b", "a*b"),
         ("a.b", "a.b", "axb"),
         ("+()|{}$", "+()|{}$", "+"),
+        // Quirks of the regular expressions: `^` is the start of the path when there is a wildcard, else itself.
+        ("^a*", "a ab", "^a ^ab"),
+        ("^a", "^a", "a"),
         (".", "", "a"),
         ("..", "", "a"),
         ("../a", "", "a"),
@@ -93,6 +95,21 @@ fn the_last_match_decides() {
         for path in kept.split_whitespace() {
             assert!(!compiled.excludes(path.as_bytes()), "{patterns:?} keep {path}");
         }
+    }
+}
+
+#[test]
+fn who_decided() {
+    let matcher = matcher(&["*.md", "!README*.md", "README-secret.md", "a", "!a/b"]);
+    for (path, expected) in [
+        ("x", None),
+        ("x.md", Some(0)),
+        ("README.md", Some(1)),
+        ("README-secret.md", Some(2)),
+        ("a/c", Some(3)),
+        ("a/b/c", Some(4)),
+    ] {
+        assert_eq!(matcher.deciding(path.as_bytes()), expected, "{path}");
     }
 }
 

@@ -29,6 +29,12 @@ pub struct BuildArgs {
     /// Dockerfile, relative to the current directory; `-` for standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "PATH")]
     file: Option<String>,
+    /// Ignore file to use instead of .dockerignore
+    #[arg(long, value_name = "PATH")]
+    ignorefile: Option<PathBuf>,
+    /// What counts of the files of a directory: raw, all metadata; git, only whether they are executable
+    #[arg(long, value_name = "MODE", default_value = "raw")]
+    context_mode: Metadata,
     /// Value of an ARG; without `=` it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
@@ -123,6 +129,15 @@ pub struct BuildArgs {
     context: String,
 }
 
+/// `--context-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Metadata {
+    /// All that the file system has.
+    Raw,
+    /// What git keeps.
+    Git,
+}
+
 /// What the flags mean.
 #[derive(Debug)]
 pub struct BuildOptions {
@@ -130,6 +145,10 @@ pub struct BuildOptions {
     pub tags: Vec<Reference>,
     /// Where the Dockerfile is.
     pub dockerfile: DockerfileSource,
+    /// `--context-mode`.
+    pub context_mode: Metadata,
+    /// `--ignorefile`.
+    pub ignore_file: Option<PathBuf>,
     /// The context's directory.
     pub context: PathBuf,
     /// The context's files, when they came on standard input.
@@ -212,6 +231,8 @@ impl BuildOptions {
         };
         Ok(Self {
             dockerfile,
+            context_mode: args.context_mode,
+            ignore_file: args.ignorefile.clone(),
             context,
             received,
             pull: if args.pull {

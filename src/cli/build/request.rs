@@ -1,14 +1,13 @@
 //! From the Dockerfile's text to what the frontend is asked for.
 
-use std::path::PathBuf;
-
 use rbuild_parser::{Dockerfile, Instruction, Spanned};
 
 use super::Build;
 use crate::error::BuildError;
 use crate::frontend::BuildRequest;
 use crate::graph::Location;
-use crate::source::local::load_ignore;
+use crate::progress::{Event, Sink as _};
+use crate::source::ignore_file::IgnoreFile;
 
 impl Build<'_> {
     /// Reads and parses the Dockerfile. `source` receives its text, for excerpts.
@@ -43,7 +42,7 @@ impl Build<'_> {
         let mut instructions = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
         let ignored = if instructions.any(of_context) {
             let ignore = self.ignore()?.as_ref();
-            ignore.map(|(_, patterns)| patterns.clone()).unwrap_or_default()
+            ignore.map(IgnoreFile::patterns).unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -52,16 +51,29 @@ impl Build<'_> {
         Ok(request)
     }
 
-    /// The ignore file of the context with its patterns; read once.
-    pub(super) fn ignore(&self) -> anyhow::Result<&Option<(PathBuf, Vec<String>)>> {
+    /// The ignore file of the context; read once, and those that it hides are told of.
+    pub(super) fn ignore(&self) -> anyhow::Result<&Option<IgnoreFile>> {
         if let Some(known) = self.ignore.get() {
             return Ok(known);
         }
-        if self.options.is_received() {
-            // BuildKit applies none to an archive (spec 6.1).
+        if self.options.is_received() && self.options.ignore_file.is_none() {
+            // BuildKit applies none to an archive (spec 6.1); one that is named is.
             return Ok(self.ignore.get_or_init(|| None));
         }
-        let found = load_ignore(&self.options.context, self.options.dockerfile.path())?;
+        let found = IgnoreFile::find(
+            &self.options.context,
+            self.options.dockerfile.path(),
+            self.options.ignore_file.as_deref(),
+        )?;
+        for (unused, used) in found
+            .iter()
+            .flat_map(|used| used.unused.iter().map(move |it| (it, used)))
+        {
+            self.progress.emit(Event::Warning {
+                message: format!("{} is not used: {} is", unused.display(), used.path.display()),
+                location: None,
+            });
+        }
         Ok(self.ignore.get_or_init(|| found))
     }
 }
