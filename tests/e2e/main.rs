@@ -34,6 +34,8 @@ mod errors;
 mod economy;
 // The golden vectors of the specification.
 mod golden;
+// ADD of URLs.
+mod http;
 // Signals, kill -9 and what is left after them.
 mod kill;
 // One build for several platforms.
@@ -43,6 +45,9 @@ mod privilege;
 // A registry on a free loopback port.
 #[path = "../common/registry.rs"]
 mod registry;
+// A web server on a free loopback port.
+#[path = "../common/server.rs"]
+mod server;
 // SOURCE_DATE_EPOCH: the same digest from everywhere.
 mod reproducible;
 // Which room may use which.
