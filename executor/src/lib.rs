@@ -12,6 +12,7 @@
 
 mod cancel;
 mod caps;
+mod emulation;
 mod enter;
 mod error;
 mod executor;
