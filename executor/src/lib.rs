@@ -33,6 +33,7 @@ mod sys;
 mod user;
 
 pub use cancel::Cancel;
+pub use emulation::{Emulation, Registration, architectures, emulation, native_architecture, registrations};
 pub use error::Error;
 pub use executor::Executor;
 pub use isolation::{Isolation, Ownership};

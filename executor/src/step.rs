@@ -96,6 +96,9 @@ fn prepare(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::reset_signals();
 
+    if spec.is_32_bit {
+        sys::become_32_bit().map_err(|e| setup("taking the 32-bit personality", e))?;
+    }
     if spec.privileges.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(|e| setup("giving up new privileges", e))?;
     }

@@ -253,6 +253,13 @@ pub(crate) fn new_session_keyring() -> io::Result<()> {
         .map(drop)
 }
 
+/// Makes `uname` tell this process and its children the name of the machine's 32-bit predecessor.
+pub(crate) fn become_32_bit() -> io::Result<()> {
+    const PER_LINUX32: libc::c_ulong = 8;
+    // SAFETY: it changes what uname and /proc/cpuinfo tell; no memory is involved.
+    check(unsafe { libc::personality(PER_LINUX32) }.into()).map(drop)
+}
+
 /// Sets the loopback interface of the current network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket_with(

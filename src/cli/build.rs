@@ -287,11 +287,13 @@ impl<'a> Build<'a> {
         }
         let exports_files =
             |output: &Output| matches!(output.kind, OutputKind::Local { .. } | OutputKind::Tar { .. });
+        solver::foreign::check(&inputs, &plan)?;
         let entered = if plan.needs_namespace(&inputs, self.options.outputs.iter().any(exports_files))? {
             registry.quiesce();
             let entered = self.enter(store)?;
             if plan.is_stale(&inputs) {
                 plan = Plan::new(&inputs)?;
+                solver::foreign::check(&inputs, &plan)?;
             }
             Some(entered)
         } else {

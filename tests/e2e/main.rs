@@ -50,6 +50,8 @@ mod registry;
 mod server;
 // SOURCE_DATE_EPOCH: the same digest from everywhere.
 mod reproducible;
+// Steps for other architectures, with and without an emulator.
+mod foreign;
 // Which room may use which.
 mod rooms;
 // The rules of the specification that only a build shows, one test or row each, named by their IDs.
