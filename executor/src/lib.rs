@@ -12,7 +12,6 @@
 
 mod cancel;
 mod caps;
-mod emulation;
 mod enter;
 mod error;
 mod executor;
@@ -33,7 +32,6 @@ mod sys;
 mod user;
 
 pub use cancel::Cancel;
-pub use emulation::{Emulation, Registration, architectures, emulation, native_architecture, registrations};
 pub use error::Error;
 pub use executor::Executor;
 pub use isolation::{Isolation, Ownership};

@@ -168,6 +168,12 @@ pub(crate) fn overlay(
     Ok(root)
 }
 
+/// Device nodes of the mount open nothing: a step may make them, and a layer may hold them, but where root builds they
+/// are the machine's disks. In a user namespace the kernel sees to it.
+pub(crate) fn without_devices(what: &str, mount: BorrowedFd<'_>) -> Result<(), Error> {
+    sys::mount_setattr(mount, attr::NODEV, false).map_err(|e| failed(what, e))
+}
+
 /// The directory itself as the root, mounted over itself, because a root has to be a mount.
 pub(crate) fn directory_as_root(directory: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let what = "the root file system";

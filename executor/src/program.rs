@@ -2,12 +2,12 @@
 //!
 //! Runs inside the root, as the step's user, with the words that runc uses.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, accessat, stat};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -58,6 +58,57 @@ fn find(name: &str, env: &[String]) -> Result<String, Error> {
     Err(Error::Start(format!("exec: {name:?}: {why}")))
 }
 
+/// How many interpreters the kernel follows, one naming the next.
+const MAX_INTERPRETERS: usize = 5;
+
+/// Refuses a command that leads to the builder's own program: until exec, `/proc/self/exe` is that, and a process that
+/// runs it hands it to the step, which could write to it (CVE-2019-5736).
+pub(crate) fn refuse_builder(path: &CString) -> Result<(), Error> {
+    let Some(builder) = Place::of(Path::new("/proc/self/exe")) else {
+        return Ok(());
+    };
+    let mut program = Path::new(OsStr::from_bytes(path.as_bytes())).to_owned();
+    for _ in 0..=MAX_INTERPRETERS {
+        if Place::of(&program).is_some_and(|place| place == builder) {
+            let shown = path.to_string_lossy();
+            return Err(Error::Start(format!(
+                "exec {shown}: it leads to the builder's own program"
+            )));
+        }
+        // A file that the step may not read is no script that it can run for others to see.
+        let Some(interpreter) = head(&program).as_deref().and_then(interpreter) else {
+            return Ok(());
+        };
+        program = interpreter;
+    }
+    Ok(())
+}
+
+/// A file by device, number and mount: a copy or a bind mount of the builder's program is another place.
+#[derive(PartialEq)]
+struct Place(u32, u32, u64, u64);
+
+impl Place {
+    fn of(path: &Path) -> Option<Place> {
+        let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+        let found = rustix::fs::statx(CWD, path, AtFlags::empty(), wanted).ok()?;
+        Some(Place(
+            found.stx_dev_major,
+            found.stx_dev_minor,
+            found.stx_ino,
+            found.stx_mnt_id,
+        ))
+    }
+}
+
+/// What stands behind `#!`.
+fn interpreter(head: &[u8]) -> Option<PathBuf> {
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let mut words = line.split(|byte| *byte == b' ' || *byte == b'\t');
+    let name = words.find(|word| !word.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(name)))
+}
+
 fn executable(path: &str) -> rustix::io::Result<()> {
     if FileType::from_raw_mode(stat(path)?.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
@@ -69,10 +120,7 @@ fn executable(path: &str) -> rustix::io::Result<()> {
 pub(crate) fn explain(path: &CString, error: io::Error) -> Error {
     let shown = path.to_string_lossy();
     let errno = Errno::from_io_error(&error);
-    let hint = match (
-        errno,
-        head(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes()))),
-    ) {
+    let hint = match (errno, head(Path::new(OsStr::from_bytes(path.as_bytes())))) {
         (Some(Errno::NOEXEC), Some(head)) => format_hint(&head),
         (Some(Errno::NOENT), Some(head)) => interpreter_hint(&head),
         _ => None,
@@ -98,12 +146,11 @@ fn words(errno: Errno) -> &'static str {
 }
 
 fn head(path: &Path) -> Option<Vec<u8>> {
+    // A pipe is no script, and nobody may ever write to it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
     let mut head = Vec::new();
-    std::fs::File::open(path)
-        .ok()?
-        .take(256)
-        .read_to_end(&mut head)
-        .ok()?;
+    std::fs::File::from(file).take(256).read_to_end(&mut head).ok()?;
     Some(head)
 }
 
@@ -162,6 +209,27 @@ fn interpreter_hint(head: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interpreters() {
+        let name = |head: &str| interpreter(head.as_bytes()).map(|path| path.to_str().unwrap().to_owned());
+        assert_eq!(name("#!/bin/sh\necho").as_deref(), Some("/bin/sh"));
+        assert_eq!(
+            name("#! \t/proc/self/exe --version").as_deref(),
+            Some("/proc/self/exe")
+        );
+        assert_eq!(name("#!proc/self/exe\tx").as_deref(), Some("proc/self/exe"));
+        assert_eq!(name("#!\n/bin/sh"), None);
+        assert_eq!(name("\x7fELF"), None);
+    }
+
+    #[test]
+    fn the_builder_is_known_by_every_name() {
+        let refused = |path: &str| refuse_builder(&CString::new(path).unwrap()).is_err();
+        assert!(refused("/proc/self/exe") && refused("/proc/thread-self/exe"));
+        assert!(refused(std::env::current_exe().unwrap().to_str().unwrap()));
+        assert!(!refused("/bin/sh") && !refused("/no/such/file"));
+    }
 
     #[test]
     fn hints_name_the_cause() {

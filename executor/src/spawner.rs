@@ -19,7 +19,7 @@ use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network};
 use crate::step::{self, Shared};
 use crate::sys::{self, Stack, namespace};
-use crate::{Error, Ownership, emulation, mounts};
+use crate::{Error, mounts};
 
 /// The most bytes of a step's description.
 const MAX_SPEC: u64 = 64 * 1024 * 1024;
@@ -30,7 +30,6 @@ pub(crate) struct Plan {
     /// The directory of this build.
     pub(crate) scratch: PathBuf,
     pub(crate) in_user_namespace: bool,
-    pub(crate) ownership: Ownership,
 }
 
 /// The directory whose tree is the lowest layer of every step.
@@ -93,8 +92,6 @@ struct Running {
     child: OwnedFd,
     /// `None` once the builder has closed its end.
     reports: Option<OwnedFd>,
-    /// Answers for the owners of its files, where there is one id. A pidfd.
-    supervisor: Option<OwnedFd>,
     /// Was it killed from here?
     killed: bool,
 }
@@ -133,7 +130,6 @@ impl Spawner {
         Ok(Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
-                ownership: plan.ownership,
                 has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
                 stub: plan.scratch.join(STUB),
                 empty,
@@ -198,10 +194,9 @@ impl Spawner {
             Err(_) => return,
         };
         match self.try_start(request) {
-            Ok((child, supervisor)) => {
+            Ok(child) => {
                 self.steps.push(Running {
                     child,
-                    supervisor,
                     reports: Some(reports),
                     killed: false,
                 });
@@ -213,8 +208,7 @@ impl Spawner {
         }
     }
 
-    /// The step's process, and its supervisor.
-    fn try_start(&mut self, request: Request) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
+    fn try_start(&mut self, request: Request) -> Result<OwnedFd, Error> {
         let spec = read_spec(&request.spec)?;
         let hosts = self.hosts_file(&spec)?;
         self.shared.filters.prepare(&spec)?;
@@ -223,25 +217,15 @@ impl Spawner {
         if spec.network == Network::None {
             namespaces |= namespace::NET;
         }
-        let (supervisor, socket) = match self.shared.ownership {
-            Ownership::Real => (None, None),
-            Ownership::Emulated => {
-                let started = emulation::start();
-                let (supervisor, socket) = started
-                    .map_err(|e| Error::Setup(format!("starting the process that keeps owners: {e}")))?;
-                (Some(supervisor), Some(socket))
-            }
-        };
-        let mut body = || -> i32 { step::run(&self.shared, &spec, &hosts, &request, socket.as_ref()) };
-        let child = sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
+        let mut body = || -> i32 { step::run(&self.shared, &spec, &hosts, &request) };
+        sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
             let knob = match e.raw_os_error() {
                 Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
                 Some(libc::EAGAIN) => " (the limit of processes, ulimit -u or pids.max, is reached)",
                 _ => "",
             };
             Error::Setup(format!("making the namespaces of the step: {e}{knob}"))
-        })?;
-        Ok((child, supervisor))
+        })
     }
 
     /// The hosts file of a step, shared by all steps that want the same.
@@ -274,12 +258,7 @@ impl Spawner {
         } else {
             exit
         };
-        let unattended = step.supervisor.is_some_and(|supervisor| !ended_well(&supervisor));
         if let Some(reports) = step.reports {
-            if unattended && !step.killed {
-                let lost = "the process that keeps the owners of files ended before the step";
-                let _ = send_report(reports.as_fd(), &Report::Setup(lost.to_owned()));
-            }
             let _ = send_report(reports.as_fd(), &Report::Gone(exit));
         }
     }
@@ -313,13 +292,6 @@ impl Running {
         // It may have ended by itself meanwhile.
         let _ = rustix::process::pidfd_send_signal(&self.child, signal);
     }
-}
-
-/// Waits for a supervisor, which ends when its step has.
-fn ended_well(supervisor: &OwnedFd) -> bool {
-    let status =
-        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(supervisor.as_fd()), WaitIdOptions::EXITED));
-    matches!(status, Ok(Some(status)) if status.exit_status() == Some(0))
 }
 
 /// Does the process catch SIGTERM? Looked up in the builder's /proc, where its number is another one.
