@@ -10,9 +10,9 @@ use rbuild_executor::{
 };
 use rustix::event::{PollFd, PollFlags};
 
-use super::{Inputs, foreign};
+use super::Inputs;
 use crate::error::BuildError;
-use crate::graph::{self, Confinement, ExecOp, NetworkMode, Ulimit};
+use crate::graph::{self, Confinement, ExecOp, NetworkMode, Platform, Ulimit};
 use crate::progress::{Event, Sink, Stream};
 
 /// Bytes read of a process' output at once.
@@ -91,7 +91,6 @@ fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
         NetworkMode::Default | NetworkMode::Host => Network::Host,
     };
     spec.insecure = op.insecure;
-    spec.is_32_bit = foreign::is_predecessor(&op.platform);
     spec.extra_hosts.clone_from(&op.extra_hosts);
     let limit = |limit: &Ulimit| Rlimit {
         name: limit.name.clone(),
@@ -181,6 +180,13 @@ fn failed(op: &ExecOp, exit: Exit) -> BuildError {
 }
 
 fn failed_to_start(op: &ExecOp, error: rbuild_executor::Error) -> BuildError {
+    let host = Platform::host();
+    let foreign = (!host.accepts(&op.platform)).then(|| {
+        format!(
+            "the step needs {} and this machine is {host}: register an emulator (package qemu-user-static)",
+            op.platform
+        )
+    });
     let text = format!("process \"{}\" could not be run", op.args.join(" "));
-    BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign::explain(&op.platform))
+    BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign)
 }

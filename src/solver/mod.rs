@@ -5,7 +5,6 @@
 //! (the lock of the step's key); the first failure cancels the rest. Only this room calls the executor.
 
 pub mod exec;
-pub mod foreign;
 pub mod keys;
 pub mod ops;
 pub mod plan;

@@ -2,7 +2,6 @@
 
 pub mod archive;
 pub mod compressed;
-pub mod http;
 pub mod ignore_file;
 pub mod image;
 pub mod layout;

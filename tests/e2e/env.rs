@@ -336,7 +336,7 @@ pub fn has(program: &str) -> bool {
 }
 
 /// The binary under test, where every user can reach it.
-fn rbuild_binary() -> &'static Path {
+pub fn rbuild_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let built = Path::new(env!("CARGO_BIN_EXE_rbuild"));

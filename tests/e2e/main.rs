@@ -30,12 +30,12 @@ mod corpus;
 mod debian;
 // Bad input: one error, the right exit status, nothing lost.
 mod errors;
+// Hostile images and Dockerfiles: the machine stays as it was.
+mod escape;
 // What the work costs in system calls: nothing is created or looked at without need (design D3).
 mod economy;
 // The golden vectors of the specification.
 mod golden;
-// ADD of URLs.
-mod http;
 // Signals, kill -9 and what is left after them.
 mod kill;
 // One build for several platforms.
@@ -45,13 +45,8 @@ mod privilege;
 // A registry on a free loopback port.
 #[path = "../common/registry.rs"]
 mod registry;
-// A web server on a free loopback port.
-#[path = "../common/server.rs"]
-mod server;
 // SOURCE_DATE_EPOCH: the same digest from everywhere.
 mod reproducible;
-// Steps for other architectures, with and without an emulator.
-mod foreign;
 // Which room may use which.
 mod rooms;
 // The rules of the specification that only a build shows, one test or row each, named by their IDs.

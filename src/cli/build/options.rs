@@ -316,11 +316,6 @@ impl BuildOptions {
         self.received.is_some()
     }
 
-    /// Whether the build may use all of the machine's network.
-    pub fn allows_host_network(&self) -> bool {
-        self.network == NetworkMode::Host || self.allow.contains(&Entitlement::NetworkHost)
-    }
-
     /// Whether standard output is free for the image id.
     pub fn shows_id(&self) -> bool {
         !self.outputs.iter().any(Output::writes_to_stdout)

@@ -1,0 +1,86 @@
+//! What rbuild itself runs and maps while an image is at hand that has answers prepared.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::guard::{Guard, in_every_tier};
+
+/// Where programs and libraries that a builder could be led to are found.
+const EVIL: [&str; 12] = [
+    "usr/bin/xz",
+    "usr/bin/unpigz",
+    "usr/bin/git",
+    "usr/bin/newuidmap",
+    "usr/bin/newgidmap",
+    "usr/bin/tar",
+    "usr/bin/pasta",
+    "usr/bin/slirp4netns",
+    "lib/libnss_files.so.2",
+    "lib/x86_64-linux-gnu/libnss_compat.so.2",
+    "lib/x86_64-linux-gnu/libc.so.6",
+    "etc/ld.so.preload",
+];
+
+#[test]
+fn a2_19_nothing_of_the_image_is_run_or_mapped_by_the_builder() {
+    in_every_tier(|guard| {
+        guard.image("evil", |files| {
+            for path in EVIL {
+                let file = files.join(path);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(&file, "#!/bin/sh\necho evil has run\n").unwrap();
+                fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+            }
+        });
+        let archive = guard.env.write("traced/archive.tar", "");
+        let packed = std::process::Command::new("tar")
+            .arg("-cJf")
+            .arg(&archive)
+            .args(["-C", "/etc", "hostname"])
+            .status();
+        assert!(packed.unwrap().success());
+        let dockerfile = "FROM evil AS made\nRUN [\"/bin/busybox\", \"touch\", \"/made\"]\n\
+             FROM evil\nADD archive.tar /added/\nCOPY --chown=nobody --from=made /made /made\nUSER nobody\nWORKDIR /home/nobody\n\
+             RUN [\"/bin/busybox\", \"true\"]\n";
+        traced(guard, dockerfile);
+    });
+}
+
+/// The programs that rbuild starts are its helpers for id maps, and the two steps; nothing is mapped to be run.
+fn traced(guard: &Guard, dockerfile: &str) {
+    guard.env.write("traced/Dockerfile", dockerfile);
+    let context = guard.env.path("traced");
+    let isolation = format!("--isolation={}", guard.tier);
+    let args = [
+        "build",
+        "-q",
+        "-t",
+        "traced",
+        &isolation,
+        context.to_str().unwrap(),
+    ];
+    let Some(trace) = guard.env.trace("execve,execveat,openat,openat2,open,mmap", &args) else {
+        return;
+    };
+    assert!(!trace.contains("evil"), "{trace}");
+    let mut steps = 0;
+    let mut inside = std::collections::BTreeSet::new();
+    for line in trace.lines() {
+        let (process, call) = line.split_once(' ').unwrap();
+        let call = call.trim_start();
+        if call.starts_with("exec") && call.ends_with("= 0") {
+            let step = call.contains("/bin/busybox");
+            steps += usize::from(step);
+            let own = ["/rbuild", "/usr/bin/newuidmap", "/usr/bin/newgidmap"];
+            assert!(
+                step || own.iter().any(|name| call.contains(&format!("{name}\"")))
+                    || call.contains("under-test"),
+                "{call}"
+            );
+            inside.insert(process.to_owned());
+        } else if call.starts_with("mmap") && call.contains("PROT_EXEC") {
+            assert!(inside.contains(process), "mapped without exec: {line}");
+        }
+    }
+    assert_eq!(steps, 2, "{trace}");
+}
