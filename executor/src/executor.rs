@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,9 +13,11 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::enter::enter;
 use crate::inroot::Created;
-use crate::protocol::{self, Report, Request, order, receive_report, send_request};
+use crate::protocol::{
+    self, Report, Request, order, receive_network_taken, receive_report, send_network, send_request,
+};
 use crate::spawner::{self, Plan};
-use crate::{Cancel, Error, ExecSpec, Exit, Isolation, Ownership};
+use crate::{Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership};
 
 /// The process inside its namespaces, with the spawner beside it. Share it among threads.
 ///
@@ -26,6 +29,16 @@ pub struct Executor {
     control: OwnedFd,
     /// A pidfd.
     spawner: OwnedFd,
+    network: Mutex<AskedNetwork>,
+}
+
+/// The network of the steps, as far as the builder knows.
+#[derive(Debug)]
+enum AskedNetwork {
+    Not,
+    /// The answer comes here.
+    Coming(OwnedFd),
+    Known,
 }
 
 impl Executor {
@@ -49,6 +62,7 @@ impl Executor {
             ownership: entered.ownership,
             control,
             spawner,
+            network: Mutex::new(AskedNetwork::Not),
         })
     }
 
@@ -60,6 +74,48 @@ impl Executor {
     /// How owners lie on the disk from now on.
     pub fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    /// Starts the network of steps with [`Network::Default`] and does not wait for it: it takes some 30 milliseconds.
+    /// Only the first call does something.
+    pub fn start_network(&self, plan: NetworkPlan) -> Result<(), Error> {
+        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*network, AskedNetwork::Not) {
+            let fail = |e| Error::internal("asking for the network of the steps", e);
+            let (ours, theirs) = protocol::sockets().map_err(fail)?;
+            send_network(self.control.as_fd(), plan, theirs.as_fd()).map_err(fail)?;
+            *network = AskedNetwork::Coming(ours);
+        }
+        Ok(())
+    }
+
+    /// Waits until the network of steps with [`Network::Default`] is there. Tells what it is, to the first caller only.
+    pub fn join_network(&self, cancel: &Cancel) -> Result<Option<NetworkTaken>, Error> {
+        self.start_network(NetworkPlan::default())?;
+        let fail = |e: io::Error| Error::internal("waiting for the network of the steps", e);
+        let mut network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let AskedNetwork::Coming(answer) = &*network else {
+            return Ok(None);
+        };
+        loop {
+            let mut fds = [
+                PollFd::new(answer, PollFlags::IN),
+                PollFd::from_borrowed_fd(cancel.fd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(fail(e.into())),
+            }
+            if !fds[0].revents().is_empty() {
+                break;
+            }
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+        }
+        let taken = receive_network_taken(answer.as_fd()).map_err(fail)?;
+        *network = AskedNetwork::Known;
+        Ok(Some(taken))
     }
 
     /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.
@@ -76,6 +132,9 @@ impl Executor {
         let _running = cancel.running();
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
+        }
+        if spec.network == Network::Default {
+            self.join_network(cancel)?;
         }
         let (reports, theirs) =
             protocol::sockets().map_err(|e| Error::internal("making the step's socket", e))?;

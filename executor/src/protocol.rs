@@ -1,7 +1,7 @@
 //! What the builder, the spawner and a step say to each other.
 //!
-//! A request is one packet on the control socket: the step as JSON in a memory file, its two
-//! output descriptors and a socket of its own. On that socket the step and the spawner
+//! A request is one packet on the control socket: either the step as JSON in a memory file, its two
+//! output descriptors and a socket of its own, or the wish for a network and a socket for the answer. On a step's socket the step and the spawner
 //! report as JSON packets, and the builder orders signals as single bytes; its end of file means that nobody
 //! waits any more.
 
@@ -17,7 +17,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::inroot::Created;
-use crate::{Error, Exit};
+use crate::{Error, Exit, NetworkPlan, NetworkTaken};
 
 /// The most bytes of one report; longer texts are cut.
 const MAX_PACKET: usize = 64 * 1024;
@@ -84,7 +84,20 @@ pub(crate) fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// The descriptors of a request.
+/// What is asked of the spawner.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// Run a step.
+    Step(Request),
+    /// Make the network of the steps and answer with a [`NetworkTaken`].
+    Network(NetworkPlan, OwnedFd),
+}
+
+/// The first byte of a packet on the control socket.
+const STEP: u8 = b'R';
+const NETWORK: u8 = b'N';
+
+/// The descriptors of a step.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) spec: OwnedFd,
@@ -101,13 +114,28 @@ pub(crate) fn send_request(control: BorrowedFd<'_>, request: &Request) -> io::Re
         request.stderr.as_fd(),
         request.reports.as_fd(),
     ];
+    send_wish(control, &[STEP], &fds)
+}
+
+/// Asks for a network; the answer comes on the other end of `answer`.
+pub(crate) fn send_network(
+    control: BorrowedFd<'_>,
+    plan: NetworkPlan,
+    answer: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let mut packet = vec![NETWORK];
+    serde_json::to_writer(&mut packet, &plan)?;
+    send_wish(control, &packet, &[answer])
+}
+
+fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    ancillary.push(SendAncillaryMessage::ScmRights(fds));
     rustix::io::retry_on_intr(|| {
         sendmsg(
             control,
-            &[IoSlice::new(b"R")],
+            &[IoSlice::new(packet)],
             &mut ancillary,
             SendFlags::NOSIGNAL,
         )
@@ -116,14 +144,14 @@ pub(crate) fn send_request(control: BorrowedFd<'_>, request: &Request) -> io::Re
 }
 
 /// Receives a request; `None` when the builder is gone.
-pub(crate) fn receive_request(control: BorrowedFd<'_>) -> io::Result<Option<Request>> {
+pub(crate) fn receive_wish(control: BorrowedFd<'_>) -> io::Result<Option<Wish>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0u8; 1];
+    let mut packet = [0u8; 1024];
     let received = rustix::io::retry_on_intr(|| {
         recvmsg(
             control,
-            &mut [IoSliceMut::new(&mut byte)],
+            &mut [IoSliceMut::new(&mut packet)],
             &mut ancillary,
             RecvFlags::CMSG_CLOEXEC,
         )
@@ -135,22 +163,44 @@ pub(crate) fn receive_request(control: BorrowedFd<'_>) -> io::Result<Option<Requ
         RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
         _ => Vec::new(),
     });
-    match (fds.next(), fds.next(), fds.next(), fds.next()) {
-        (Some(spec), Some(stdout), Some(stderr), Some(reports))
-            if !received.flags.contains(ReturnFlags::CTRUNC) =>
-        {
-            Ok(Some(Request {
+    let broken = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return broken("a request with too many descriptors");
+    }
+    match packet[..received.bytes].split_first() {
+        Some((&STEP, _)) => match (fds.next(), fds.next(), fds.next(), fds.next()) {
+            (Some(spec), Some(stdout), Some(stderr), Some(reports)) => Ok(Some(Wish::Step(Request {
                 spec,
                 stdout,
                 stderr,
                 reports,
-            }))
-        }
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a request without its descriptors",
-        )),
+            }))),
+            _ => broken("a step without its descriptors"),
+        },
+        Some((&NETWORK, plan)) => match fds.next() {
+            Some(answer) => Ok(Some(Wish::Network(serde_json::from_slice(plan)?, answer))),
+            None => broken("a network without a descriptor for the answer"),
+        },
+        _ => broken("an unknown request"),
     }
+}
+
+/// Tells what became of the network.
+pub(crate) fn send_network_taken(answer: BorrowedFd<'_>, taken: &NetworkTaken) -> io::Result<()> {
+    let packet = serde_json::to_vec(taken)?;
+    rustix::io::retry_on_intr(|| rustix::net::send(answer, &packet, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Reads what became of the network; fails when the spawner is gone.
+pub(crate) fn receive_network_taken(answer: BorrowedFd<'_>) -> io::Result<NetworkTaken> {
+    let mut packet = vec![0u8; MAX_PACKET];
+    let (length, _) =
+        rustix::io::retry_on_intr(|| rustix::net::recv(answer, &mut packet[..], RecvFlags::empty()))?;
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&packet[..length])?)
 }
 
 /// Sends a report.

@@ -8,16 +8,18 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 
-use crate::protocol::{self, Report, Request, order, receive_request, send_report};
+use crate::network::{self, Surroundings};
+use crate::protocol::{self, Report, Request, Wish, order, receive_wish, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network};
-use crate::step::{self, Shared};
+use crate::step::{self, Around, Shared};
 use crate::sys::{self, Stack, namespace};
 use crate::{Error, mounts};
 
@@ -78,9 +80,13 @@ pub(crate) fn run(plan: &Plan, control: OwnedFd) -> ! {
 
 struct Spawner {
     shared: Shared,
-    files: PathBuf,
-    /// The hosts files made so far: name and lines, path.
-    hosts: Vec<(String, PathBuf)>,
+    /// What starts the network knows of the machine.
+    surroundings: Surroundings,
+    network: network::Network,
+    /// Who waits for the network.
+    waiting: Vec<OwnedFd>,
+    /// The files of `/etc` made so far: text, path.
+    made: Vec<(String, PathBuf)>,
     steps: Vec<Running>,
     /// For the one step at a time that is on its way to exec.
     stack: Stack,
@@ -125,19 +131,22 @@ impl Spawner {
         let empty = files.join("empty");
         std::fs::create_dir(&empty).map_err(setup("making an empty directory"))?;
         set_mode(&empty, 0o755).map_err(setup("making an empty directory"))?;
-        let resolv_conf = files.join("resolv.conf");
-        write_public(&resolv_conf, &host_resolv_conf()).map_err(setup("writing resolv.conf"))?;
         Ok(Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
                 has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
                 stub: plan.scratch.join(STUB),
                 empty,
-                resolv_conf,
                 filters: Filters::default(),
             },
-            files,
-            hosts: Vec::new(),
+            surroundings: Surroundings {
+                files,
+                resolv_conf: String::from_utf8_lossy(&host_resolv_conf()).into_owned(),
+                in_user_namespace: plan.in_user_namespace,
+            },
+            network: network::Network::Absent,
+            waiting: Vec::new(),
+            made: Vec::new(),
             steps: Vec::new(),
             stack: Stack::new().map_err(setup("making a stack"))?,
             oom_kills: oom_kills(),
@@ -154,7 +163,10 @@ impl Spawner {
                     fds.push(PollFd::new(reports, PollFlags::IN));
                 }
             }
-            match poll(&mut fds, None) {
+            let awaited = self.network.awaited();
+            let timeout = awaited.map(|(_, until)| time_left(until));
+            fds.extend(awaited.map(|(fd, _)| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
@@ -178,11 +190,34 @@ impl Spawner {
                 let step = self.steps.swap_remove(index);
                 self.bury(step);
             }
+            if timeout.is_some() {
+                self.network =
+                    std::mem::replace(&mut self.network, network::Network::Absent).advance(&mut self.stack);
+                self.tell_network();
+            }
             if requested {
-                match receive_request(control) {
-                    Ok(Some(request)) => self.start_step(request),
+                match receive_wish(control) {
+                    Ok(Some(Wish::Step(request))) => self.start_step(request),
+                    Ok(Some(Wish::Network(plan, answer))) => {
+                        if matches!(self.network, network::Network::Absent) {
+                            let surroundings = self.surroundings.clone();
+                            self.network = network::Network::start(surroundings, plan, &mut self.stack);
+                        }
+                        self.waiting.push(answer);
+                        self.tell_network();
+                    }
                     Ok(None) | Err(_) => return,
                 }
+            }
+        }
+    }
+
+    /// Answers those who wait for the network, once it is known.
+    fn tell_network(&mut self) {
+        if let Some(taken) = self.network.taken() {
+            for answer in self.waiting.drain(..) {
+                // Who has gone is not told.
+                let _ = protocol::send_network_taken(answer.as_fd(), taken);
             }
         }
     }
@@ -210,14 +245,38 @@ impl Spawner {
 
     fn try_start(&mut self, request: Request) -> Result<OwnedFd, Error> {
         let spec = read_spec(&request.spec)?;
-        let hosts = self.hosts_file(&spec)?;
+        let hosts = self.file_for(
+            "/etc/hosts",
+            hosts_text(&spec.hostname, &self.extra_hosts(&spec)?),
+        )?;
+        let own = match spec.network {
+            Network::Default if self.network.taken().is_none() => {
+                return Err(Error::Setup(
+                    "the network of the steps was not waited for".to_owned(),
+                ));
+            }
+            Network::Default => self.network.own(),
+            Network::Host | Network::None => None,
+        };
+        let forward = own.map(|own| own.forward);
+        let text = network::resolv::text(&self.surroundings.resolv_conf, &spec.dns, forward.as_ref());
+        let resolv_conf = self.file_for("/etc/resolv.conf", text)?;
+        let around = Around {
+            hosts,
+            resolv_conf,
+            network: self
+                .network
+                .own()
+                .filter(|_| spec.network == Network::Default)
+                .map(|own| own.namespace()),
+        };
         self.shared.filters.prepare(&spec)?;
         let mut namespaces =
             namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
         if spec.network == Network::None {
             namespaces |= namespace::NET;
         }
-        let mut body = || -> i32 { step::run(&self.shared, &spec, &hosts, &request) };
+        let mut body = || -> i32 { step::run(&self.shared, &spec, &around, &request) };
         sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
             let knob = match e.raw_os_error() {
                 Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
@@ -228,15 +287,39 @@ impl Spawner {
         })
     }
 
-    /// The hosts file of a step, shared by all steps that want the same.
-    fn hosts_file(&mut self, spec: &ExecSpec) -> Result<PathBuf, Error> {
-        let text = hosts_text(&spec.hostname, &spec.extra_hosts);
-        if let Some((_, path)) = self.hosts.iter().find(|(known, _)| *known == text) {
+    /// The step's lines for `/etc/hosts`, with addresses only.
+    fn extra_hosts(&self, spec: &ExecSpec) -> Result<Vec<(String, String)>, Error> {
+        let own = self.network.own();
+        let machine = match (spec.network, own) {
+            (Network::Host, _) | (Network::Default, None) => Some("127.0.0.1".to_owned()),
+            (Network::Default, Some(own)) => own.machine.map(|address| address.to_string()),
+            // Nothing can be reached by any name.
+            (Network::None, _) => None,
+        };
+        let mut lines = Vec::new();
+        for (name, address) in &spec.extra_hosts {
+            if address != ExecSpec::HOST_GATEWAY {
+                lines.push((name.clone(), address.clone()));
+            } else if let Some(machine) = &machine {
+                lines.push((name.clone(), machine.clone()));
+            } else if spec.network == Network::Default {
+                return Err(Error::Setup(format!(
+                    "{name}: the network of the step has no address for {}: use the machine's network (--network host)",
+                    ExecSpec::HOST_GATEWAY
+                )));
+            }
+        }
+        Ok(lines)
+    }
+
+    /// A file with this text, shared by all steps that want the same.
+    fn file_for(&mut self, name: &str, text: String) -> Result<PathBuf, Error> {
+        if let Some((_, path)) = self.made.iter().find(|(known, _)| *known == text) {
             return Ok(path.clone());
         }
-        let path = self.files.join(format!("hosts{}", self.hosts.len()));
-        write_public(&path, text.as_bytes()).map_err(|e| Error::Setup(format!("writing /etc/hosts: {e}")))?;
-        self.hosts.push((text, path.clone()));
+        let path = self.surroundings.files.join(format!("etc{}", self.made.len()));
+        write_public(&path, text.as_bytes()).map_err(|e| Error::Setup(format!("writing {name}: {e}")))?;
+        self.made.push((text, path.clone()));
         Ok(path)
     }
 
@@ -329,6 +412,14 @@ fn hosts_text(hostname: &str, extra: &[(String, String)]) -> String {
         text.push_str(&format!("{address}\t{name}\n"));
     }
     text
+}
+
+fn time_left(until: Instant) -> Timespec {
+    let left = until.saturating_duration_since(Instant::now());
+    Timespec {
+        tv_sec: left.as_secs() as i64,
+        tv_nsec: left.subsec_nanos().into(),
+    }
 }
 
 fn host_resolv_conf() -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! One step as data: what to run, on which root, with which limits.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,10 @@ pub struct ExecSpec {
     pub network: Network,
     /// `--security=insecure`: all capabilities, no system call filter, no masked paths.
     pub insecure: bool,
-    /// Lines for `/etc/hosts`: name, address.
+    /// Lines for `/etc/hosts`: name, address or [`ExecSpec::HOST_GATEWAY`].
     pub extra_hosts: Vec<(String, String)>,
+    /// What of `/etc/resolv.conf` is not the machine's.
+    pub dns: Dns,
     /// A file that exists only for this step (a heredoc with a shebang).
     pub script: Option<Script>,
     /// `--ulimit`; limits not named are inherited.
@@ -46,6 +49,8 @@ impl ExecSpec {
 
     /// Bytes of `/dev/shm` unless told otherwise, as Docker's.
     pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
+    /// In place of an address in `extra_hosts`: that at which the step reaches the machine.
+    pub const HOST_GATEWAY: &str = "host-gateway";
 
     /// A step that runs `args` as root in `/` of `rootfs`, with nothing special.
     pub fn new(rootfs: Rootfs, args: Vec<String>) -> ExecSpec {
@@ -59,6 +64,7 @@ impl ExecSpec {
             network: Network::Host,
             insecure: false,
             extra_hosts: Vec::new(),
+            dns: Dns::default(),
             script: None,
             ulimits: Vec::new(),
             privileges: Privileges::default(),
@@ -108,6 +114,27 @@ pub enum Network {
     Host,
     /// Loopback only.
     None,
+    /// One for all such steps of the build, from which the machine's loopback and cloud metadata cannot be reached; the
+    /// builder's where that cannot be had. [`Executor::join_network`](crate::Executor::join_network) tells which.
+    Default,
+}
+
+/// Settings of the resolver; what is empty is as on the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Name servers.
+    pub servers: Vec<IpAddr>,
+    /// Search domains; a single `.` for none.
+    pub search: Vec<String>,
+    /// Options as in `resolv.conf`.
+    pub options: Vec<String>,
+}
+
+impl Dns {
+    /// Is everything as on the machine?
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.search.is_empty() && self.options.is_empty()
+    }
 }
 
 /// A file made for one step and gone after it.

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
@@ -20,7 +20,7 @@ use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs};
 use crate::user::{self, Identity};
-use crate::{Error, caps, program, sys};
+use crate::{Error, caps, network, program, sys};
 
 /// What all steps of a build share; made once by the spawner.
 #[derive(Debug)]
@@ -31,25 +31,43 @@ pub(crate) struct Shared {
     pub(crate) stub: PathBuf,
     /// An empty directory.
     pub(crate) empty: PathBuf,
-    /// The host's `resolv.conf`, copied.
-    pub(crate) resolv_conf: PathBuf,
     pub(crate) filters: Filters,
 }
 
+/// What the spawner has made ready for one step.
+#[derive(Debug)]
+pub(crate) struct Around<'a> {
+    /// Its `/etc/hosts`.
+    pub(crate) hosts: PathBuf,
+    /// Its `/etc/resolv.conf`.
+    pub(crate) resolv_conf: PathBuf,
+    /// The network namespace to enter; without one it stays in that which it was born in.
+    pub(crate) network: Option<BorrowedFd<'a>>,
+}
+
 /// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces.
-pub(crate) fn run(shared: &Shared, spec: &ExecSpec, hosts: &Path, request: &Request) -> ! {
-    let Err(error) = prepare(shared, spec, hosts, request);
+pub(crate) fn run(shared: &Shared, spec: &ExecSpec, around: &Around<'_>, request: &Request) -> ! {
+    let Err(error) = prepare(shared, spec, around, request);
     // When nobody listens any more, the spawner is about to end this process anyway.
     let _ = send_report(request.reports.as_fd(), &Report::of(error));
     sys::exit_now(1)
 }
 
-fn prepare(shared: &Shared, spec: &ExecSpec, hosts: &Path, request: &Request) -> Result<Infallible, Error> {
+fn prepare(
+    shared: &Shared,
+    spec: &ExecSpec,
+    around: &Around<'_>,
+    request: &Request,
+) -> Result<Infallible, Error> {
     die_with_spawner()?;
     rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
     rustix::process::umask(Mode::empty());
+    // Before /sys is mounted, which shows the interfaces of the network that it is mounted in.
+    if let Some(namespace) = around.network {
+        network::join(namespace).map_err(|e| setup("entering the network of the steps", e))?;
+    }
 
-    let Mounted { root, null, created } = mount_all(shared, spec, hosts)?;
+    let Mounted { root, null, created } = mount_all(shared, spec, around)?;
     pivot(root.as_fd())?;
 
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| setup("setting the host name", e))?;
@@ -121,7 +139,7 @@ struct Mounted {
 
 /// Mounts everything. All targets are opened before anything covers them, so that no mount can
 /// redirect another one.
-fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &Path) -> Result<Mounted, Error> {
+fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mounted, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::openat(CWD, spec.rootfs.changed(), flags, Mode::empty())
         .map_err(|e| setup("opening the root file system", e))?;
@@ -147,12 +165,14 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, hosts: &Path) -> Result<Mounted, 
     let resolv_conf = target("/etc/resolv.conf", Kind::File)?;
     let hosts_file = target("/etc/hosts", Kind::File)?;
 
-    mounts::file("/etc/resolv.conf", &shared.resolv_conf, resolv_conf.as_fd())?;
-    mounts::file("/etc/hosts", hosts, hosts_file.as_fd())?;
+    mounts::file("/etc/resolv.conf", &around.resolv_conf, resolv_conf.as_fd())?;
+    mounts::file("/etc/hosts", &around.hosts, hosts_file.as_fd())?;
     mounts::proc(proc.as_fd(), &shared.empty, !spec.insecure)?;
-    let sysfs = match (shared.in_user_namespace, spec.network) {
-        (true, Network::Host) => Sysfs::Bind,
-        _ => Sysfs::Fresh,
+    let is_ours = around.network.is_some() || spec.network == Network::None;
+    let sysfs = if shared.in_user_namespace && !is_ours {
+        Sysfs::Bind
+    } else {
+        Sysfs::Fresh
     };
     mounts::sys(
         sys.as_fd(),

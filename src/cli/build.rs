@@ -5,7 +5,9 @@ mod commit;
 mod confinement;
 pub mod dockerfile;
 mod interrupt;
+pub mod network;
 pub mod options;
+mod proxies;
 pub mod report;
 mod request;
 mod stdin;
@@ -22,13 +24,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rbuild_cache::layer::Ownership;
 use rbuild_cache::{KeyBuilder, Store, TempDir};
-use rbuild_executor::Executor;
+use rbuild_executor::{Executor, NetworkPlan};
 
 use super::Context;
 use crate::error::BuildError;
 use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
 use crate::frontend::{self, Lowered, Warning};
-use crate::graph::VertexId;
+use crate::graph::{NetworkMode, VertexId};
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::Registry;
 use crate::solver::{self, Inputs, Plan, run::Solved};
@@ -253,6 +255,7 @@ impl<'a> Build<'a> {
             sink: self.progress.as_ref(),
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),
+            dns: &self.options.network.dns,
         };
         let mut plan = Plan::new(&inputs)?;
         plan.fetch(&inputs)?;
@@ -270,6 +273,13 @@ impl<'a> Build<'a> {
         let entered = if plan.needs_namespace(&inputs, self.options.outputs.iter().any(exports_files))? {
             registry.quiesce();
             let entered = self.enter(store)?;
+            if plan.runs_with(&inputs, NetworkMode::Default) {
+                // Steps wait for it, so it starts beside what they need first.
+                let wanted = NetworkPlan {
+                    reach_machine: self.options.network.reach_machine(),
+                };
+                entered.0.start_network(wanted).map_err(BuildError::new)?;
+            }
             if plan.is_stale(&inputs) {
                 plan = Plan::new(&inputs)?;
             }

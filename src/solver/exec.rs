@@ -10,7 +10,7 @@ use rbuild_executor::{
 };
 use rustix::event::{PollFd, PollFlags};
 
-use super::Inputs;
+use super::{Inputs, network};
 use crate::error::BuildError;
 use crate::graph::{self, Confinement, ExecOp, NetworkMode, Platform, Ulimit};
 use crate::progress::{Event, Sink, Stream};
@@ -34,7 +34,9 @@ pub fn run(
         upper: snapshot.upper().to_owned(),
         work: snapshot.work().to_owned(),
     };
-    let spec = spec(op, rootfs);
+    let mut spec = spec(op, rootfs);
+    spec.dns.clone_from(inputs.dns);
+    network::join(inputs, executor, cancel, op)?;
     let (stdout, stdout_write) = pipe()?;
     let (stderr, stderr_write) = pipe()?;
     let exit = std::thread::scope(|scope| {
@@ -88,7 +90,8 @@ fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
     spec.hostname.clone_from(&op.hostname);
     spec.network = match op.network {
         NetworkMode::None => Network::None,
-        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::Host => Network::Host,
+        NetworkMode::Default => Network::Default,
     };
     spec.insecure = op.insecure;
     spec.extra_hosts.clone_from(&op.extra_hosts);

@@ -6,6 +6,7 @@
 
 pub mod exec;
 pub mod keys;
+mod network;
 pub mod ops;
 pub mod plan;
 mod remote;
@@ -16,6 +17,7 @@ use std::fmt;
 
 use rbuild_cache::layer::{Layer, Timestamp};
 use rbuild_cache::{LayerId, Store, View};
+use rbuild_executor::Dns;
 
 use crate::error::BuildError;
 use crate::graph::{Definition, Op, VertexId};
@@ -43,6 +45,8 @@ pub struct Inputs<'a> {
     pub epoch: Option<i64>,
     /// `rewrite-timestamp=true`: layers made from entries are written without times later than this.
     pub clamp: Option<i64>,
+    /// Settings of the resolver of steps, where they are not the machine's. In no key: names are the same everywhere.
+    pub dns: &'a Dns,
 }
 
 impl fmt::Debug for Inputs<'_> {

@@ -8,7 +8,7 @@ use super::ops::Sources;
 use super::ops::select::{self, Selection};
 use super::{Inputs, StepResult, keys};
 use crate::error::BuildError;
-use crate::graph::{Op, VertexId};
+use crate::graph::{NetworkMode, Op, VertexId};
 
 /// Keys and cached results of all vertices, by index.
 #[derive(Debug)]
@@ -51,6 +51,12 @@ impl Plan {
         }
         plan.look_up(inputs)?;
         Ok(plan)
+    }
+
+    /// Whether a process with this network has to run.
+    pub fn runs_with(&self, inputs: &Inputs<'_>, network: NetworkMode) -> bool {
+        let mut missing = self.missing.iter().map(|id| &inputs.definition.vertex(*id).op);
+        missing.any(|op| matches!(op, Op::Exec(op) if op.network == network))
     }
 
     /// Whether a process has to run, or bytes be read that only the executor's namespace may read: files of

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_executor::{Cancel, Error, ExecSpec, Executor, Exit, Isolation, Rootfs};
 
 const PROGRAMS: &str = "sh true ls cat id mount umount ps sleep touch stat unshare kill env pwd readlink mkdir \
-    rmdir hostname grep chroot dd rm ln chmod chown mknod wc echo test head sort tr printf find";
+    rmdir hostname grep chroot dd rm ln chmod chown mknod wc echo test head sort tr printf find ip nc timeout sed";
 
 pub struct Bench {
     pub executor: Executor,

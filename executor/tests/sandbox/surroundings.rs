@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rbuild_executor::{Network, Rlimit, Script};
+use rbuild_executor::{ExecSpec, Network, Rlimit, Script};
 
 use super::Case;
 use super::bench::{Bench, set_lowers};
@@ -16,6 +16,8 @@ pub const CASES: &[Case] = &[
     ("devices", devices),
     ("network_files", network_files),
     ("network_none", network_none),
+    ("network_default", network_default),
+    ("resolver_settings", resolver_settings),
     ("users", users),
     ("working_directory", working_directory),
     ("script", script),
@@ -182,6 +184,61 @@ fn network_none() {
     let mut spec = bench.spec(&["sh", "-c", "ls /sys/class/net; cat /sys/class/net/lo/flags"]);
     spec.network = Network::None;
     assert_eq!(bench.run(&spec).ok(), "lo\n0x9");
+}
+
+/// The machine's loopback is behind neither the same address nor the gateway, and cloud metadata is refused at once.
+fn network_default() {
+    let bench = Bench::new();
+    let taken = bench.executor.join_network(&bench.cancel).unwrap().unwrap();
+    assert_eq!(bench.executor.join_network(&bench.cancel).unwrap(), None);
+    let mut spec = bench.spec(&["sh", "-c", ""]);
+    spec.network = Network::Default;
+    if !taken.own {
+        println!("skipped: {}", taken.line);
+        assert_eq!(bench.run(&spec).ok(), "");
+        return;
+    }
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    spec.args = [
+        "sh",
+        "-c",
+        &format!(
+            "ls /sys/class/net | tr '\\n' ' '; \
+         for a in 127.0.0.1 $(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p'); do \
+           echo | timeout 3 nc -w 2 $a {port} && echo reached $a; done; \
+         timeout 2 nc -w 1 169.254.169.254 80 2>&1; ip link set lo down 2>&1; ip rule del pref 1 2>&1; true"
+        ),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let outcome = bench.run(&spec);
+    let text = outcome.ok();
+    assert!(text.starts_with("eth0 lo ") || text.contains(" lo "), "{text}");
+    assert!(!text.contains("reached"), "{text}");
+    assert!(
+        text.contains("169.254.169.254") && text.contains("unreachable"),
+        "{text}"
+    );
+    assert_eq!(text.matches("Operation not permitted").count(), 2, "{text}");
+}
+
+fn resolver_settings() {
+    let bench = Bench::new();
+    let mut spec = bench.spec(&["cat", "/etc/resolv.conf", "/etc/hosts"]);
+    spec.dns = rbuild_executor::Dns {
+        servers: vec!["10.9.8.7".parse().unwrap()],
+        search: vec!["corp.example".to_owned()],
+        options: vec!["ndots:3".to_owned()],
+    };
+    spec.extra_hosts = vec![("machine".to_owned(), ExecSpec::HOST_GATEWAY.to_owned())];
+    let outcome = bench.run(&spec);
+    let text = outcome.ok();
+    assert!(
+        text.contains("search corp.example\nnameserver 10.9.8.7\noptions ndots:3\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("127.0.0.1\tmachine"), "{text}");
 }
 
 fn users() {

@@ -11,6 +11,7 @@ use rbuild_executor::{Isolation, Rlimit};
 use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
+use super::network::{NetworkArgs, NetworkOptions};
 use super::stdin::StdinContext;
 use crate::cli::Context;
 use crate::exporter::{Annotation, Output, OutputKind};
@@ -90,15 +91,11 @@ pub struct BuildArgs {
     /// How progress is shown: auto, tty, plain or quiet
     #[arg(long, value_name = "MODE", env = "BUILDKIT_PROGRESS", hide_env = true)]
     progress: Option<Mode>,
-    /// Network of RUN steps that name none: default, none or host
-    #[arg(long, value_name = "MODE", default_value = "default", value_parser = network)]
-    network: NetworkMode,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// What RUN steps may do beyond the usual: network.host or security.insecure
     #[arg(long, value_name = "RIGHT")]
     allow: Vec<Entitlement>,
-    /// Line of /etc/hosts in RUN steps
-    #[arg(long = "add-host", value_name = "HOST:IP")]
-    add_hosts: Vec<String>,
     /// Resource limit of RUN steps
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<Rlimit>,
@@ -179,9 +176,9 @@ pub struct BuildOptions {
     labels: Vec<(String, String)>,
     no_cache: bool,
     no_cache_filter: Vec<String>,
-    network: NetworkMode,
+    /// The flags about the network of RUN.
+    pub network: NetworkOptions,
     allow: Vec<Entitlement>,
-    add_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Rlimit>,
     /// `--stop-grace`.
@@ -224,6 +221,11 @@ impl BuildOptions {
             contexts.push((name, context));
         }
         let platforms = platforms(&args.platform)?;
+        let build_args: Vec<_> = args
+            .build_args
+            .iter()
+            .map(|text| with_environment(text))
+            .collect();
         let quiet_mode = if args.quiet {
             Mode::Quiet
         } else {
@@ -256,11 +258,8 @@ impl BuildOptions {
             isolation: args.isolation,
             contexts,
             local_contexts,
-            build_args: args
-                .build_args
-                .iter()
-                .map(|text| with_environment(text))
-                .collect(),
+            network: NetworkOptions::new(args.network, &build_args)?,
+            build_args,
             target: args.target,
             as_index: platforms.len() > 1 || wants_index(&args.build_args),
             platforms,
@@ -274,13 +273,7 @@ impl BuildOptions {
                 .collect(),
             no_cache: args.no_cache,
             no_cache_filter: args.no_cache_filter,
-            network: args.network,
             allow: args.allow,
-            add_hosts: args
-                .add_hosts
-                .iter()
-                .map(|text| host(text))
-                .collect::<anyhow::Result<_>>()?,
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
             stop_grace: args.confinement.stop_grace,
@@ -293,16 +286,16 @@ impl BuildOptions {
         BuildRequest {
             dockerfile,
             file: self.dockerfile.shown(),
-            build_args: self.build_args.clone(),
+            build_args: [self.network.proxies.as_slice(), &self.build_args].concat(),
             target: self.target.clone(),
             platform: None,
             labels: self.labels.clone(),
             no_cache: self.no_cache,
             no_cache_filter: self.no_cache_filter.clone(),
             contexts: self.contexts.clone(),
-            network: self.network,
+            network: self.network.mode,
             allow: self.allow.clone(),
-            add_hosts: self.add_hosts.clone(),
+            add_hosts: self.network.add_hosts.clone(),
             ulimits: self.ulimits.iter().map(ulimit).collect(),
             confinement: self.confinement.clone(),
             hostname: None,
@@ -474,33 +467,6 @@ fn with_environment(text: &str) -> (String, Option<String>) {
     }
 }
 
-/// `host:ip` or `host=ip`, the address in brackets or not.
-fn host(text: &str) -> anyhow::Result<(String, String)> {
-    let parts = text.split_once('=').or_else(|| text.split_once(':'));
-    let Some((name, address)) = parts.filter(|(name, _)| !name.is_empty()) else {
-        bail!("bad format for add-host: {text:?}: use HOST:IP");
-    };
-    let address = address
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(address);
-    if address.parse::<std::net::IpAddr>().is_err() {
-        bail!("invalid IP address in add-host: {address:?}");
-    }
-    Ok((name.to_owned(), address.to_owned()))
-}
-
-fn network(text: &str) -> Result<NetworkMode, String> {
-    match text {
-        "default" => Ok(NetworkMode::Default),
-        "none" => Ok(NetworkMode::None),
-        "host" => Ok(NetworkMode::Host),
-        other => Err(format!(
-            "network mode {other:?} is not supported by rbuild: use default, none or host"
-        )),
-    }
-}
-
 fn source_date_epoch() -> anyhow::Result<Option<i64>> {
     match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) if !text.is_empty() => {
@@ -516,28 +482,6 @@ fn source_date_epoch() -> anyhow::Result<Option<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_are_checked() {
-        for (text, expected) in [
-            ("db:10.0.0.1", Some(("db", "10.0.0.1"))),
-            ("db=10.0.0.1", Some(("db", "10.0.0.1"))),
-            ("db:::1", Some(("db", "::1"))),
-            ("db:[::1]", Some(("db", "::1"))),
-            ("db", None),
-            (":1.2.3.4", None),
-            ("db:not-an-address", None),
-        ] {
-            let found = host(text).ok();
-            assert_eq!(
-                found
-                    .as_ref()
-                    .map(|(name, address)| (name.as_str(), address.as_str())),
-                expected,
-                "{text}"
-            );
-        }
-    }
 
     #[test]
     fn platforms_are_listed_once() {
