@@ -16,7 +16,7 @@ use super::stdin::StdinContext;
 use crate::cli::Context;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
-use crate::graph::{Confinement, NetworkMode, Platform, Ulimit};
+use crate::graph::{Confinement, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::image::PullPolicy;
