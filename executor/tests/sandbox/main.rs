@@ -9,6 +9,8 @@ mod bench;
 mod hostile_image;
 // How a step ends: exit codes, errors of exec, cancellation, death of the builder.
 mod lifetime;
+// Paths that change while steps start.
+mod race;
 // What a step sees and may do: files, devices, identity, capabilities, system calls, network.
 mod surroundings;
 
@@ -24,7 +26,13 @@ const DIRECTORY: &str = "RBUILD_TEST_DIRECTORY";
 const USER: &str = "RBUILD_TEST_USER";
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [surroundings::CASES, hostile_image::CASES, lifetime::CASES].concat();
+    let cases: Vec<Case> = [
+        surroundings::CASES,
+        hostile_image::CASES,
+        lifetime::CASES,
+        race::CASES,
+    ]
+    .concat();
     if let Ok(wanted) = std::env::var(CASE) {
         let (_, case) = cases
             .iter()
