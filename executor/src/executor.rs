@@ -55,6 +55,7 @@ impl Executor {
         let plan = Plan {
             scratch,
             in_user_namespace: entered.in_user_namespace,
+            ownership: entered.ownership,
         };
         let (spawner, control) = spawner::spawn(&plan)?;
         Ok(Executor {

@@ -12,6 +12,7 @@
 
 mod cancel;
 mod caps;
+mod emulation;
 mod enter;
 mod error;
 mod executor;
@@ -19,6 +20,7 @@ mod idmap;
 mod inroot;
 mod isolation;
 mod limits;
+mod machines;
 mod mounts;
 mod network;
 mod privilege;
@@ -33,10 +35,12 @@ mod sys;
 mod user;
 
 pub use cancel::Cancel;
+
 pub use error::Error;
 pub use executor::Executor;
 pub use isolation::{Isolation, Ownership};
 pub use limits::{LimitError, Rlimit};
+pub use machines::{Emulation, Registration, architectures, emulation, native_architecture, registrations};
 pub use network::{NetworkPlan, NetworkTaken};
 pub use privilege::{Capabilities, CapabilityError, Privileges, SystemCalls};
 pub use seccomp::{ProfileError, check_profile};

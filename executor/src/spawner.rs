@@ -21,7 +21,7 @@ use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network};
 use crate::step::{self, Around, Shared};
 use crate::sys::{self, Stack, namespace};
-use crate::{Error, mounts};
+use crate::{Error, Ownership, emulation, mounts};
 
 /// The most bytes of a step's description.
 const MAX_SPEC: u64 = 64 * 1024 * 1024;
@@ -32,6 +32,7 @@ pub(crate) struct Plan {
     /// The directory of this build.
     pub(crate) scratch: PathBuf,
     pub(crate) in_user_namespace: bool,
+    pub(crate) ownership: Ownership,
 }
 
 /// The directory whose tree is the lowest layer of every step.
@@ -98,6 +99,8 @@ struct Running {
     child: OwnedFd,
     /// `None` once the builder has closed its end.
     reports: Option<OwnedFd>,
+    /// Answers for the owners of its files, where there is one id. A pidfd.
+    supervisor: Option<OwnedFd>,
     /// Was it killed from here?
     killed: bool,
 }
@@ -134,6 +137,7 @@ impl Spawner {
         Ok(Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
+                ownership: plan.ownership,
                 has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
                 stub: plan.scratch.join(STUB),
                 empty,
@@ -229,9 +233,10 @@ impl Spawner {
             Err(_) => return,
         };
         match self.try_start(request) {
-            Ok(child) => {
+            Ok((child, supervisor)) => {
                 self.steps.push(Running {
                     child,
+                    supervisor,
                     reports: Some(reports),
                     killed: false,
                 });
@@ -243,7 +248,8 @@ impl Spawner {
         }
     }
 
-    fn try_start(&mut self, request: Request) -> Result<OwnedFd, Error> {
+    /// The step's process, and its supervisor.
+    fn try_start(&mut self, request: Request) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
         let spec = read_spec(&request.spec)?;
         let hosts = self.file_for(
             "/etc/hosts",
@@ -276,15 +282,25 @@ impl Spawner {
         if spec.network == Network::None {
             namespaces |= namespace::NET;
         }
-        let mut body = || -> i32 { step::run(&self.shared, &spec, &around, &request) };
-        sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
+        let (supervisor, socket) = match self.shared.ownership {
+            Ownership::Real => (None, None),
+            Ownership::Emulated => {
+                let started = emulation::start();
+                let (supervisor, socket) = started
+                    .map_err(|e| Error::Setup(format!("starting the process that keeps owners: {e}")))?;
+                (Some(supervisor), Some(socket))
+            }
+        };
+        let mut body = || -> i32 { step::run(&self.shared, &spec, &around, &request, socket.as_ref()) };
+        let child = sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
             let knob = match e.raw_os_error() {
                 Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
                 Some(libc::EAGAIN) => " (the limit of processes, ulimit -u or pids.max, is reached)",
                 _ => "",
             };
             Error::Setup(format!("making the namespaces of the step: {e}{knob}"))
-        })
+        })?;
+        Ok((child, supervisor))
     }
 
     /// The step's lines for `/etc/hosts`, with addresses only.
@@ -341,7 +357,12 @@ impl Spawner {
         } else {
             exit
         };
+        let unattended = step.supervisor.is_some_and(|supervisor| !ended_well(&supervisor));
         if let Some(reports) = step.reports {
+            if unattended && !step.killed {
+                let lost = "the process that keeps the owners of files ended before the step";
+                let _ = send_report(reports.as_fd(), &Report::Setup(lost.to_owned()));
+            }
             let _ = send_report(reports.as_fd(), &Report::Gone(exit));
         }
     }
@@ -375,6 +396,13 @@ impl Running {
         // It may have ended by itself meanwhile.
         let _ = rustix::process::pidfd_send_signal(&self.child, signal);
     }
+}
+
+/// Waits for a supervisor, which ends when its step has.
+fn ended_well(supervisor: &OwnedFd) -> bool {
+    let status =
+        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(supervisor.as_fd()), WaitIdOptions::EXITED));
+    matches!(status, Ok(Some(status)) if status.exit_status() == Some(0))
 }
 
 /// Does the process catch SIGTERM? Looked up in the builder's /proc, where its number is another one.

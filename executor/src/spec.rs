@@ -39,6 +39,8 @@ pub struct ExecSpec {
     pub ulimits: Vec<Rlimit>,
     /// Capabilities and system calls; nothing of it holds for an `insecure` step but `no_new_privileges`.
     pub privileges: Privileges,
+    /// The programs are those of the machine's 32-bit predecessor: `uname` tells its name.
+    pub is_32_bit: bool,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
 }
@@ -68,6 +70,7 @@ impl ExecSpec {
             script: None,
             ulimits: Vec::new(),
             privileges: Privileges::default(),
+            is_32_bit: false,
             shm_size: ExecSpec::DEFAULT_SHM_SIZE,
         }
     }

@@ -20,12 +20,13 @@ use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs};
 use crate::user::{self, Identity};
-use crate::{Error, caps, network, program, sys};
+use crate::{Error, Ownership, caps, emulation, network, program, sys};
 
 /// What all steps of a build share; made once by the spawner.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) in_user_namespace: bool,
+    pub(crate) ownership: Ownership,
     pub(crate) has_cgroup2: bool,
     /// The lowest layer of every step: the mount points.
     pub(crate) stub: PathBuf,
@@ -45,9 +46,16 @@ pub(crate) struct Around<'a> {
     pub(crate) network: Option<BorrowedFd<'a>>,
 }
 
-/// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces.
-pub(crate) fn run(shared: &Shared, spec: &ExecSpec, around: &Around<'_>, request: &Request) -> ! {
-    let Err(error) = prepare(shared, spec, around, request);
+/// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces. `supervisor` is the socket of
+/// the process that keeps owners, where there is one id.
+pub(crate) fn run(
+    shared: &Shared,
+    spec: &ExecSpec,
+    around: &Around<'_>,
+    request: &Request,
+    supervisor: Option<&OwnedFd>,
+) -> ! {
+    let Err(error) = prepare(shared, spec, around, request, supervisor);
     // When nobody listens any more, the spawner is about to end this process anyway.
     let _ = send_report(request.reports.as_fd(), &Report::of(error));
     sys::exit_now(1)
@@ -58,6 +66,7 @@ fn prepare(
     spec: &ExecSpec,
     around: &Around<'_>,
     request: &Request,
+    supervisor: Option<&OwnedFd>,
 ) -> Result<Infallible, Error> {
     die_with_spawner()?;
     rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
@@ -78,6 +87,13 @@ fn prepare(
     let cwd = working_directory(root.as_fd(), &spec.cwd)?;
 
     for limit in &spec.ulimits {
+        if supervisor.is_some() && limit.name == "locks" {
+            return Err(Error::Start(
+                "--ulimit locks cannot be set in a user namespace with one id, which uses that limit itself (no kernel \
+                 enforces it)"
+                    .to_owned(),
+            ));
+        }
         limit.apply()?;
     }
     // Without a keyring of its own a step shares the builder's; kernels without keyrings have none to share.
@@ -93,6 +109,9 @@ fn prepare(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::reset_signals();
 
+    if spec.is_32_bit {
+        sys::become_32_bit().map_err(|e| setup("taking the 32-bit personality", e))?;
+    }
     if spec.privileges.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(|e| setup("giving up new privileges", e))?;
     }
@@ -103,7 +122,10 @@ fn prepare(
     }
     // As runc: root may enter a directory that the user may not; where root may not, the user may.
     let entered = rustix::process::fchdir(&cwd).is_ok();
-    become_user(&identity, spec)?;
+    match supervisor {
+        None => become_user(&identity, spec)?,
+        Some(supervisor) => believe_to_be(&identity, spec, supervisor.as_fd())?,
+    }
     enter_directory((!entered).then_some(&cwd), &spec.cwd)?;
     // The change of user has cleared it.
     die_with_spawner()?;
@@ -223,10 +245,9 @@ fn enter_directory(directory: Option<&OwnedFd>, name: &str) -> Result<(), Error>
     Ok(())
 }
 
-/// Groups, ids, capabilities. Leaving uid 0 empties the permitted set by itself.
-fn become_user(identity: &Identity, spec: &ExecSpec) -> Result<(), Error> {
-    let fail =
-        |e: rustix::io::Errno| Error::Start(format!("becoming user {}:{}: {e}", identity.uid, identity.gid));
+/// Takes what a step may never have out of reach; gives what it keeps.
+fn bound(spec: &ExecSpec) -> Result<CapabilitySet, Error> {
+    let fail = |e: rustix::io::Errno| setup("giving up capabilities", e);
     let all = rustix::thread::capabilities(None).map_err(fail)?.permitted;
     // Root of a surrounding container may hold fewer than Docker's default.
     let keep = if spec.insecure {
@@ -240,6 +261,22 @@ fn become_user(identity: &Identity, spec: &ExecSpec) -> Result<(), Error> {
     };
     caps::bound(keep).map_err(fail)?;
     caps::hold(all).map_err(fail)?;
+    Ok(keep)
+}
+
+/// There is one id: the step stays what it is and is told otherwise.
+fn believe_to_be(identity: &Identity, spec: &ExecSpec, supervisor: BorrowedFd<'_>) -> Result<(), Error> {
+    let keep = bound(spec)?;
+    emulation::hand_over(supervisor, identity, keep.bits())
+        .map_err(|e| setup("handing the step to the process that keeps owners", e))?;
+    caps::hold(keep).map_err(|e| setup("giving up capabilities", e))
+}
+
+/// Groups, ids, capabilities. Leaving uid 0 empties the permitted set by itself.
+fn become_user(identity: &Identity, spec: &ExecSpec) -> Result<(), Error> {
+    let fail =
+        |e: rustix::io::Errno| Error::Start(format!("becoming user {}:{}: {e}", identity.uid, identity.gid));
+    let keep = bound(spec)?;
 
     let gid = rustix::process::Gid::from_raw(identity.gid);
     let uid = rustix::process::Uid::from_raw(identity.uid);

@@ -253,6 +253,13 @@ pub(crate) fn new_session_keyring() -> io::Result<()> {
         .map(drop)
 }
 
+/// Makes `uname` tell this process and its children the name of the machine's 32-bit predecessor.
+pub(crate) fn become_32_bit() -> io::Result<()> {
+    const PER_LINUX32: libc::c_ulong = 8;
+    // SAFETY: it changes what uname and /proc/cpuinfo tell; no memory is involved.
+    check(unsafe { libc::personality(PER_LINUX32) }.into()).map(drop)
+}
+
 /// Sets the loopback interface of the current network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket_with(
@@ -332,9 +339,219 @@ pub(crate) fn duplicate_above_standard(fd: BorrowedFd<'_>) -> io::Result<OwnedFd
     Ok(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)?)
 }
 
-/// Sets a resource limit by its Linux number.
 /// Soft and hard limit of this process.
 pub(crate) fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    limit_of(0, resource)
+}
+
+/// Sets a resource limit of this process by its Linux number.
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    set_limit_of(0, resource, soft, hard)
+}
+
+/// A system call that a process of a step waits in until it is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Notification {
+    pub(crate) id: u64,
+    /// The calling thread, in the pid namespace of the reader.
+    pub(crate) thread: i32,
+    pub(crate) call: i32,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The kernel carries it out.
+    Continue,
+    Value(i64),
+    Errno(i32),
+}
+
+// Of linux/seccomp.h.
+const NOTIF_RECV: u32 = 0xc050_2100;
+const NOTIF_SEND: u32 = 0xc018_2101;
+const NOTIF_ID_VALID: u32 = 0x4008_2102;
+const NOTIF_ADDFD: u32 = 0x4018_2103;
+const NOTIF_SET_FLAGS: u32 = 0x4008_2104;
+
+#[repr(C)]
+struct SeccompNotif {
+    id: u64,
+    pid: u32,
+    flags: u32,
+    nr: i32,
+    arch: u32,
+    instruction_pointer: u64,
+    args: [u64; 6],
+}
+
+#[repr(C)]
+struct SeccompResponse {
+    id: u64,
+    val: i64,
+    error: i32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct SeccompAddFd {
+    id: u64,
+    flags: u32,
+    srcfd: u32,
+    newfd: u32,
+    newfd_flags: u32,
+}
+
+/// Installs a filter that hands calls to whoever reads from the descriptor that is returned.
+pub(crate) fn install_notifying_filter(program: &[BpfInstruction]) -> io::Result<OwnedFd> {
+    const NEW_LISTENER: libc::c_ulong = 1 << 3;
+    /// A signal that does not kill leaves a call that is being answered alone (kernel 5.19).
+    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    let install = |flags: libc::c_ulong| {
+        // SAFETY: as in install_filter.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags,
+                &raw const filter,
+            )
+        })
+    };
+    let fd = match install(NEW_LISTENER | WAIT_KILLABLE_RECV) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => install(NEW_LISTENER),
+        result => result,
+    }?;
+    // SAFETY: the kernel made a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The next call that waits for an answer; blocks. ENOENT when the caller has died meanwhile.
+pub(crate) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+    // SAFETY: all-zero is a valid seccomp_notif, and the kernel asks for it.
+    let mut notif: SeccompNotif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes a seccomp_notif there, which has this layout.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV as _, &raw mut notif) }.into())?;
+    Ok(Notification {
+        id: notif.id,
+        thread: notif.pid as i32,
+        call: notif.nr,
+        arguments: notif.args,
+    })
+}
+
+/// Answers a call. ENOENT when the caller has died meanwhile.
+pub(crate) fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> io::Result<()> {
+    const CONTINUE: u32 = 1;
+    let (val, error, flags) = match answer {
+        Answer::Continue => (0, 0, CONTINUE),
+        Answer::Value(value) => (value, 0, 0),
+        Answer::Errno(errno) => (0, -errno, 0),
+    };
+    let response = SeccompResponse {
+        id,
+        val,
+        error,
+        flags,
+    };
+    // SAFETY: the kernel reads a seccomp_notif_resp, which lives across the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND as _, &raw const response) }.into()).map(drop)
+}
+
+/// Answers a call by a descriptor for `file` in the caller.
+pub(crate) fn answer_with_file(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    file: BorrowedFd<'_>,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    const SEND: u32 = 2;
+    let request = SeccompAddFd {
+        id,
+        flags: SEND,
+        srcfd: file.as_raw_fd() as u32,
+        newfd: 0,
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    };
+    // SAFETY: the kernel reads a seccomp_notif_addfd, which lives across the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) }.into()).map(drop)
+}
+
+/// Does the caller still wait? Then its thread number still is its own.
+pub(crate) fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
+    // SAFETY: the kernel reads a u64, which lives across the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ID_VALID as _, &raw const id) }.into()).is_ok()
+}
+
+/// Asks the kernel to switch between a caller and the reader on one processor (kernel 6.6; without it all works).
+pub(crate) fn wake_synchronously(listener: BorrowedFd<'_>) {
+    const SYNC_WAKE_UP: libc::c_ulong = 1;
+    // SAFETY: no memory is passed; a kernel that does not know the request refuses it.
+    unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
+}
+
+/// Reads memory of another process; gives how many bytes could be read.
+pub(crate) fn read_memory(thread: i32, address: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: ptr::without_provenance_mut(address as usize),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: only `buffer` is written here; the other address belongs to another process and is checked by the kernel.
+    check(
+        unsafe { libc::process_vm_readv(thread, &raw const local, 1, &raw const remote, 1, 0) }
+            as libc::c_long,
+    )
+    .map(|n| n as usize)
+}
+
+/// Writes memory of another process, all or an error.
+pub(crate) fn write_memory(thread: i32, address: u64, bytes: &[u8]) -> io::Result<()> {
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: ptr::without_provenance_mut(address as usize),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: `bytes` is only read; the other address belongs to another process and is checked by the kernel.
+    let written =
+        check(
+            unsafe { libc::process_vm_writev(thread, &raw const local, 1, &raw const remote, 1, 0) }
+                as libc::c_long,
+        )?;
+    if written as usize == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EFAULT))
+    }
+}
+
+/// The bytes of what the kernel fills for `fstat` and `statx`.
+pub(crate) trait KernelStruct: Copy {}
+impl KernelStruct for rustix::fs::Stat {}
+impl KernelStruct for rustix::fs::Statx {}
+
+/// `value` as the kernel lays it out.
+pub(crate) fn bytes_of<T: KernelStruct>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![0u8; size_of::<T>()];
+    // SAFETY: both are valid for that many bytes; the implementors are structures of integers that the kernel has filled.
+    unsafe { ptr::copy_nonoverlapping(ptr::from_ref(value).cast::<u8>(), bytes.as_mut_ptr(), bytes.len()) };
+    bytes
+}
+
+/// Soft and hard limit of another process.
+pub(crate) fn limit_of(thread: i32, resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 {
         rlim_cur: 0,
         rlim_max: 0,
@@ -343,7 +560,7 @@ pub(crate) fn limit(resource: u32) -> io::Result<(u64, u64)> {
     check(unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            thread,
             resource,
             ptr::null::<u8>(),
             &raw mut limit,
@@ -352,7 +569,8 @@ pub(crate) fn limit(resource: u32) -> io::Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+/// Sets a limit of another process.
+pub(crate) fn set_limit_of(thread: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {
         rlim_cur: soft,
         rlim_max: hard,
@@ -361,7 +579,7 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            thread,
             resource,
             &raw const limit,
             ptr::null_mut::<u8>(),

@@ -1,5 +1,6 @@
 //! `rbuild [build]`: the one flow from argv to an image.
 
+mod announced;
 mod call;
 mod commit;
 mod confinement;
@@ -32,12 +33,15 @@ use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputK
 use crate::frontend::{self, Lowered, Warning};
 use crate::graph::{NetworkMode, VertexId};
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
-use crate::registry::Registry;
+use crate::registry::{FetchOptions, Registry};
 use crate::solver::{self, Inputs, Plan, run::Solved};
+use crate::source::http::HttpSource;
 use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
 use crate::source::local::{ContextMode, LocalContext};
+use crate::source::remote::Remotes;
 
+use announced::Announced;
 use interrupt::Interrupts;
 pub use options::BuildArgs;
 use options::{BuildOptions, Metadata};
@@ -124,9 +128,10 @@ impl<'a> Build<'a> {
         let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull)
             .with_progress(transfers::shown_by(self.progress.clone()));
         store.set_provider(Arc::new(images.origins().clone()));
-        let lowered = self.lower(dockerfile, &images)?;
+        let remotes = self.remotes(&store, &registry);
+        let lowered = self.lower(dockerfile, &images, &remotes)?;
         let locals = self.locals(&lowered, &store)?;
-        let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals)?;
+        let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals, &remotes)?;
         let images = lowered
             .iter()
             .map(|lowered| commit::commit(lowered, solved.as_ref(), &store, self.clamp(lowered)))
@@ -143,9 +148,10 @@ impl<'a> Build<'a> {
         &self,
         dockerfile: rbuild_parser::Dockerfile,
         images: &ImageSource,
+        remotes: &Remotes,
     ) -> Result<Vec<Lowered>, BuildError> {
         let request = self.request(dockerfile)?;
-        let resolver = self.announced(images);
+        let resolver = self.announced(images, Some(remotes));
         let lowered = match self.options.platforms.as_slice() {
             [] => vec![frontend::lower(&request, &resolver)?],
             platforms => frontend::lower_platforms(&request, platforms, &resolver)?,
@@ -181,11 +187,24 @@ impl<'a> Build<'a> {
         Ok(lowered)
     }
 
-    fn announced<'b>(&'b self, images: &'b ImageSource) -> Announced<'b> {
+    /// What finds base images and remote sources; without `remotes` nothing is built and no source asked for.
+    fn announced<'b>(&'b self, images: &'b ImageSource, remotes: Option<&'b Remotes>) -> Announced<'b> {
         Announced {
             images,
+            remotes,
             sink: self.progress.as_ref(),
         }
+    }
+
+    /// What fetches remote sources.
+    fn remotes(&self, store: &Store, registry: &Registry) -> Remotes {
+        let options = FetchOptions {
+            link_local: self.options.allows_host_network(),
+            ..FetchOptions::default()
+        };
+        let http = HttpSource::new(store.clone(), registry.clone(), options)
+            .with_progress(transfers::files_shown_by(self.progress.clone()));
+        Remotes { http }
     }
 
     /// Opens the directories that steps read.
@@ -240,6 +259,7 @@ impl<'a> Build<'a> {
         store: &Store,
         registry: &Registry,
         locals: &BTreeMap<String, LocalContext>,
+        remotes: &Remotes,
     ) -> Result<(Option<Solved>, Option<TempDir>), BuildError> {
         let results: Vec<VertexId> = lowered.iter().filter_map(|lowered| lowered.result).collect();
         let first = match lowered.first() {
@@ -251,7 +271,7 @@ impl<'a> Build<'a> {
             results: &results,
             store,
             locals,
-            remotes: &crate::source::remote::NoRemotes,
+            remotes,
             sink: self.progress.as_ref(),
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),
@@ -270,6 +290,7 @@ impl<'a> Build<'a> {
         }
         let exports_files =
             |output: &Output| matches!(output.kind, OutputKind::Local { .. } | OutputKind::Tar { .. });
+        solver::foreign::check(&inputs, &plan)?;
         let entered = if plan.needs_namespace(&inputs, self.options.outputs.iter().any(exports_files))? {
             registry.quiesce();
             let entered = self.enter(store)?;
@@ -282,6 +303,7 @@ impl<'a> Build<'a> {
             }
             if plan.is_stale(&inputs) {
                 plan = Plan::new(&inputs)?;
+                solver::foreign::check(&inputs, &plan)?;
             }
             Some(entered)
         } else {
@@ -409,43 +431,6 @@ impl<'a> Build<'a> {
             exported.get_or_insert(result);
         }
         exported.ok_or_else(|| BuildError::message("there is no output"))
-    }
-}
-
-/// Says which base is being resolved.
-struct Announced<'a> {
-    images: &'a ImageSource,
-    sink: &'a dyn Sink,
-}
-
-impl frontend::MetaResolver for Announced<'_> {
-    fn resolve_image(
-        &self,
-        reference: &str,
-        platform: &crate::graph::Platform,
-    ) -> anyhow::Result<frontend::ImageMeta> {
-        let name = format!("[internal] load metadata for {reference}");
-        let vertex = KeyBuilder::new("metadata")
-            .field("name", name.as_bytes())
-            .field("platform", platform.to_string().as_bytes())
-            .finish();
-        self.sink.emit(Event::Started {
-            vertex,
-            name,
-            location: None,
-            at: Instant::now(),
-        });
-        let result = self.images.resolve_image(reference, platform);
-        let outcome = match &result {
-            Ok(_) => VertexOutcome::Done,
-            Err(error) => VertexOutcome::Failed(format!("{error:#}")),
-        };
-        self.sink.emit(Event::Finished {
-            vertex,
-            outcome,
-            at: Instant::now(),
-        });
-        result
     }
 }
 

@@ -1,8 +1,9 @@
-//! What do registries have, and how does it get there and back? The OCI distribution protocol.
+//! What do registries have, and how does it get there and back? The OCI distribution protocol, and files of other web servers.
 //!
 //! * [`credentials`]: which password belongs to which host;
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
+//! * [`fetch`]: a file of any web server;
 //! * `auth` and `transport`: tokens, redirects, retries, and to whom a secret may go.
 //!
 //! The only room with async code. Nothing here knows the store.
@@ -12,6 +13,7 @@ pub mod client;
 pub mod credentials;
 pub mod document;
 pub mod error;
+pub mod fetch;
 pub mod push;
 mod transport;
 
@@ -19,6 +21,7 @@ pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
 pub use credentials::CredentialFiles;
 pub use document::{Document, Manifest};
 pub use error::RegistryError;
+pub use fetch::{FetchOptions, FetchRequest, Fetched, FetchedFile, Validators};
 pub use push::{PushBlob, Transferred};
 
 pub use crate::graph::reference::{self, Reference, ReferenceError};

@@ -27,6 +27,7 @@ use super::auth::{AuthState, Challenge};
 use super::client::RegistryOptions;
 use super::credentials::CredentialFiles;
 use super::error::RegistryError;
+use super::fetch::REFUSED_ADDRESS;
 use super::reference::DEFAULT_DOMAIN;
 
 /// To connect, TLS included.
@@ -114,7 +115,7 @@ impl From<RegistryError> for Failure {
 
 /// The connections; they belong to a runtime and end with it.
 #[derive(Default)]
-pub(super) struct Clients([OnceLock<Client>; 3]);
+pub(super) struct Clients([OnceLock<Client>; 5]);
 
 /// How a host is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,10 @@ enum Reach {
     Unverified,
     /// The same on this machine, never through a proxy.
     Local,
+    /// As `Verified`, never through a proxy.
+    VerifiedLocal,
+    /// As `Verified`, but no name may lead to a link-local address.
+    Web,
 }
 
 /// Session and connections together: what an operation needs.
@@ -173,6 +178,15 @@ impl Session {
 }
 
 impl Clients {
+    /// For servers that are no registries: their certificates are verified.
+    pub(super) fn web(&self, local: bool, link_local: bool) -> Result<&Client, RegistryError> {
+        self.get(match (local, link_local) {
+            (true, _) => Reach::VerifiedLocal,
+            (false, true) => Reach::Verified,
+            (false, false) => Reach::Web,
+        })
+    }
+
     /// Made when first needed: reading the machine's certificates takes time.
     fn get(&self, reach: Reach) -> Result<&Client, RegistryError> {
         let slot = &self.0[reach as usize];
@@ -186,14 +200,35 @@ impl Clients {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)
             .referer(false);
-        if reach != Reach::Verified {
+        if matches!(reach, Reach::Unverified | Reach::Local) {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
-        if reach == Reach::Local {
+        if matches!(reach, Reach::Local | Reach::VerifiedLocal) {
             builder = builder.no_proxy();
+        }
+        if reach == Reach::Web {
+            builder = builder.dns_resolver(Names);
         }
         let client = builder.build().map_err(|e| RegistryError::Start(deepest(&e)))?;
         Ok(slot.get_or_init(|| client))
+    }
+}
+
+/// Looks names up, and does not find link-local addresses: a name that leads there is a way around the rule that
+/// such addresses are not asked.
+struct Names;
+
+impl reqwest::dns::Resolve for Names {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let (refused, fine): (Vec<_>, Vec<_>) =
+                found.partition(|address| is_link_local(&address.ip().to_string()));
+            if fine.is_empty() && !refused.is_empty() {
+                return Err(format!("{} {REFUSED_ADDRESS}", name.as_str()).into());
+            }
+            Ok(Box::new(fine.into_iter()) as reqwest::dns::Addrs)
+        })
     }
 }
 
@@ -549,7 +584,7 @@ pub(super) fn is_local(host: &str) -> bool {
 }
 
 /// 169.254.0.0/16 and fe80::/10: there cloud machines keep their metadata.
-fn is_link_local(host: &str) -> bool {
+pub(super) fn is_link_local(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
         Ok(IpAddr::V4(ip)) => ip.is_link_local(),
@@ -558,7 +593,7 @@ fn is_link_local(host: &str) -> bool {
     }
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     // A date is rare and means: a while.
     Some(
@@ -616,7 +651,7 @@ pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Fai
 }
 
 /// The last error of a chain: the others say "error sending request" and the address.
-fn deepest(error: &dyn std::error::Error) -> String {
+pub(super) fn deepest(error: &dyn std::error::Error) -> String {
     let mut current = error;
     while let Some(source) = current.source() {
         current = source;

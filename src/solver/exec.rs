@@ -10,9 +10,9 @@ use rbuild_executor::{
 };
 use rustix::event::{PollFd, PollFlags};
 
-use super::{Inputs, network};
+use super::{Inputs, foreign, network};
 use crate::error::BuildError;
-use crate::graph::{self, Confinement, ExecOp, NetworkMode, Platform, Ulimit};
+use crate::graph::{self, Confinement, ExecOp, NetworkMode, Ulimit};
 use crate::progress::{Event, Sink, Stream};
 
 /// Bytes read of a process' output at once.
@@ -94,6 +94,7 @@ fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
         NetworkMode::Default => Network::Default,
     };
     spec.insecure = op.insecure;
+    spec.is_32_bit = foreign::is_predecessor(&op.platform);
     spec.extra_hosts.clone_from(&op.extra_hosts);
     let limit = |limit: &Ulimit| Rlimit {
         name: limit.name.clone(),
@@ -183,13 +184,6 @@ fn failed(op: &ExecOp, exit: Exit) -> BuildError {
 }
 
 fn failed_to_start(op: &ExecOp, error: rbuild_executor::Error) -> BuildError {
-    let host = Platform::host();
-    let foreign = (!host.accepts(&op.platform)).then(|| {
-        format!(
-            "the step needs {} and this machine is {host}: register an emulator (package qemu-user-static)",
-            op.platform
-        )
-    });
     let text = format!("process \"{}\" could not be run", op.args.join(" "));
-    BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign)
+    BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign::explain(&op.platform))
 }

@@ -5,6 +5,7 @@
 //! (the lock of the step's key); the first failure cancels the rest. Only this room calls the executor.
 
 pub mod exec;
+pub mod foreign;
 pub mod keys;
 mod network;
 pub mod ops;

@@ -1,9 +1,8 @@
 //! Sources that lie elsewhere, once they are named by content: whoever wants their files gets them as a layer of the store.
 
-use std::fmt;
-
 use rbuild_cache::LayerId;
 
+use super::http::HttpSource;
 use crate::error::BuildError;
 use crate::graph::Op;
 
@@ -14,29 +13,22 @@ pub trait RemoteSource: Sync {
     fn fetch(&self, op: &Op) -> Result<LayerId, BuildError>;
 }
 
-/// Fetches nothing: for graphs without remote sources.
-#[derive(Debug, Clone, Copy)]
-pub struct NoRemotes;
-
-impl RemoteSource for NoRemotes {
-    fn fetch(&self, op: &Op) -> Result<LayerId, BuildError> {
-        Err(BuildError::message(format!(
-            "{} cannot be fetched here",
-            Shown(op)
-        )))
-    }
+/// Those that a build can fetch.
+#[derive(Debug)]
+pub struct Remotes {
+    /// Files of web servers.
+    pub http: HttpSource,
 }
 
-/// A source as messages name it.
-#[derive(Debug)]
-pub struct Shown<'a>(pub &'a Op);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Op::Http(op) => f.write_str(&op.url),
-            Op::Git(op) => write!(f, "{}#{}", op.remote, op.commit),
-            _ => f.write_str("what is no remote source"),
+impl RemoteSource for Remotes {
+    fn fetch(&self, op: &Op) -> Result<LayerId, BuildError> {
+        match op {
+            Op::Http(op) => self.http.layer(op),
+            Op::Git(op) => Err(BuildError::message(format!(
+                "{}#{} cannot be fetched yet",
+                op.remote, op.commit
+            ))),
+            _ => Err(BuildError::message("what is no remote source cannot be fetched")),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The golden vectors of the specification (section 16), each built by the real binary. V45 and V46 need an HTTP server,
-//! V55 and V56 mounts; V60 is in `reproducible`.
+//! The golden vectors of the specification (section 16), each built by the real binary. V55 and V56 need
+//! mounts; V60 is in `reproducible`.
 
 mod vectors;
 
@@ -8,6 +8,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::built::{blob, build, each, last_layer, manifest};
+use crate::server::{Answer, Server};
 use vectors::{CONFIGS, LAYERS, REFUSED};
 
 #[test]
@@ -48,6 +49,36 @@ fn configs_are_as_buildkit_makes_them() {
             let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
             let expected: Value = serde_json::from_str(expected).unwrap();
             assert_eq!(config.pointer(pointer).unwrap_or(&Value::Null), &expected, "{id}");
+            fs::remove_dir_all(layout).unwrap();
+        }
+    });
+}
+
+#[test]
+fn v45_v46_files_of_web_servers() {
+    let server = Server::start(|request| match request.path.as_str() {
+        "/file.txt" => Answer::of("text").header("Last-Modified", "Sun, 09 Sep 2001 01:46:40 GMT"),
+        _ => Answer::of("index"),
+    });
+    each(|env| {
+        for (id, url, dest, expected) in [
+            (
+                "V45",
+                "/file.txt",
+                "/d/",
+                ["d d755 0:0", "d/file.txt f600 0:0 text @1000000000"],
+            ),
+            (
+                "V46",
+                "/",
+                "/i/",
+                ["i d755 0:0", "i/__unnamed__ f600 0:0 index @0"],
+            ),
+        ] {
+            let layout = env.path("layout");
+            let body = format!("FROM scratch\nADD {} {dest}", server.url(url));
+            build(env, &body, &layout, &[]).ok();
+            assert_eq!(last_layer(&layout), expected, "{id}");
             fs::remove_dir_all(layout).unwrap();
         }
     });

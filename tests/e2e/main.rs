@@ -36,6 +36,8 @@ mod escape;
 mod economy;
 // The golden vectors of the specification.
 mod golden;
+// ADD of URLs.
+mod http;
 // Signals, kill -9 and what is left after them.
 mod kill;
 // One build for several platforms.
@@ -45,8 +47,13 @@ mod privilege;
 // A registry on a free loopback port.
 #[path = "../common/registry.rs"]
 mod registry;
+// A web server on a free loopback port.
+#[path = "../common/server.rs"]
+mod server;
 // SOURCE_DATE_EPOCH: the same digest from everywhere.
 mod reproducible;
+// Steps for other architectures, with and without an emulator.
+mod foreign;
 // Which room may use which.
 mod rooms;
 // The rules of the specification that only a build shows, one test or row each, named by their IDs.

@@ -174,6 +174,12 @@ impl Assembler {
         }
     }
 
+    /// Any other architecture is left alone.
+    pub(super) fn finish_allowing(mut self) -> Vec<BpfInstruction> {
+        self.emit(RETURN, 0, 0, RET_ALLOW);
+        self.code
+    }
+
     /// Any other architecture is killed.
     pub(super) fn finish(mut self) -> Vec<BpfInstruction> {
         self.emit(RETURN, 0, 0, RET_KILL_PROCESS);

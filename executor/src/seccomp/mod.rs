@@ -22,6 +22,7 @@ use crate::spec::ExecSpec;
 use crate::sys::BpfInstruction;
 use assembler::{Action, Assembler};
 pub use document::ProfileError;
+use document::{Argument, Operator};
 use profile::{
     ALLOWED, CLONE, CLONE3, NAMESPACE_FLAGS, NO, PERSONALITIES, PERSONALITY, SOCKET, SOCKET_FAMILIES, X32_OWN,
 };
@@ -39,6 +40,19 @@ const ARM_PRIVATE: u32 = 0xf_0000;
 
 const EPERM: u16 = 1;
 const ENOSYS: u16 = 38;
+
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_NOTIFY: u32 = 0x7fc0_0000;
+
+/// Which arguments make a call one to be handed over. Arguments are counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arguments {
+    Any,
+    /// One of these bits is set in the argument.
+    Bits(u8, u32),
+    /// The argument is this number.
+    Value(u8, u32),
+}
 
 /// A filter ready to be installed.
 #[derive(Debug)]
@@ -72,6 +86,60 @@ impl Filter {
             program: asm.finish(),
             flags: 0,
         }
+    }
+
+    /// A filter that hands the given calls of this machine's own architecture to whoever listens, and allows all
+    /// others.
+    pub(crate) fn notifying(calls: &[(u32, Arguments)]) -> Option<Filter> {
+        let &(arch, _) = native().first()?;
+        let mut single: BTreeMap<u32, Action> = BTreeMap::new();
+        let mut blocks = Vec::new();
+        for &(number, arguments) in calls {
+            let action = match arguments {
+                Arguments::Any => Action::Return(RET_NOTIFY),
+                _ => {
+                    blocks.push(arguments);
+                    Action::Block(blocks.len() - 1)
+                }
+            };
+            single.insert(number, action);
+        }
+        let mut changes = vec![(0, Action::Allow)];
+        let mut push = |number: u32, action: Action| match changes.last_mut() {
+            Some((_, last)) if *last == action => {}
+            Some((at, last)) if *at == number => *last = action,
+            _ => changes.push((number, action)),
+        };
+        for (number, action) in single {
+            push(number, action);
+            push(number + 1, Action::Allow);
+        }
+        let mut asm = Assembler::new();
+        asm.architecture(arch, &changes, |asm| {
+            for block in &blocks {
+                let masked = |index: u8, mask: u32, wanted: u32| Argument {
+                    index,
+                    value: mask.into(),
+                    value_two: wanted.into(),
+                    op: Operator::MaskedEqual,
+                };
+                match *block {
+                    Arguments::Bits(index, mask) => {
+                        let none = (vec![masked(index, mask, 0)], RET_ALLOW);
+                        asm.rules_block(&[none], RET_NOTIFY);
+                    }
+                    Arguments::Value(index, value) => {
+                        let equal = (vec![masked(index, u32::MAX, value)], RET_NOTIFY);
+                        asm.rules_block(&[equal], RET_ALLOW);
+                    }
+                    Arguments::Any => {}
+                }
+            }
+        });
+        Some(Filter {
+            program: asm.finish_allowing(),
+            flags: 0,
+        })
     }
 
     /// The instructions.
@@ -276,6 +344,45 @@ mod tests {
         assert_eq!(run(435, 0), ALLOW, "clone3");
         assert_eq!(run(175, 0), errno(EPERM), "init_module");
         assert_eq!(run(425, 0), errno(EPERM), "io_uring_setup");
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_handed_over() {
+        const NOTIFY: u32 = 0x7fc0_0000;
+        let calls = [
+            (4, Arguments::Any),
+            (5, Arguments::Any),
+            (2, Arguments::Bits(1, 0x40)),
+            (257, Arguments::Bits(2, 0x40)),
+            (302, Arguments::Value(1, 10)),
+        ];
+        let Some(filter) = Filter::notifying(&calls) else {
+            return;
+        };
+        let own = if cfg!(target_arch = "aarch64") {
+            AUDIT_ARCH_AARCH64
+        } else {
+            AUDIT_ARCH_X86_64
+        };
+        let run = |arch, nr, args: [u64; 6]| simulate(filter.program(), arch, nr, args);
+        for (nr, args, expected) in [
+            (0, [0; 6], ALLOW),
+            (3, [0; 6], ALLOW),
+            (4, [0; 6], NOTIFY),
+            (5, [0; 6], NOTIFY),
+            (6, [0; 6], ALLOW),
+            (2, [0, 0x40, 0, 0, 0, 0], NOTIFY),
+            (2, [0x40, 0x1, 0x40, 0, 0, 0], ALLOW),
+            (257, [0, 0, 0x241, 0, 0, 0], NOTIFY),
+            (257, [0, 0x40, 0, 0, 0, 0], ALLOW),
+            (302, [0, 10, 0, 0, 0, 0], NOTIFY),
+            (302, [10, 7, 0, 0, 0, 0], ALLOW),
+            (500, [0; 6], ALLOW),
+        ] {
+            assert_eq!(run(own, nr, args), expected, "{nr} {args:?}");
+        }
+        assert_eq!(run(AUDIT_ARCH_ARM, 4, [0; 6]), ALLOW);
+        assert_eq!(run(own, X32_BIT | 4, [0; 6]), ALLOW);
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Build<'_> {
             }));
         }
         let images = ImageSource::new(self.context.store()?, self.context.registry(), self.options.pull);
-        let resolver = self.announced(&images);
+        let resolver = self.announced(&images, None);
         if call.method == Method::Check {
             return Ok(Answer::Checked(frontend::check(&request, &resolver)));
         }

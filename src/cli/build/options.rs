@@ -16,7 +16,7 @@ use super::stdin::StdinContext;
 use crate::cli::Context;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
-use crate::graph::{Confinement, Platform, Ulimit};
+use crate::graph::{Confinement, NetworkMode, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::image::PullPolicy;
@@ -307,6 +307,11 @@ impl BuildOptions {
     /// Whether the context came on standard input: it has no ignore file and will not be seen again.
     pub fn is_received(&self) -> bool {
         self.received.is_some()
+    }
+
+    /// Whether the build may use all of the machine's network.
+    pub fn allows_host_network(&self) -> bool {
+        self.network.mode == NetworkMode::Host || self.allow.contains(&Entitlement::NetworkHost)
     }
 
     /// Whether standard output is free for the image id.

@@ -7,6 +7,7 @@ use rbuild_parser::diagnostic::excerpt;
 
 use crate::error::BuildError;
 use crate::frontend::Warning;
+use crate::graph::address::masked;
 use crate::progress::Tail;
 use crate::progress::text::harmless;
 
@@ -55,7 +56,8 @@ pub fn print(error: &BuildError, source: &str, progress: &Tail) {
         }
     }
     if let Some(location) = &error.location {
-        text.push_str(&excerpt(&location.file, source, location.start, location.end));
+        let lines = excerpt(&location.file, source, location.start, location.end);
+        text.push_str(&masked(&lines));
         if !text.ends_with('\n') {
             text.push('\n');
         }

@@ -1,0 +1,72 @@
+//! Says what is being asked for before anything is built.
+
+use std::time::Instant;
+
+use rbuild_cache::KeyBuilder;
+
+use super::transfers;
+use crate::frontend::{HttpRequest, ImageMeta, MetaResolver};
+use crate::graph::address::masked;
+use crate::graph::{HttpOp, Platform};
+use crate::progress::{Event, Sink, VertexOutcome};
+use crate::source::image::ImageSource;
+use crate::source::remote::Remotes;
+
+/// Finds base images and remote sources, and shows each as a step.
+pub(super) struct Announced<'a> {
+    pub(super) images: &'a ImageSource,
+    pub(super) remotes: Option<&'a Remotes>,
+    pub(super) sink: &'a dyn Sink,
+}
+
+impl Announced<'_> {
+    fn step<T>(
+        &self,
+        vertex: rbuild_cache::Key,
+        name: String,
+        ask: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        self.sink.emit(Event::Started {
+            vertex,
+            name,
+            location: None,
+            at: Instant::now(),
+        });
+        let result = ask();
+        let outcome = match &result {
+            Ok(_) => VertexOutcome::Done,
+            Err(error) => VertexOutcome::Failed(format!("{error:#}")),
+        };
+        self.sink.emit(Event::Finished {
+            vertex,
+            outcome,
+            at: Instant::now(),
+        });
+        result
+    }
+}
+
+impl MetaResolver for Announced<'_> {
+    fn resolve_image(&self, reference: &str, platform: &Platform) -> anyhow::Result<ImageMeta> {
+        let name = format!("[internal] load metadata for {reference}");
+        let vertex = KeyBuilder::new("metadata")
+            .field("name", name.as_bytes())
+            .field("platform", platform.to_string().as_bytes())
+            .finish();
+        self.step(vertex, name, || self.images.resolve_image(reference, platform))
+    }
+
+    fn resolve_http(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {
+        let Some(remotes) = self.remotes else {
+            anyhow::bail!("{} is not asked for here", masked(&request.url));
+        };
+        if request.checksum.is_some() {
+            // Nobody is asked.
+            return remotes.http.resolve(request);
+        }
+        let name = format!("[internal] load {}", masked(&request.url));
+        self.step(transfers::of_file(&request.url), name, || {
+            remotes.http.resolve(request)
+        })
+    }
+}
