@@ -5,6 +5,7 @@
 //! layers/<id>/                            the forms of a layer (trees: fs, or fs.single where the disk knows one owner)
 //! keys/v1/<key>, ops/v1/<op>              cache records, and which keys one operation has
 //! files/v1/<hash>                         digests of local files
+//! mounts/v1/<key>/                         directories that steps keep between builds
 //! locks/<key>, index.lock, gc.lock        locks between processes
 //! tmp/<random>/                           what is being written
 //! ```
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) ops: Directory,
     pub(crate) files: Directory,
     pub(crate) locks: Directory,
+    pub(crate) mounts: Directory,
     pub(crate) tmp: Arc<Directory>,
     /// Held shared as long as the store is open, exclusively by [`Store::prune`].
     pub(crate) gc_lock: fs::File,
@@ -89,6 +91,7 @@ impl Store {
             ops: versioned("ops")?,
             files: versioned("files")?,
             locks: root.ensure_child("locks")?,
+            mounts: versioned("mounts")?,
             tmp: Arc::new(root.ensure_child("tmp")?),
             root,
             gc_lock,
@@ -362,7 +365,7 @@ fn hold(parent: &Directory, name: &str) -> Result<Option<Directory>, StoreError>
     Ok(there.then_some(directory))
 }
 
-fn random<const N: usize>(parent: &Directory) -> Result<[u8; N], StoreError> {
+pub(crate) fn random<const N: usize>(parent: &Directory) -> Result<[u8; N], StoreError> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -17,6 +17,7 @@ use crate::protocol::{
     self, Report, Request, order, receive_network_taken, receive_report, send_network, send_request,
 };
 use crate::spawner::{self, Plan};
+use crate::spec::pack;
 use crate::{Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership};
 
 /// The process inside its namespaces, with the spawner beside it. Share it among threads.
@@ -139,9 +140,11 @@ impl Executor {
         }
         let (reports, theirs) =
             protocol::sockets().map_err(|e| Error::internal("making the step's socket", e))?;
-        let spec_file = describe_step(spec).map_err(|e| Error::internal("describing the step", e))?;
+        let (spec_file, secrets) =
+            describe_step(spec).map_err(|e| Error::internal("describing the step", e))?;
         let request = Request {
             spec: spec_file,
+            secrets,
             stdout,
             stderr,
             reports: theirs,
@@ -157,8 +160,8 @@ impl Executor {
     }
 
     /// Reads reports until the step is gone, passing a cancellation on.
-    fn follow(&self, reports: &OwnedFd, cancel: &Cancel) -> (Result<Exit, Error>, Vec<Created>) {
-        let mut created = Vec::new();
+    fn follow(&self, reports: &OwnedFd, cancel: &Cancel) -> (Result<Exit, Error>, Created) {
+        let mut created = Created::default();
         let mut failure = None;
         let mut stopping = Stopping::No;
         loop {
@@ -254,19 +257,21 @@ impl Stopping {
     }
 }
 
-fn describe_step(spec: &ExecSpec) -> io::Result<OwnedFd> {
-    let file = rustix::fs::memfd_create("step", MemfdFlags::CLOEXEC)?;
-    let mut file = std::fs::File::from(file);
-    file.write_all(&serde_json::to_vec(spec)?)?;
-    Ok(file.into())
+/// The description of the step and its secrets, each in a memory file.
+fn describe_step(spec: &ExecSpec) -> io::Result<(OwnedFd, OwnedFd)> {
+    let memory = |name: &str, bytes: &[u8]| {
+        let mut file = std::fs::File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
+        file.write_all(bytes)?;
+        io::Result::Ok(OwnedFd::from(file))
+    };
+    let secrets = memory("secrets", &pack(&spec.secrets))?;
+    Ok((memory("step", &serde_json::to_vec(spec)?)?, secrets))
 }
 
-fn remove_mount_points(upper: &Path, created: &[Created]) -> Result<(), Error> {
+fn remove_mount_points(upper: &Path, created: &Created) -> Result<(), Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::open(upper, flags, Mode::empty())
         .map_err(|e| Error::internal("opening the upper directory", e))?;
-    for made in created.iter().rev() {
-        made.remove(upper.as_fd());
-    }
+    created.remove(upper.as_fd());
     Ok(())
 }

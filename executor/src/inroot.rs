@@ -4,6 +4,7 @@
 //! any number of `..`, ends inside. Magic links (`/proc/*/fd/N`) are refused.
 //! What had to be made for a mount is remembered as [`Created`], so that it can be taken away.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -65,7 +66,8 @@ pub(crate) fn ensure(
         match statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
                 links += 1;
-                if links > MAX_LINKS {
+                // The text of a link of /proc is not where it leads.
+                if links > MAX_LINKS || is_proc(&parent)? {
                     return Err(Errno::LOOP.into());
                 }
                 let target = readlinkat(&parent, &name, Vec::new())?;
@@ -99,6 +101,10 @@ pub(crate) fn ensure(
     Ok(open(root, &absolute(&real), flags)?)
 }
 
+fn is_proc(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    Ok(rustix::fs::fstatfs(directory)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
 fn components(path: &str) -> impl DoubleEndedIterator<Item = &str> {
     path.split('/').filter(|c| !c.is_empty() && *c != ".")
 }
@@ -107,12 +113,11 @@ fn absolute(real: &[String]) -> String {
     format!("/{}", real.join("/"))
 }
 
-/// A mount point that was made in the upper directory of a step, and its parents: enough to tell
-/// afterwards whether the step touched them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The mount points that were made in the upper directory of a step, with the directories that they brought there:
+/// enough to tell afterwards which of them the step touched.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Created {
-    /// From the topmost directory that the mount point brought into the upper directory, to itself.
-    chain: Vec<Link>,
+    links: Vec<Link>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,62 +151,85 @@ impl State {
 }
 
 impl Created {
-    /// Runs `make`, which makes `path` below `root` (an overlay over `upper`), and records what that did to `upper`.
+    /// Opens `path` in `root` (an overlay over `upper`) by `O_PATH`, making it when it does not exist, and remembers
+    /// what that did to `upper`.
     ///
-    /// `root` is what the mount point will be seen in, `upper` what has to be clean afterwards.
-    pub(crate) fn record(
+    /// `root` is what the mount point will be seen in, `upper` what has to be clean afterwards. What lies in something
+    /// that is mounted on `root` is of no interest: it goes with that, or belongs to it.
+    pub(crate) fn ensure(
+        &mut self,
         root: BorrowedFd<'_>,
         upper: BorrowedFd<'_>,
         path: &str,
         kind: Kind,
-    ) -> io::Result<(OwnedFd, Option<Created>)> {
-        if let Ok(fd) = open(root, path, OFlags::PATH | directory_flag(kind)) {
-            return Ok((fd, None));
+    ) -> io::Result<OwnedFd> {
+        match open(root, path, OFlags::PATH | directory_flag(kind)) {
+            Err(Errno::NOENT) => {}
+            result => return Ok(result?),
         }
         // Which directories the image has, with their times, must be known before anything is made.
         let before = probe(root, upper, path)?;
         let mut made = Vec::new();
         let fd = ensure(root, path, kind, &mut made)?;
         let Some(last) = made.last() else {
-            return Ok((fd, None));
+            return Ok(fd);
         };
-        let mut chain = Vec::new();
         let mut prefix = String::new();
         for name in components(last) {
             prefix.push('/');
             prefix.push_str(name);
-            let stat = rustix::fs::fstat(open(upper, &prefix, OFlags::PATH | OFlags::NOFOLLOW)?)?;
+            if self.links.iter().any(|link| link.path == prefix) {
+                continue;
+            }
+            let Ok((_, stat)) = lstat_beneath(upper, &prefix) else {
+                break;
+            };
             let known = before.iter().find(|(path, ..)| *path == prefix);
-            chain.push(Link {
-                path: prefix.clone(),
+            self.links.push(Link {
                 kept: known.is_some_and(|(_, _, in_upper)| *in_upper),
+                path: prefix.clone(),
                 state: State::of(&stat),
                 mtime: known.map(|(_, mtime, _)| *mtime),
             });
         }
-        Ok((fd, Some(Created { chain })))
+        Ok(fd)
+    }
+
+    /// Call it when all mount points are there: making one changes the directory that it lies in.
+    pub(crate) fn settle(&mut self, upper: BorrowedFd<'_>) {
+        for link in &mut self.links {
+            if let Ok((_, stat)) = lstat_beneath(upper, &link.path) {
+                link.state = State::of(&stat);
+            }
+        }
+    }
+
+    /// Whether nothing had to be made.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty()
     }
 
     /// Takes away from `upper` what is still as it was made. Never an error: what cannot be
     /// removed has been changed by the step and belongs to it.
     pub(crate) fn remove(&self, upper: BorrowedFd<'_>) {
-        let untouched: Vec<bool> = self
-            .chain
-            .iter()
-            .map(|link| {
-                lstat_beneath(upper, &link.path).is_ok_and(|(_, stat)| State::of(&stat) == link.state)
-            })
-            .collect();
-        let mut child_removed = true;
-        for (link, untouched) in self.chain.iter().zip(untouched).rev() {
-            if !child_removed || !untouched {
-                break;
+        let is_untouched = |link: &Link| {
+            lstat_beneath(upper, &link.path).is_ok_and(|(_, stat)| State::of(&stat) == link.state)
+        };
+        let mut links: Vec<(&Link, bool)> =
+            self.links.iter().map(|link| (link, is_untouched(link))).collect();
+        links.sort_by_key(|(link, _)| std::cmp::Reverse(components(&link.path).count()));
+        // Directories in which something stays that was not there before.
+        let mut changed = HashSet::new();
+        for (link, untouched) in links {
+            let (directory, name) = link.path.rsplit_once('/').unwrap_or_default();
+            if !untouched || changed.contains(link.path.as_str()) {
+                changed.insert(directory);
+                continue;
             }
             let Ok((parent, stat)) = lstat_beneath(upper, &link.path) else {
-                break;
+                continue;
             };
-            let name = link.path.rsplit('/').next().unwrap_or_default();
-            child_removed = !link.kept
+            let removed = !link.kept
                 && match FileType::from_raw_mode(stat.st_mode) {
                     FileType::RegularFile => {
                         stat.st_size == 0 && unlinkat(&parent, name, AtFlags::empty()).is_ok()
@@ -209,21 +237,26 @@ impl Created {
                     FileType::Directory => unlinkat(&parent, name, AtFlags::REMOVEDIR).is_ok(),
                     _ => false,
                 };
-            if let (false, Some((tv_sec, tv_nsec))) = (child_removed, link.mtime) {
-                let omit = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: rustix::fs::UTIME_OMIT,
-                };
-                let times = Timestamps {
-                    last_access: omit,
-                    last_modification: Timespec {
-                        tv_sec,
-                        tv_nsec: tv_nsec as _,
-                    },
-                };
-                // The time is cosmetic: a failure leaves a directory that is newer than it was.
-                let _ = utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+            if removed {
+                continue;
             }
+            let Some((tv_sec, tv_nsec)) = link.mtime else {
+                changed.insert(directory);
+                continue;
+            };
+            let omit = Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_OMIT,
+            };
+            let times = Timestamps {
+                last_access: omit,
+                last_modification: Timespec {
+                    tv_sec,
+                    tv_nsec: tv_nsec as _,
+                },
+            };
+            // The time is cosmetic: a failure leaves a directory that is newer than it was.
+            let _ = utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW);
         }
     }
 }

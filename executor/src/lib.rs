@@ -10,6 +10,7 @@
 //! it; a step inherits no descriptor, no environment and no signal mask of the builder;
 //! what the sandbox itself needs in the root (mount points) never ends up in the layer.
 
+mod attach;
 mod cancel;
 mod caps;
 mod emulation;
@@ -44,4 +45,6 @@ pub use machines::{Emulation, Registration, architectures, emulation, native_arc
 pub use network::{NetworkPlan, NetworkTaken};
 pub use privilege::{Capabilities, CapabilityError, Privileges, SystemCalls};
 pub use seccomp::{ProfileError, check_profile};
-pub use spec::{Dns, ExecSpec, Exit, Network, Rootfs, Script};
+pub use spec::{
+    Dns, ExecSpec, Exit, Mount, MountSource, Network, Rootfs, Scratch, Script, Secret, SecretVariable,
+};

@@ -127,44 +127,60 @@ const QUIET_READ_ONLY: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::N
 
 /// The root file system, mounted over its own upper directory: the layers, below them `stub`, above
 /// them `upper`. Returns its root.
+pub(crate) fn root(
+    layers: &[PathBuf],
+    work: &Path,
+    stub: &Path,
+    upper: BorrowedFd<'_>,
+) -> Result<OwnedFd, Error> {
+    let mut lowers = Vec::with_capacity(layers.len() + 1);
+    for lower in layers.iter().map(|p| p.as_path()).chain([stub]) {
+        lowers.push(directory(lower)?);
+    }
+    let work = directory(work)?;
+    overlay(
+        "the root file system",
+        &lowers,
+        Some((upper, work.as_fd())),
+        upper,
+    )
+}
+
+/// An overlay of `lowers`, topmost first, mounted over `target`; `writes` are its upper and work directory, without
+/// which it can only be read. Returns its root.
 ///
 /// `userxattr` always, so that a layer means the same in and outside a user namespace; `volatile`,
 /// because what a step wrote is nothing until it is committed, and an `fsync` per package helps nobody.
 /// Directories are named by descriptor: names over 255 bytes pass, and the step's `/proc/mounts` tells
 /// nothing about the builder's paths.
 pub(crate) fn overlay(
-    layers: &[PathBuf],
-    work: &Path,
-    stub: &Path,
-    upper: BorrowedFd<'_>,
+    what: &str,
+    lowers: &[OwnedFd],
+    writes: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    target: BorrowedFd<'_>,
 ) -> Result<OwnedFd, Error> {
-    let what = "the root file system";
-    let mut lowers = Vec::with_capacity(layers.len() + 1);
-    for lower in layers.iter().map(|p| p.as_path()).chain([stub]) {
-        lowers.push(directory(lower)?);
-    }
-    let work = directory(work)?;
-
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| failed(what, e))?;
     let fd = context.as_fd();
-    for lower in &lowers {
+    for lower in lowers {
         match fsconfig_set_string(fd, "lowerdir+", by_descriptor(lower.as_fd())) {
-            Err(Errno::INVAL) => return overlay_before_6_7(&lowers, upper, work.as_fd()),
+            Err(Errno::INVAL) => return overlay_before_6_7(what, lowers, writes, target),
             result => result.map_err(|e| explained(what, &context, e))?,
         }
     }
     let made = (|| {
-        fsconfig_set_string(fd, "upperdir", by_descriptor(upper))?;
-        fsconfig_set_string(fd, "workdir", by_descriptor(work.as_fd()))?;
+        if let Some((upper, work)) = writes {
+            fsconfig_set_string(fd, "upperdir", by_descriptor(upper))?;
+            fsconfig_set_string(fd, "workdir", by_descriptor(work))?;
+            fsconfig_set_flag(fd, "volatile")?;
+        }
         fsconfig_set_flag(fd, "userxattr")?;
-        fsconfig_set_flag(fd, "volatile")?;
         // The kernel's default is a build option; with an index, stale handles would refuse the mount.
         fsconfig_set_string(fd, "index", "off")?;
         fsconfig_create(fd)?;
         fsmount(fd, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     })();
     let root = made.map_err(|e| explained(what, &context, e))?;
-    attach(what, &root, upper)?;
+    attach(what, &root, target)?;
     Ok(root)
 }
 
@@ -186,18 +202,18 @@ pub(crate) fn directory_as_root(directory: BorrowedFd<'_>) -> Result<OwnedFd, Er
 
 /// Older kernels take all layers in one string, for which only mount(2) leaves room.
 fn overlay_before_6_7(
+    what: &str,
     lowers: &[OwnedFd],
-    upper: BorrowedFd<'_>,
-    work: BorrowedFd<'_>,
+    writes: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    target: BorrowedFd<'_>,
 ) -> Result<OwnedFd, Error> {
-    let what = "the root file system";
     let lowers: Vec<String> = lowers.iter().map(|l| by_descriptor(l.as_fd())).collect();
-    let target = by_descriptor(upper);
-    let options = format!(
-        "lowerdir={},upperdir={target},workdir={},userxattr,volatile,index=off",
-        lowers.join(":"),
-        by_descriptor(work)
-    );
+    let target = by_descriptor(target);
+    let mut options = format!("lowerdir={},userxattr,index=off", lowers.join(":"));
+    if let Some((upper, work)) = writes {
+        let (upper, work) = (by_descriptor(upper), by_descriptor(work));
+        options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
+    }
     let options = std::ffi::CString::new(options).map_err(|e| failed(what, e))?;
     rustix::mount::mount(
         "overlay",
@@ -212,7 +228,7 @@ fn overlay_before_6_7(
     directory(&path)
 }
 
-fn directory(path: &Path) -> Result<OwnedFd, Error> {
+pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Error> {
     rustix::fs::open(
         path,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -221,7 +237,7 @@ fn directory(path: &Path) -> Result<OwnedFd, Error> {
     .map_err(|e| Error::Setup(format!("opening {}: {e}", path.display())))
 }
 
-fn by_descriptor(fd: BorrowedFd<'_>) -> String {
+pub(crate) fn by_descriptor(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

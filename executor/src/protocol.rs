@@ -1,7 +1,7 @@
 //! What the builder, the spawner and a step say to each other.
 //!
-//! A request is one packet on the control socket: either the step as JSON in a memory file, its two
-//! output descriptors and a socket of its own, or the wish for a network and a socket for the answer. On a step's socket the step and the spawner
+//! A request is one packet on the control socket: either the step as JSON in a memory file, its secrets in another, its
+//! two output descriptors and a socket of its own, or the wish for a network and a socket for the answer. On a step's socket the step and the spawner
 //! report as JSON packets, and the builder orders signals as single bytes; its end of file means that nobody
 //! waits any more.
 
@@ -36,7 +36,7 @@ pub(crate) mod order {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Report {
     /// The command is about to be executed; these mount points were made for it.
-    Ready(Vec<Created>),
+    Ready(Created),
     /// The sandbox could not be made.
     Setup(String),
     /// The command could not be started.
@@ -101,6 +101,7 @@ const NETWORK: u8 = b'N';
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) spec: OwnedFd,
+    pub(crate) secrets: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
     pub(crate) reports: OwnedFd,
@@ -110,6 +111,7 @@ pub(crate) struct Request {
 pub(crate) fn send_request(control: BorrowedFd<'_>, request: &Request) -> io::Result<()> {
     let fds = [
         request.spec.as_fd(),
+        request.secrets.as_fd(),
         request.stdout.as_fd(),
         request.stderr.as_fd(),
         request.reports.as_fd(),
@@ -129,7 +131,7 @@ pub(crate) fn send_network(
 }
 
 fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(fds));
     rustix::io::retry_on_intr(|| {
@@ -145,7 +147,7 @@ fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> 
 
 /// Receives a request; `None` when the builder is gone.
 pub(crate) fn receive_wish(control: BorrowedFd<'_>) -> io::Result<Option<Wish>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut packet = [0u8; 1024];
     let received = rustix::io::retry_on_intr(|| {
@@ -168,13 +170,16 @@ pub(crate) fn receive_wish(control: BorrowedFd<'_>) -> io::Result<Option<Wish>> 
         return broken("a request with too many descriptors");
     }
     match packet[..received.bytes].split_first() {
-        Some((&STEP, _)) => match (fds.next(), fds.next(), fds.next(), fds.next()) {
-            (Some(spec), Some(stdout), Some(stderr), Some(reports)) => Ok(Some(Wish::Step(Request {
-                spec,
-                stdout,
-                stderr,
-                reports,
-            }))),
+        Some((&STEP, _)) => match (fds.next(), fds.next(), fds.next(), fds.next(), fds.next()) {
+            (Some(spec), Some(secrets), Some(stdout), Some(stderr), Some(reports)) => {
+                Ok(Some(Wish::Step(Request {
+                    spec,
+                    secrets,
+                    stdout,
+                    stderr,
+                    reports,
+                })))
+            }
             _ => broken("a step without its descriptors"),
         },
         Some((&NETWORK, plan)) => match fds.next() {

@@ -18,7 +18,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use crate::network::{self, Surroundings};
 use crate::protocol::{self, Report, Request, Wish, order, receive_wish, send_report};
 use crate::seccomp::Filters;
-use crate::spec::{ExecSpec, Exit, Network};
+use crate::spec::{ExecSpec, Exit, Network, unpack};
 use crate::step::{self, Around, Shared};
 use crate::sys::{self, Stack, namespace};
 use crate::{Error, Ownership, emulation, mounts};
@@ -134,6 +134,8 @@ impl Spawner {
         let empty = files.join("empty");
         std::fs::create_dir(&empty).map_err(setup("making an empty directory"))?;
         set_mode(&empty, 0o755).map_err(setup("making an empty directory"))?;
+        let staging = files.join("staging");
+        std::fs::create_dir(&staging).map_err(setup("making a directory for mounts"))?;
         Ok(Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
@@ -141,6 +143,7 @@ impl Spawner {
                 has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
                 stub: plan.scratch.join(STUB),
                 empty,
+                staging,
                 filters: Filters::default(),
             },
             surroundings: Surroundings {
@@ -250,7 +253,7 @@ impl Spawner {
 
     /// The step's process, and its supervisor.
     fn try_start(&mut self, request: Request) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
-        let spec = read_spec(&request.spec)?;
+        let spec = read_spec(&request)?;
         let hosts = self.file_for(
             "/etc/hosts",
             hosts_text(&spec.hostname, &self.extra_hosts(&spec)?),
@@ -423,14 +426,22 @@ fn handles_term(child: &OwnedFd) -> bool {
     caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
 }
 
-fn read_spec(file: &OwnedFd) -> Result<ExecSpec, Error> {
-    use std::io::{Read, Seek};
+fn read_spec(request: &Request) -> Result<ExecSpec, Error> {
     let fail = |e: io::Error| Error::Setup(format!("reading the step: {e}"));
-    let mut file = std::fs::File::from(file.try_clone().map_err(fail)?);
-    file.rewind().map_err(fail)?;
+    let mut spec: ExecSpec =
+        serde_json::from_slice(&read_memory(&request.spec).map_err(fail)?).map_err(|e| fail(e.into()))?;
+    let secrets = read_memory(&request.secrets).map_err(fail)?;
+    spec.secrets = unpack(&secrets).ok_or_else(|| fail(io::ErrorKind::InvalidData.into()))?;
+    Ok(spec)
+}
+
+fn read_memory(file: &OwnedFd) -> io::Result<Vec<u8>> {
+    use std::io::{Read, Seek};
+    let mut file = std::fs::File::from(file.try_clone()?);
+    file.rewind()?;
     let mut bytes = Vec::new();
-    file.take(MAX_SPEC).read_to_end(&mut bytes).map_err(fail)?;
-    serde_json::from_slice(&bytes).map_err(|e| fail(e.into()))
+    file.take(MAX_SPEC).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// `/etc/hosts` as BuildKit writes it (rule R6).

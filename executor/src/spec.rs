@@ -1,5 +1,7 @@
 //! One step as data: what to run, on which root, with which limits.
 
+mod mount;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::Rlimit;
 use crate::privilege::Privileges;
+
+pub use mount::{Mount, MountSource, Scratch, Secret, SecretVariable};
+pub(crate) use mount::{pack, unpack};
 
 /// Everything that the executor has to know about one command.
 ///
@@ -43,6 +48,15 @@ pub struct ExecSpec {
     pub is_32_bit: bool,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
+    /// What is mounted beside the root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Variables with secret values; they replace those of their names in `env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_env: Vec<SecretVariable>,
+    /// The values; not part of the description.
+    #[serde(skip)]
+    pub secrets: Vec<Secret>,
 }
 
 impl ExecSpec {
@@ -72,6 +86,9 @@ impl ExecSpec {
             privileges: Privileges::default(),
             is_32_bit: false,
             shm_size: ExecSpec::DEFAULT_SHM_SIZE,
+            mounts: Vec::new(),
+            secret_env: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 }

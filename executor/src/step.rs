@@ -18,9 +18,9 @@ use crate::inroot::{self, Created, Kind};
 use crate::mounts::{self, Sysfs};
 use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
-use crate::spec::{ExecSpec, Network, Rootfs};
+use crate::spec::{ExecSpec, Network, Rootfs, Secret};
 use crate::user::{self, Identity};
-use crate::{Error, Ownership, caps, emulation, network, program, sys};
+use crate::{Error, Ownership, attach, caps, emulation, network, program, sys};
 
 /// What all steps of a build share; made once by the spawner.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) stub: PathBuf,
     /// An empty directory.
     pub(crate) empty: PathBuf,
+    /// A directory over which a step puts file systems of which it mounts parts elsewhere.
+    pub(crate) staging: PathBuf,
     pub(crate) filters: Filters,
 }
 
@@ -156,7 +158,7 @@ struct Mounted {
     /// Its `/dev/null`.
     null: OwnedFd,
     /// Mount points that the image did not have.
-    created: Vec<Created>,
+    created: Created,
 }
 
 /// Mounts everything. All targets are opened before anything covers them, so that no mount can
@@ -166,7 +168,7 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mo
     let upper = rustix::fs::openat(CWD, spec.rootfs.changed(), flags, Mode::empty())
         .map_err(|e| setup("opening the root file system", e))?;
     let root = match &spec.rootfs {
-        Rootfs::Overlay { lowers, work, .. } => mounts::overlay(lowers, work, &shared.stub, upper.as_fd())?,
+        Rootfs::Overlay { lowers, work, .. } => mounts::root(lowers, work, &shared.stub, upper.as_fd())?,
         Rootfs::Directory { .. } => mounts::directory_as_root(upper.as_fd())?,
     };
 
@@ -174,12 +176,11 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mo
         mounts::without_devices("the root file system", root.as_fd())?;
     }
 
-    let mut created = Vec::new();
+    let mut created = Created::default();
     let mut target = |path: &str, kind: Kind| -> Result<OwnedFd, Error> {
-        let (fd, made) = Created::record(root.as_fd(), upper.as_fd(), path, kind)
-            .map_err(|e| Error::Setup(format!("finding {path} in the image, to mount there: {e}")))?;
-        created.extend(made);
-        Ok(fd)
+        created
+            .ensure(root.as_fd(), upper.as_fd(), path, kind)
+            .map_err(|e| Error::Setup(format!("finding {path} in the image, to mount there: {e}")))
     };
     let proc = target("/proc", Kind::Directory)?;
     let sys = target("/sys", Kind::Directory)?;
@@ -209,6 +210,8 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mo
         spec.script.as_ref(),
         spec.shm_size,
     )?;
+    attach::mounts(shared, spec, root.as_fd(), upper.as_fd(), &mut created)?;
+    created.settle(upper.as_fd());
     Ok(Mounted { root, null, created })
 }
 
@@ -303,20 +306,31 @@ fn become_user(identity: &Identity, spec: &ExecSpec) -> Result<(), Error> {
     caps::hold(held).map_err(fail)
 }
 
-/// `env` with `HOME` when it has none.
+/// `env` with the secrets, and with `HOME` when it has none.
 fn environment(spec: &ExecSpec, identity: &Identity) -> Result<Vec<CString>, Error> {
-    let has_home = spec
-        .env
-        .iter()
-        .any(|v| v.strip_prefix("HOME=").is_some_and(|home| !home.is_empty()));
-    let home = (!has_home).then(|| format!("HOME={}", identity.home));
-    let given = spec
-        .env
-        .iter()
-        .filter(|v| has_home || !v.starts_with("HOME="))
-        .cloned();
-    given
-        .chain(home)
+    let named = |entry: &[u8], name: &[u8]| {
+        entry
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(b"="))
+    };
+    let mut env: Vec<Vec<u8>> = spec.env.iter().map(|entry| entry.clone().into_bytes()).collect();
+    for variable in &spec.secret_env {
+        let name = variable.name.as_bytes();
+        let value = secret(spec, variable.secret)?;
+        env.retain(|entry| !named(entry, name));
+        env.push([name, b"=", value.bytes()].concat());
+    }
+    env.retain(|entry| entry != b"HOME=");
+    if !env.iter().any(|entry| named(entry, b"HOME")) {
+        env.push(format!("HOME={}", identity.home).into_bytes());
+    }
+    env.into_iter()
         .map(|v| CString::new(v).map_err(|_| Error::Start("the environment contains a NUL byte".to_owned())))
         .collect()
+}
+
+/// The secret of this number.
+pub(crate) fn secret(spec: &ExecSpec, number: usize) -> Result<&Secret, Error> {
+    let missing = || Error::Setup(format!("secret number {number} did not come with the step"));
+    spec.secrets.get(number).ok_or_else(missing)
 }

@@ -205,6 +205,14 @@ impl Mount {
         Ok(())
     }
 
+    /// What `from` says, which needs no variables to be known; `None` when it is not there or the csv is malformed.
+    pub fn from_of(csv: &str) -> Option<String> {
+        let fields = fields(csv).ok()?;
+        let mut pairs = fields.iter().rev().filter_map(|field| field.split_once('='));
+        let (_, value) = pairs.find(|(key, _)| key.eq_ignore_ascii_case("from"))?;
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
     fn set(
         &mut self,
         key: &str,
@@ -337,8 +345,8 @@ fn bytes(text: &str) -> Option<u64> {
     (bytes < 9e15).then_some(bytes as u64)
 }
 
-/// One record of csv.
-fn fields(csv: &str) -> Result<Vec<String>, MountError> {
+/// One record of csv, as the values of `--mount` and `--secret` are.
+pub fn fields(csv: &str) -> Result<Vec<String>, MountError> {
     let malformed = |reason: &str| MountError::new(format!("failed to parse csv mounts: {reason}"));
     if csv.is_empty() {
         return Err(malformed("EOF"));
@@ -471,6 +479,19 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(csv), Ok(expected), "{csv}");
+        }
+    }
+
+    #[test]
+    fn from_is_known_before_the_rest() {
+        for (csv, from) in [
+            ("type=cache,uid=$U,FROM=a,target=/x", Some("a")),
+            ("from=a,target=/x,from=b", Some("b")),
+            ("from=,target=/x", None),
+            ("target=/x", None),
+            ("\"", None),
+        ] {
+            assert_eq!(Mount::from_of(csv).as_deref(), from, "{csv}");
         }
     }
 

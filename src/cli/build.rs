@@ -40,6 +40,7 @@ use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
 use crate::source::local::{ContextMode, LocalContext};
 use crate::source::remote::Remotes;
+use crate::source::secret::Secrets;
 
 use announced::Announced;
 use interrupt::Interrupts;
@@ -102,6 +103,7 @@ struct Build<'a> {
     /// What the frontend found doubtful, for the end.
     warnings: RefCell<Vec<Warning>>,
     interrupts: RefCell<Interrupts>,
+    secrets: Secrets,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
 }
@@ -116,6 +118,7 @@ impl<'a> Build<'a> {
             progress,
             warnings: RefCell::default(),
             interrupts: RefCell::new(interrupts),
+            secrets: Secrets::read(&options.secrets)?,
             ignore: OnceCell::new(),
         })
     }
@@ -272,6 +275,7 @@ impl<'a> Build<'a> {
             store,
             locals,
             remotes,
+            secrets: &self.secrets,
             sink: self.progress.as_ref(),
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),

@@ -13,6 +13,7 @@ use crate::graph::Platform;
 
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+const CACHE_MOUNT_NS: &str = "BUILDKIT_CACHE_MOUNT_NS";
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 /// Each is set in both spellings, whatever the spelling of the build argument (spec A8). In BuildKit's order.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -110,6 +111,11 @@ impl Arguments {
             .filter(|name| !name.is_empty())
             .unwrap_or(DEFAULT_HOSTNAME)
             .to_owned()
+    }
+
+    /// What stands before the ids of caches: a build argument (spec A11).
+    pub(super) fn cache_namespace(&self) -> &str {
+        self.given(CACHE_MOUNT_NS).unwrap_or_default()
     }
 
     /// Warns of build arguments that no ARG of the Dockerfile names (spec A6).

@@ -49,8 +49,10 @@ impl BaseImages {
                 );
             }
             for command in &stage.commands {
-                if let Some(CopyFrom::Image(reference)) = &command.from {
-                    want(reference, target_platform, &command.location);
+                for from in command.sources() {
+                    if let CopyFrom::Image(reference) = from {
+                        want(reference, target_platform, &command.location);
+                    }
                 }
             }
         }

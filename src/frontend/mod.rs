@@ -35,7 +35,8 @@ use crate::error::BuildError;
 use crate::graph::Reference;
 use crate::graph::address::masked;
 use crate::graph::{
-    Confinement, Definition, GitOp, HttpOp, ImageOp, Location, NetworkMode, Op, Platform, Ulimit, VertexId,
+    Confinement, Definition, GitOp, HttpOp, ImageOp, Location, MountOp, NetworkMode, Op, Platform, Ulimit,
+    VertexId,
 };
 
 pub use contexts::{ContextError, NamedContext};
@@ -118,6 +119,8 @@ pub struct BuildRequest {
     pub ulimits: Vec<Ulimit>,
     /// `--cap-add`, `--cap-drop`, `--security-opt`, `--shm-size`.
     pub confinement: Confinement,
+    /// `--volume`: mounts of every RUN.
+    pub volumes: Vec<MountOp>,
     /// Host name in RUN; `None` for `buildkitsandbox`. The build arg `BUILDKIT_SANDBOX_HOSTNAME` is looked at when this is `None`.
     pub hostname: Option<String>,
     /// `SOURCE_DATE_EPOCH` of the caller's environment; a build arg or global ARG of that name goes first.
@@ -204,6 +207,7 @@ impl BuildRequest {
             add_hosts: Vec::new(),
             ulimits: Vec::new(),
             confinement: Confinement::default(),
+            volumes: Vec::new(),
             hostname: None,
             source_date_epoch: None,
             ignored: Vec::new(),

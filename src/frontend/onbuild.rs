@@ -54,7 +54,7 @@ pub(super) fn fire(
                     .hint(diagnostic.help)
             })?;
             let command = table.command(index, instruction, location.clone(), true)?;
-            needs_more |= command.from.is_some();
+            needs_more |= command.sources().next().is_some();
             commands.push(command);
         }
         commands.append(&mut table.stages[index].commands);

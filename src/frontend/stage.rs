@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use rbuild_parser::expand::{ExpandError, Expander, Expansion};
+use rbuild_parser::mount::Mount;
 use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Instruction, Spanned, Stage};
 
@@ -50,7 +51,16 @@ pub(super) struct Command {
     pub(super) instruction: Spanned<Instruction>,
     pub(super) location: Location,
     pub(super) from: Option<CopyFrom>,
+    /// What `from` of each `--mount` means, in their order.
+    pub(super) mounts: Vec<Option<CopyFrom>>,
     pub(super) is_trigger: bool,
+}
+
+impl Command {
+    /// All that it reads beside the context.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &CopyFrom> {
+        self.from.iter().chain(self.mounts.iter().flatten())
+    }
 }
 
 /// A stage before its instructions are lowered.
@@ -187,10 +197,17 @@ impl StageTable {
             .map(|from| self.resolve_from(index, from))
             .transpose()
             .map_err(|error| error.at(Some(location.clone())))?;
+        let mounts = match &instruction.value {
+            Instruction::Run(run) => self
+                .mounts(index, &run.mounts)
+                .map_err(|error| error.at(Some(location.clone())))?,
+            _ => Vec::new(),
+        };
         Ok(Command {
             instruction,
             location,
             from,
+            mounts,
             is_trigger,
         })
     }
@@ -349,14 +366,22 @@ impl StageTable {
         Ok(CopyFrom::Image(from.to_owned()))
     }
 
-    fn copied_stages(&self, index: usize) -> impl Iterator<Item = (usize, &Location)> {
-        self.stages[index]
-            .commands
+    /// What the `--mount` values of a RUN read.
+    fn mounts(&self, index: usize, values: &[String]) -> Result<Vec<Option<CopyFrom>>, BuildError> {
+        let resolve = |from: String| self.resolve_from(index, &from);
+        values
             .iter()
-            .filter_map(|command| match command.from {
-                Some(CopyFrom::Stage(stage)) => Some((stage, &command.location)),
+            .map(|csv| Mount::from_of(csv).map(resolve).transpose())
+            .collect()
+    }
+
+    fn copied_stages(&self, index: usize) -> impl Iterator<Item = (usize, &Location)> {
+        self.stages[index].commands.iter().flat_map(|command| {
+            command.sources().filter_map(|from| match from {
+                CopyFrom::Stage(stage) => Some((*stage, &command.location)),
                 _ => None,
             })
+        })
     }
 
     /// Fails when stages copy from each other in a circle, needed or not (spec G6).

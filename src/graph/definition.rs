@@ -36,6 +36,9 @@ pub struct Vertex {
     /// The remote sources that a copy reads beside `source`, as [`super::RemotePath::source`] counts them.
     #[serde(skip)]
     pub remotes: Vec<VertexId>,
+    /// What the mounts of a process read; [`super::MountKind`] counts them.
+    #[serde(skip)]
+    pub mounts: Vec<VertexId>,
     /// Name in the progress output: `[build 2/5] RUN make`.
     pub name: String,
     /// Where it was written.
@@ -84,7 +87,7 @@ impl Definition {
     pub fn inputs(&self, id: VertexId) -> impl Iterator<Item = VertexId> + use<'_> {
         let vertex = self.vertex(id);
         let inputs = vertex.base.into_iter().chain(vertex.source);
-        inputs.chain(vertex.remotes.iter().copied())
+        inputs.chain(vertex.remotes.iter().chain(&vertex.mounts).copied())
     }
 
     /// Which vertices `targets` need, themselves included, by index.
@@ -117,6 +120,9 @@ impl Definition {
                     let remotes = vertex.remotes.iter().map(|id| self.digest(*id).hex());
                     value["remotes"] = remotes.collect();
                 }
+                if !vertex.mounts.is_empty() {
+                    value["mounts"] = vertex.mounts.iter().map(|id| self.digest(*id).hex()).collect();
+                }
                 value
             })
             .collect()
@@ -137,6 +143,9 @@ impl Definition {
         }
         if !vertex.remotes.is_empty() {
             key.list("remotes", vertex.remotes.iter().map(|id| self.digest(*id).0));
+        }
+        if !vertex.mounts.is_empty() {
+            key.list("mounts", vertex.mounts.iter().map(|input| self.digest(*input).0));
         }
         key.field("no_cache", &[u8::from(vertex.no_cache)]);
         key.finish()

@@ -4,6 +4,7 @@
 pub mod address;
 pub mod confinement;
 pub mod definition;
+pub mod mount;
 pub mod op;
 pub mod platform;
 pub mod reference;
@@ -11,6 +12,7 @@ pub mod reference;
 pub use address::Address;
 pub use confinement::{Capabilities, Confinement, SystemCalls};
 pub use definition::{Definition, Location, Vertex, VertexId};
+pub use mount::{CacheOp, CacheSharing, MountKind, MountOp, MountOwner, SecretEnv};
 pub use op::{
     CopyOp, CopySource, ExecOp, GitOp, HttpOp, ImageOp, InlineFile, LocalOp, MkdirOp, NetworkMode, Op,
     RemotePath, Ulimit, Unpack,

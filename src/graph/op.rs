@@ -4,7 +4,7 @@
 use rbuild_cache::{DiffId, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::{Confinement, Platform};
+use super::{Confinement, MountOp, Platform, SecretEnv};
 
 /// The operation of a vertex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +137,12 @@ pub struct ExecOp {
     /// Capabilities, system calls and shared memory.
     #[serde(default, skip_serializing_if = "Confinement::is_usual")]
     pub confinement: Confinement,
+    /// What is mounted for the process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountOp>,
+    /// Secrets in its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_env: Vec<SecretEnv>,
     /// A script shown read-only at this absolute path and executable (a lone heredoc with `#!`, spec L58).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<InlineFile>,
@@ -251,6 +257,20 @@ pub struct RemotePath {
     pub path: String,
     /// Whether it is unpacked if it is an archive (`--unpack=true`).
     pub unpack: bool,
+}
+
+impl CopySource {
+    /// The file or directory `path` itself, whatever wildcards its name has.
+    pub fn literal(path: &str) -> Self {
+        let mut pattern = String::with_capacity(path.len());
+        for scalar in path.chars() {
+            if matches!(scalar, '*' | '?' | '[' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(scalar);
+        }
+        Self::Path(pattern)
+    }
 }
 
 /// A directory to create (spec 3.7).

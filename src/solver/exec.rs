@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use rbuild_cache::layer::Layer;
 use rbuild_cache::{Key, LayerId, Store};
-use rbuild_executor::{
-    Cancel, Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, SystemCalls,
-};
+use rbuild_executor::{Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, SystemCalls};
 use rustix::event::{PollFd, PollFlags};
 
-use super::{Inputs, foreign, network};
+use super::mounts::{self, Asking, MountInput};
+use super::{foreign, network};
 use crate::error::BuildError;
 use crate::graph::{self, Confinement, ExecOp, NetworkMode, Ulimit};
 use crate::progress::{Event, Sink, Stream};
@@ -18,15 +17,20 @@ use crate::progress::{Event, Sink, Stream};
 /// Bytes read of a process' output at once.
 const CHUNK: usize = 64 * 1024;
 
-/// Runs `op` on the stack of layers `base` and gives the layer of what it changed.
-pub fn run(
-    inputs: &Inputs<'_>,
+/// Runs `op` on the stack of layers `base` and gives the layer of what it changed. `read` is what its mounts read.
+pub(super) fn run(
+    asking: &Asking<'_>,
     executor: &Executor,
-    cancel: &Cancel,
-    vertex: &Key,
     op: &ExecOp,
     base: &[LayerId],
+    read: &[MountInput],
 ) -> Result<LayerId, BuildError> {
+    let Asking {
+        inputs,
+        cancel,
+        vertex,
+        ..
+    } = asking;
     let lowers = trees(inputs.store, base)?;
     let snapshot = inputs.store.begin_snapshot().map_err(BuildError::new)?;
     let rootfs = Rootfs::Overlay {
@@ -37,12 +41,20 @@ pub fn run(
     let mut spec = spec(op, rootfs);
     spec.dns.clone_from(inputs.dns);
     network::join(inputs, executor, cancel, op)?;
+    let mut prepared = mounts::prepare(asking, op, read)?;
+    spec.mounts = std::mem::take(&mut prepared.mounts);
+    spec.secret_env = std::mem::take(&mut prepared.secret_env);
+    spec.secrets = std::mem::take(&mut prepared.secrets);
     let (stdout, stdout_write) = pipe()?;
     let (stderr, stderr_write) = pipe()?;
     let exit = std::thread::scope(|scope| {
         scope.spawn(|| forward(inputs.sink, vertex, &stdout, &stderr));
         executor.run(&spec, stdout_write, stderr_write, cancel)
     });
+    // A step that was killed from here leaves its caches unfinished.
+    if exit.is_ok() {
+        prepared.finish()?;
+    }
     match exit.map_err(|error| failed_to_start(op, error))? {
         exit if exit.success() => snapshot.commit().map_err(BuildError::new),
         exit => Err(failed(op, exit)),
@@ -50,7 +62,7 @@ pub fn run(
 }
 
 /// The trees of the base's layers, topmost first, made now where they are not there yet.
-fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<std::path::PathBuf>, BuildError> {
+pub(super) fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<std::path::PathBuf>, BuildError> {
     // Those of earlier steps are known: a step does not get dearer with the number of layers below it.
     if let Some(trees) = base.iter().rev().map(|id| store.known_tree(id)).collect() {
         return Ok(trees);

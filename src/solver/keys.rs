@@ -2,7 +2,7 @@
 
 use rbuild_cache::{Key, KeyBuilder, LayerId};
 
-use crate::graph::{CopyOp, ExecOp, GitOp, HttpOp, ImageOp, MkdirOp, Op, Ulimit, Vertex};
+use crate::graph::{CopyOp, ExecOp, GitOp, HttpOp, ImageOp, MkdirOp, MountOp, Op, SecretEnv, Ulimit, Vertex};
 
 /// The key of what a vertex does, without its inputs. Steps with equal operation keys differ only
 /// in what they are applied to, or were given by different lines of a Dockerfile.
@@ -28,6 +28,7 @@ pub fn definition(
     source: Option<&Key>,
     remotes: &[Key],
     selection: Option<&Key>,
+    mounts: &[Key],
 ) -> Key {
     let mut key = KeyBuilder::new("definition/1");
     key.field("operation", &operation.0);
@@ -38,6 +39,9 @@ pub fn definition(
     }
     if !remotes.is_empty() {
         key.list("remotes", remotes.iter().map(|remote| remote.0));
+    }
+    if !mounts.is_empty() {
+        key.list("mounts", mounts.iter().map(|mount| mount.0));
     }
     key.finish()
 }
@@ -123,6 +127,15 @@ fn exec(op: &ExecOp, vertex: &Vertex) -> Key {
         let text = serde_json::to_string(&op.confinement).unwrap_or_default();
         key.field("confinement", text.as_bytes());
     }
+    if !op.mounts.is_empty() {
+        // serde_json writes struct fields in their order: the text is canonical.
+        let mount = |mount: &MountOp| serde_json::to_string(mount).unwrap_or_default();
+        key.list("mounts", op.mounts.iter().map(mount));
+    }
+    if !op.secret_env.is_empty() {
+        let variable = |variable: &SecretEnv| serde_json::to_string(variable).unwrap_or_default();
+        key.list("secret env", op.secret_env.iter().map(variable));
+    }
     if let Some(script) = &op.script {
         key.field("script path", script.name.as_bytes())
             .field("script", script.data.as_bytes());
@@ -166,7 +179,9 @@ fn time_fields(key: &mut KeyBuilder, epoch: Option<i64>, clamp: Option<i64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Capabilities, Confinement, NetworkMode, Platform, SystemCalls};
+    use crate::graph::{
+        Capabilities, Confinement, MountKind, MountOwner, NetworkMode, Platform, SystemCalls,
+    };
 
     fn vertex(op: ExecOp) -> Vertex {
         let platform = Platform::host();
@@ -175,6 +190,7 @@ mod tests {
             base: None,
             source: None,
             remotes: Vec::new(),
+            mounts: Vec::new(),
             name: String::new(),
             location: None,
             no_cache: false,
@@ -195,6 +211,8 @@ mod tests {
             extra_hosts: vec![("db".to_owned(), "10.0.0.1".to_owned())],
             ulimits: Vec::new(),
             confinement: Confinement::default(),
+            mounts: Vec::new(),
+            secret_env: Vec::new(),
             script: None,
             platform: Platform::host(),
         };
@@ -222,6 +240,16 @@ mod tests {
             run(|op| {
                 op.confinement.capabilities = Some(Capabilities { held: 1, demanded: 0 });
             }),
+            run(|op| op.mounts.push(secret("id", 0o400))),
+            run(|op| op.mounts.push(secret("id", 0o440))),
+            run(|op| op.mounts.push(secret("other", 0o400))),
+            run(|op| {
+                op.secret_env.push(SecretEnv {
+                    name: "A".to_owned(),
+                    id: "id".to_owned(),
+                    required: false,
+                });
+            }),
             run(|op| {
                 op.ulimits = vec![Ulimit {
                     name: "nofile".to_owned(),
@@ -231,6 +259,19 @@ mod tests {
             }),
         ] {
             assert_ne!(same, other);
+        }
+    }
+
+    fn secret(id: &str, mode: u32) -> MountOp {
+        let owner = MountOwner { mode, uid: 0, gid: 0 };
+        MountOp {
+            target: "/run/secrets/s".to_owned(),
+            read_only: true,
+            kind: MountKind::Secret {
+                id: id.to_owned(),
+                required: false,
+                owner,
+            },
         }
     }
 

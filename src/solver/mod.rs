@@ -7,6 +7,7 @@
 pub mod exec;
 pub mod foreign;
 pub mod keys;
+mod mounts;
 mod network;
 pub mod ops;
 pub mod plan;
@@ -25,6 +26,7 @@ use crate::graph::{Definition, Op, VertexId};
 use crate::progress::Sink;
 use crate::source::local::LocalContext;
 use crate::source::remote::RemoteSource;
+use crate::source::secret::Secrets;
 
 pub use plan::Plan;
 
@@ -40,6 +42,8 @@ pub struct Inputs<'a> {
     pub locals: &'a BTreeMap<String, LocalContext>,
     /// Fetches what lies elsewhere.
     pub remotes: &'a dyn RemoteSource,
+    /// What the caller hands to steps that ask for it.
+    pub secrets: &'a Secrets,
     /// Where events go.
     pub sink: &'a dyn Sink,
     /// `SOURCE_DATE_EPOCH`: the time of directories that steps create; `None` for the time of the build.
@@ -65,6 +69,10 @@ pub struct StepResult {
     pub layer: LayerId,
     /// When it was made.
     pub created: Timestamp,
+}
+
+fn interrupted() -> BuildError {
+    BuildError::message("the build was interrupted")
 }
 
 impl Inputs<'_> {

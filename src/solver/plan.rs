@@ -167,12 +167,14 @@ impl Plan {
             .map(|base| self.definitions[base.0]);
         let source = vertex.source.map(|source| self.definitions[source.0]);
         let remotes: Vec<Key> = vertex.remotes.iter().map(|id| self.definitions[id.0]).collect();
+        let mounts: Vec<Key> = vertex.mounts.iter().map(|id| self.definitions[id.0]).collect();
         let key = keys::definition(
             &operation,
             base.as_ref(),
             source.as_ref(),
             &remotes,
             selected_key.as_ref(),
+            &mounts,
         );
         self.operations.push(operation);
         self.definitions.push(key);
@@ -200,8 +202,8 @@ impl Plan {
             }
             if self.cached[id.0].is_none() {
                 self.missing.push(id);
-                for source in vertex.source.iter().chain(&vertex.remotes) {
-                    self.needed[source.0] = true;
+                for input in vertex.source.iter().chain(&vertex.remotes).chain(&vertex.mounts) {
+                    self.needed[input.0] = true;
                 }
             }
         }

@@ -9,10 +9,11 @@ use rbuild_cache::tree::Tree;
 use rbuild_cache::{Key, LayerId, Record, Store, View};
 use rbuild_executor::{Cancel, Executor};
 
+use super::mounts::{Asking, MountInput, same_files};
 use super::ops::select::{self, Selection};
 use super::ops::{Sources, copy, mkdir};
 use super::plan::{self, recorded};
-use super::{Inputs, Plan, StepResult, exec, keys};
+use super::{Inputs, Plan, StepResult, exec, interrupted, keys};
 use crate::error::BuildError;
 use crate::graph::{CopyOp, ExecOp, MkdirOp, Op, Vertex, VertexId};
 use crate::progress::{Event, VertexOutcome};
@@ -286,10 +287,6 @@ impl<'a> Run<'a> {
     }
 }
 
-fn interrupted() -> BuildError {
-    BuildError::message("the build was interrupted")
-}
-
 /// One vertex being solved.
 struct Work<'r, 'a> {
     run: &'r Run<'a>,
@@ -303,7 +300,7 @@ struct Work<'r, 'a> {
 impl Work<'_, '_> {
     fn exec(&self, op: &ExecOp) -> Result<Found, BuildError> {
         if !self.vertex.no_cache
-            && let Some(result) = self.same_input()?
+            && let Some(result) = self.same_input(op)?
         {
             return Ok(Found::Cached(result));
         }
@@ -313,18 +310,40 @@ impl Work<'_, '_> {
             .ok_or_else(|| BuildError::message("no sandbox was entered for RUN"))?;
         let inputs = self.run.inputs;
         let vertex = inputs.definition.digest(self.id);
-        let layer = exec::run(inputs, executor, self.run.cancel, &vertex, op, &self.base)?;
-        let seen = vec![("base".to_owned(), keys::layer_list(&self.base))];
+        let asking = Asking {
+            inputs,
+            cancel: self.run.cancel,
+            vertex: &vertex,
+            name: &self.vertex.name,
+        };
+        let read = self.mount_inputs()?;
+        let layer = exec::run(&asking, executor, op, &self.base, &read)?;
+        let mut seen = vec![("base".to_owned(), keys::layer_list(&self.base))];
+        let mounted = |(number, input): (usize, &MountInput)| {
+            (format!("mount {number}"), keys::layer_list(&input.layers))
+        };
+        seen.extend(read.iter().enumerate().map(mounted));
         self.record(layer, &[], seen).map(Found::Made)
     }
 
-    /// A result of the same operation on a base with the same content, found by another definition
+    /// What the mounts of a process read.
+    fn mount_inputs(&self) -> Result<Vec<MountInput>, BuildError> {
+        let input = |id: &VertexId| {
+            let layers = self.run.inputs.stack(*id, |id| self.run.results[id.0].get())?;
+            let key = self.run.plan.definitions[id.0];
+            Ok(MountInput { layers, key })
+        };
+        self.vertex.mounts.iter().map(input).collect()
+    }
+
+    /// A result of the same operation on a base and mounts with the same content, found by another definition
     /// key: the early cut-off of design D4. Content is compared only when there is such a record.
-    fn same_input(&self) -> Result<Option<StepResult>, BuildError> {
+    fn same_input(&self, op: &ExecOp) -> Result<Option<StepResult>, BuildError> {
         let store = self.run.inputs.store;
         let operation = &self.run.plan.operations[self.id.0];
         let known = store.keys_of_op(operation).map_err(BuildError::new)?;
         let mut content = None;
+        let mounted = self.mount_inputs()?;
         for key in known.iter().filter(|key| *key != self.key).take(CANDIDATES) {
             let Some(record) = store.record(key).map_err(BuildError::new)? else {
                 continue;
@@ -346,7 +365,7 @@ impl Work<'_, '_> {
             if content.is_none() {
                 content = self.contents(&self.base)?;
             }
-            if content.as_ref() == Some(&theirs) {
+            if content.as_ref() == Some(&theirs) && self.same_mounts(op, &mounted, &record)? {
                 let result = StepResult {
                     layer: record.layer.clone(),
                     created: plan::seconds(record.created),
@@ -356,6 +375,21 @@ impl Work<'_, '_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the mounts would show the files that they showed when `record` was made.
+    fn same_mounts(&self, op: &ExecOp, mounted: &[MountInput], record: &Record) -> Result<bool, BuildError> {
+        for (number, input) in mounted.iter().enumerate() {
+            let name = format!("mount {number}");
+            let seen = record.inputs.iter().find(|(known, _)| *known == name);
+            let Some(theirs) = seen.and_then(|(_, list)| keys::parse_layer_list(list)) else {
+                return Ok(false);
+            };
+            if theirs != input.layers && !same_files(self.run.inputs, op, number, &theirs, &input.layers)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Content digests of layers; `None` when one of them is gone.

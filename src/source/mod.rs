@@ -9,3 +9,4 @@ pub mod layout;
 pub mod local;
 pub mod origins;
 pub mod remote;
+pub mod secret;

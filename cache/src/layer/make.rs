@@ -132,6 +132,15 @@ impl Layer {
             .ok_or_else(|| self.failed("writing", io::ErrorKind::NotFound.into()))
     }
 
+    /// Unpacks the layer into an empty directory, to be changed there; nothing of it is noted. Call it inside the user
+    /// namespace.
+    pub fn unpack_to(&self, directory: &std::path::Path) -> Result<(), StoreError> {
+        let source = self.store().open_blob(&self.tar()?)?;
+        index_of(source, Some((directory, self.store().ownership())), false)
+            .map_err(|error| self.failed("unpacking", error))?;
+        Ok(())
+    }
+
     pub(super) fn unpack_tar(&self, _lock: &KeyLock, digest: &Digest) -> Result<(), StoreError> {
         let source = self.store().open_blob(digest)?;
         let (staged, tree) = self.stage_tree()?;

@@ -20,6 +20,7 @@ use crate::graph::{Confinement, NetworkMode, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::image::PullPolicy;
+use crate::source::secret::SecretSource;
 
 /// Build an image from a Dockerfile
 #[derive(Debug, clap::Args)]
@@ -99,6 +100,9 @@ pub struct BuildArgs {
     /// Resource limit of RUN steps
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<Rlimit>,
+    /// Secret for RUN --mount=type=secret: id=NAME with src=FILE or env=VARIABLE
+    #[arg(long = "secret", value_name = "id=NAME,src=FILE")]
+    secrets: Vec<SecretSource>,
     #[command(flatten)]
     confinement: ConfinementArgs,
     /// How RUN steps are kept apart from the machine: auto, userns, userns-single or root
@@ -184,6 +188,8 @@ pub struct BuildOptions {
     /// `--stop-grace`.
     pub stop_grace: Duration,
     confinement: Confinement,
+    /// `--secret`.
+    pub secrets: Vec<SecretSource>,
     source_date_epoch: Option<i64>,
 }
 
@@ -277,6 +283,7 @@ impl BuildOptions {
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
             stop_grace: args.confinement.stop_grace,
+            secrets: args.secrets,
             source_date_epoch: source_date_epoch()?,
         })
     }
@@ -298,6 +305,7 @@ impl BuildOptions {
             add_hosts: self.network.add_hosts.clone(),
             ulimits: self.ulimits.iter().map(ulimit).collect(),
             confinement: self.confinement.clone(),
+            volumes: Vec::new(),
             hostname: None,
             source_date_epoch: self.source_date_epoch,
             ignored: Vec::new(),

@@ -4,7 +4,7 @@ use rbuild_cache::Digest;
 use rbuild_parser::expand::ExpandError;
 use rbuild_parser::{Add, Copy, Heredoc, Source};
 
-use super::StageLowering;
+use super::{LayerInputs, StageLowering};
 use crate::error::BuildError;
 use crate::frontend::remotes::RemoteRequest;
 use crate::frontend::stage::{Command, CopyFrom};
@@ -173,7 +173,12 @@ impl Transfer<'_> {
             reset_owner: matches!(command.from, None | Some(CopyFrom::Local(_))),
         };
         let op = Op::Copy(Box::new(op));
-        stage.add_layer_of(op, (source, remotes), name, location, created_by);
+        let inputs = LayerInputs {
+            source,
+            remotes,
+            ..LayerInputs::default()
+        };
+        stage.add_layer(op, inputs, name, location, created_by);
         Ok(())
     }
 

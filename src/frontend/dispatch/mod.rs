@@ -7,6 +7,7 @@ mod env;
 mod expose;
 mod healthcheck;
 mod metadata;
+mod mount;
 mod run;
 mod workdir;
 
@@ -152,6 +153,7 @@ impl<'a> Lowering<'a> {
                     base: None,
                     source: Some(source),
                     remotes: Vec::new(),
+                    mounts: Vec::new(),
                     name: steps.next(false, &format!("FROM {name}")),
                     location: Some(stage.location.clone()),
                     no_cache: false,
@@ -229,6 +231,7 @@ impl<'a> Lowering<'a> {
             base: None,
             source: None,
             remotes: Vec::new(),
+            mounts: Vec::new(),
             name,
             location: Some(location.clone()),
             no_cache: false,
@@ -249,6 +252,7 @@ impl<'a> Lowering<'a> {
             base: None,
             source: None,
             remotes: Vec::new(),
+            mounts: Vec::new(),
             name: shown,
             location: None,
             no_cache: false,
@@ -270,6 +274,7 @@ impl<'a> Lowering<'a> {
             base: None,
             source: None,
             remotes: Vec::new(),
+            mounts: Vec::new(),
             name,
             location: Some(location.clone()),
             no_cache: false,
@@ -465,28 +470,18 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     fn add_layer(
         &mut self,
         op: Op,
-        source: Option<VertexId>,
+        inputs: impl Into<LayerInputs>,
         name: String,
         location: &Location,
         created_by: String,
     ) {
-        self.add_layer_of(op, (source, Vec::new()), name, location, created_by);
-    }
-
-    /// The same for a copy that may read remote sources.
-    fn add_layer_of(
-        &mut self,
-        op: Op,
-        (source, remotes): (Option<VertexId>, Vec<VertexId>),
-        name: String,
-        location: &Location,
-        created_by: String,
-    ) {
+        let inputs = inputs.into();
         let id = self.shared.definition.add(Vertex {
             op,
             base: self.state.root,
-            source,
-            remotes,
+            source: inputs.source,
+            remotes: inputs.remotes,
+            mounts: inputs.mounts,
             name,
             location: Some(location.clone()),
             no_cache: self.no_cache,
@@ -509,7 +504,20 @@ impl<'s, 'a> StageLowering<'s, 'a> {
 
     /// What a COPY reads: `None` for nothing at all.
     fn copy_source(&mut self, command: &Command) -> Result<Option<VertexId>, BuildError> {
-        match &command.from {
+        self.tree_of(command.from.as_ref(), &command.location, |other, this| {
+            format!("cannot copy from stage {other:?}, it needs to be defined before current stage {this:?}")
+        })
+    }
+
+    /// The files of the context, or of what is named. `too_early` says that a stage comes later: its name, the name of
+    /// this one.
+    fn tree_of(
+        &mut self,
+        from: Option<&CopyFrom>,
+        location: &Location,
+        too_early: impl Fn(String, String) -> String,
+    ) -> Result<Option<VertexId>, BuildError> {
+        match from {
             None => Ok(Some(self.shared.local_vertex(super::CONTEXT))),
             Some(CopyFrom::Local(name)) => Ok(Some(self.shared.local_vertex(name))),
             Some(CopyFrom::Scratch) => Ok(None),
@@ -520,17 +528,32 @@ impl<'s, 'a> StageLowering<'s, 'a> {
                         self.shared.table.display_name(*stage),
                         self.shared.table.display_name(self.index),
                     );
-                    Err(BuildError::message(format!(
-                        "cannot copy from stage {other:?}, it needs to be defined before current stage {this:?}"
-                    )))
+                    Err(BuildError::message(too_early(other, this)))
                 }
             },
             Some(CopyFrom::Image(reference)) => {
                 let platform = self.shared.target_platform.clone();
                 let op = self.shared.image(reference, &platform)?.meta.op.clone();
                 let name = format!("FROM {}", pinned(&op));
-                Ok(self.shared.image_vertex(&op, name, &command.location, &platform))
+                Ok(self.shared.image_vertex(&op, name, location, &platform))
             }
+        }
+    }
+}
+
+/// What the vertex of a layer reads beside its base.
+#[derive(Debug, Default)]
+struct LayerInputs {
+    source: Option<VertexId>,
+    remotes: Vec<VertexId>,
+    mounts: Vec<VertexId>,
+}
+
+impl From<Option<VertexId>> for LayerInputs {
+    fn from(source: Option<VertexId>) -> Self {
+        Self {
+            source,
+            ..Self::default()
         }
     }
 }

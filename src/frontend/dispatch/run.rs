@@ -1,9 +1,8 @@
 //! RUN (spec 3.3, L58, L59).
 
-use rbuild_parser::mount::Mount;
 use rbuild_parser::{Command as CommandLine, Heredoc, Run};
 
-use super::StageLowering;
+use super::{LayerInputs, StageLowering, mount};
 use crate::error::BuildError;
 use crate::frontend::stage::Command;
 use crate::frontend::text::summary;
@@ -13,9 +12,13 @@ use crate::graph::{ExecOp, InlineFile, NetworkMode, Op};
 /// Where a script with its own interpreter is shown to the process.
 const SCRIPTS: &str = "/dev/pipes";
 
+/// Where programs look for an ssh agent.
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
 /// Runs a process whose changes are one layer.
 pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Result<(), BuildError> {
-    refuse_unsupported(stage, command, run)?;
+    let mounts = mount::lower(stage, command, run)?;
+    refuse_unsupported(run)?;
     let shell = stage.state.image.config().shell_or_default();
     let (args, script) = command_line(run, shell)?;
     if args.is_empty() {
@@ -37,9 +40,15 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
     let suffix = lone_heredoc(run).map(|heredoc| format!(" ({})", summary(&heredoc.body)));
     let name = stage.step_name(command, &suffix.unwrap_or_default());
     let created_by = format!("RUN {}{} # buildkit", arguments(stage), args.join(" "));
+    let mut env = stage.state.env.to_entries();
+    if let Some(socket) = mounts.first_agent()
+        && stage.state.env.get(SSH_AUTH_SOCK).is_none()
+    {
+        env.push(format!("{SSH_AUTH_SOCK}={socket}"));
+    }
     let op = ExecOp {
         args,
-        env: stage.state.env.to_entries(),
+        env,
         proxy_env: stage.shared.arguments.proxy_env(),
         cwd: stage.state.written_dir(),
         user: stage.state.image.config().user.clone(),
@@ -49,10 +58,22 @@ pub(super) fn run(stage: &mut StageLowering, command: &Command, run: &Run) -> Re
         extra_hosts: request.add_hosts.clone(),
         ulimits: request.ulimits.clone(),
         confinement: request.confinement.clone(),
+        mounts: mounts.list,
+        secret_env: mounts.secret_env,
         script,
         platform: stage.state.platform.clone(),
     };
-    stage.add_layer(Op::Exec(Box::new(op)), None, name, &command.location, created_by);
+    let inputs = LayerInputs {
+        mounts: mounts.inputs,
+        ..LayerInputs::default()
+    };
+    stage.add_layer(
+        Op::Exec(Box::new(op)),
+        inputs,
+        name,
+        &command.location,
+        created_by,
+    );
     Ok(())
 }
 
@@ -137,39 +158,15 @@ fn arguments(stage: &StageLowering) -> String {
     format!("|{} {texts}", values.len())
 }
 
-/// Mounts and devices are checked as if they could be used, so that a wrong one is told first.
-fn refuse_unsupported(stage: &mut StageLowering, command: &Command, run: &Run) -> Result<(), BuildError> {
-    for csv in &run.mounts {
-        let mut undefined = Vec::new();
-        let expander = stage.expander();
-        let mount = Mount::parse(csv, &mut |word| {
-            let expansion = expander.word(word, &|name| stage.state.env.get(name).map(str::to_owned))?;
-            undefined.extend(expansion.undefined);
-            Ok(expansion.text)
-        });
-        stage.warn_undefined(&undefined, &command.location);
-        mount.map_err(|error| {
-            let hint = error
-                .suggestion
-                .as_ref()
-                .map(|near| format!("did you mean {near}?"));
-            BuildError::new(error).hint(hint)
-        })?;
-    }
-    if let Some(csv) = run.mounts.first() {
-        return Err(
-            BuildError::message(format!("RUN --mount={csv} is not supported yet")).hint(Some(
-                "copy the files with COPY or fetch them in the RUN itself".to_owned(),
-            )),
-        );
-    }
-    if let Some(device) = run.devices.first() {
-        return Err(BuildError::message(format!(
+/// Devices are not there.
+fn refuse_unsupported(run: &Run) -> Result<(), BuildError> {
+    match run.devices.first() {
+        None => Ok(()),
+        Some(device) => Err(BuildError::message(format!(
             "RUN --device={device}: devices (CDI) are not supported by rbuild"
         ))
         .hint(Some(
             "remove --device, or build this image with a builder that has them".to_owned(),
-        )));
+        ))),
     }
-    Ok(())
 }

@@ -214,9 +214,12 @@ fn stages_fail() {
             "1: cannot copy from stage \"tools\"",
         ),
         (
-            "mount",
-            request("FROM busybox\n\nRUN --mount=type=cache,target=/x true"),
-            "3: RUN --mount=type=cache,target=/x is not supported yet",
+            "mount later stage",
+            target(
+                "FROM busybox\n\nRUN --mount=from=later,target=/x true\nFROM busybox AS later",
+                "0",
+            ),
+            "3: cannot mount from stage \"later\" to \"stage-0\", stage needs to be defined before current command",
         ),
         (
             "mount unknown key",
