@@ -75,7 +75,8 @@ impl Ids {
 
     fn set_two(self, real: u32, effective: u32, privileged: bool) -> Result<Ids, Errno> {
         let real_allowed = real == KEEP || real == self.real || real == self.effective;
-        if !privileged && !(real_allowed && self.has(effective)) {
+        let allowed = privileged || real_allowed && self.has(effective);
+        if !allowed {
             return Err(Errno::PERM);
         }
         let mut new = self;
@@ -93,7 +94,8 @@ impl Ids {
     }
 
     fn set_three(self, [real, effective, saved]: [u32; 3], privileged: bool) -> Result<Ids, Errno> {
-        if !privileged && !(self.has(real) && self.has(effective) && self.has(saved)) {
+        let allowed = privileged || self.has(real) && self.has(effective) && self.has(saved);
+        if !allowed {
             return Err(Errno::PERM);
         }
         let or = |new: u32, old: u32| if new == KEEP { old } else { new };

@@ -25,6 +25,16 @@ const PAGE: u64 = 4096;
 /// `AT_FDCWD`, as it arrives.
 const CURRENT: i32 = libc::AT_FDCWD;
 
+/// Names that mean something else in every process, and where that lies below `/proc/PID`.
+const OWN: [(&[u8], &str); 6] = [
+    (b"/proc/self/", ""),
+    (b"/proc/thread-self/", ""),
+    (b"/dev/fd/", "fd/"),
+    (b"/dev/stdin", "fd/0"),
+    (b"/dev/stdout", "fd/1"),
+    (b"/dev/stderr", "fd/2"),
+];
+
 /// A thread that waits for the answer to a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task<'a> {
@@ -133,11 +143,11 @@ impl Task<'_> {
             CURRENT => format!("{}/cwd", self.thread),
             fd => format!("{}/fd/{fd}", self.thread),
         };
-        let own = [b"/proc/self/".as_slice(), b"/proc/thread-self/"]
+        let own = OWN
             .iter()
-            .find_map(|prefix| path.strip_prefix(*prefix));
+            .find_map(|(prefix, place)| Some((path.strip_prefix(*prefix)?, *place)));
         let full = match (own, path) {
-            (Some(rest), _) => [format!("{}/", self.thread).as_bytes(), rest].concat(),
+            (Some((rest, place)), _) => [format!("{}/{place}", self.thread).as_bytes(), rest].concat(),
             (None, [b'/', ..]) => path.to_vec(),
             (None, []) => base.into_bytes(),
             (None, _) => [base.as_bytes(), b"/", path].concat(),

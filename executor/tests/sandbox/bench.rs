@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_executor::{Cancel, Error, ExecSpec, Executor, Exit, Isolation, Rootfs};
 
 const PROGRAMS: &str = "sh true ls cat id mount umount ps sleep touch stat unshare kill env pwd readlink mkdir \
-    rmdir hostname grep chroot dd rm ln chmod chown mknod wc echo test head sort tr printf find ip nc timeout sed";
+    rmdir hostname grep chroot dd rm ln chmod chown mknod wc echo test head sort tr printf find ip nc timeout sed mv \
+    mkfifo cp cut su chgrp";
 
 pub struct Bench {
     pub executor: Executor,
@@ -73,12 +74,22 @@ pub fn directory() -> PathBuf {
     std::env::var_os(super::DIRECTORY).unwrap().into()
 }
 
+/// Is this the pass in a namespace with one id?
+pub fn is_single() -> bool {
+    std::env::var_os(super::SINGLE).is_some_and(|value| !value.is_empty())
+}
+
 impl Bench {
     pub fn new() -> Bench {
         let directory = directory();
         let scratch = directory.join("scratch");
         fs::create_dir(&scratch).unwrap();
-        let executor = Executor::enter(Isolation::Auto, &scratch).unwrap();
+        let isolation = if is_single() {
+            Isolation::UsernsSingle
+        } else {
+            Isolation::Auto
+        };
+        let executor = Executor::enter(isolation, &scratch).unwrap();
         let image = directory.join("image");
         busybox(&image);
         Bench {

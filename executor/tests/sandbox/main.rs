@@ -1,4 +1,5 @@
-//! The sandbox seen from inside: every case is a process of its own, once as root and once as an ordinary user.
+//! The sandbox seen from inside: every case is a process of its own, once as root, once as an ordinary user with subordinate
+//! ids and once in a namespace with one id.
 //!
 //! `cargo test -p rbuild-executor --test sandbox [-- FILTER]`. Run as root, the second pass is that of the user whom
 //! `RBUILD_TEST_USER` names; what cannot run says why and counts as skipped.
@@ -11,6 +12,8 @@ mod hostile_image;
 mod lifetime;
 // Paths that change while steps start.
 mod race;
+// Who owns what, and who a process is.
+mod owners;
 // What a step sees and may do: files, devices, identity, capabilities, system calls, network.
 mod surroundings;
 
@@ -23,6 +26,8 @@ type Case = (&'static str, fn());
 
 const CASE: &str = "RBUILD_TEST_CASE";
 const DIRECTORY: &str = "RBUILD_TEST_DIRECTORY";
+/// Set to anything: the sandbox is a namespace with one id.
+const SINGLE: &str = "RBUILD_TEST_SINGLE";
 const USER: &str = "RBUILD_TEST_USER";
 
 fn main() -> ExitCode {
@@ -31,6 +36,7 @@ fn main() -> ExitCode {
         hostile_image::CASES,
         lifetime::CASES,
         race::CASES,
+        owners::CASES,
     ]
     .concat();
     if let Ok(wanted) = std::env::var(CASE) {
@@ -46,7 +52,7 @@ fn main() -> ExitCode {
         .find(|a| !a.starts_with('-'))
         .unwrap_or_default();
     let mut failed = 0;
-    for tier in ["root", "user"] {
+    for tier in ["root", "user", "single"] {
         let prefix = match launcher(tier) {
             Ok(prefix) => prefix,
             Err(reason) => {
@@ -131,6 +137,7 @@ fn run_case(prefix: &[String], tier: &str, name: &str) -> bool {
         .args(&line[1..])
         .env(CASE, name)
         .env(DIRECTORY, directory.path())
+        .env(SINGLE, if tier == "single" { "1" } else { "" })
         .env("RBUILD_CANARY", "must not be seen by a step")
         .current_dir(directory.path())
         .stdin(Stdio::null())

@@ -23,8 +23,9 @@ enum Who {
     Root,
 }
 
-pub const TIERS: [Tier; 2] = [
+pub const TIERS: [Tier; 3] = [
     Tier::new("userns", "userns", Who::Ordinary),
+    Tier::new("userns-single", "userns-single", Who::Ordinary),
     Tier::new("root", "root", Who::Root),
 ];
 
