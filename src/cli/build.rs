@@ -9,9 +9,9 @@ mod interrupt;
 pub mod network;
 pub mod options;
 mod proxies;
+mod received;
 pub mod report;
 mod request;
-mod stdin;
 mod transfers;
 
 use std::cell::{OnceCell, RefCell};
@@ -35,6 +35,7 @@ use crate::graph::{NetworkMode, VertexId};
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::{FetchOptions, Registry};
 use crate::solver::{self, Inputs, Plan, run::Solved};
+use crate::source::context::{BuildContext, StoredContext};
 use crate::source::http::HttpSource;
 use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
@@ -46,13 +47,14 @@ use announced::Announced;
 use interrupt::Interrupts;
 pub use options::BuildArgs;
 use options::{BuildOptions, Metadata};
+use received::Arrival;
 
 /// How often clocks in the progress output tick.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Builds. Errors are printed here, because they belong to a Dockerfile that is at hand here.
 pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let options = BuildOptions::new(args, context)?;
+    let options = BuildOptions::new(args)?;
     if options.call.method != call::Method::Build {
         return call::run(&options, context);
     }
@@ -106,6 +108,8 @@ struct Build<'a> {
     secrets: Secrets,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
+    /// Context and Dockerfile from elsewhere, once somebody asked.
+    arrival: OnceCell<Arrival>,
 }
 
 impl<'a> Build<'a> {
@@ -120,6 +124,7 @@ impl<'a> Build<'a> {
             interrupts: RefCell::new(interrupts),
             secrets: Secrets::read(&options.secrets)?,
             ignore: OnceCell::new(),
+            arrival: OnceCell::new(),
         })
     }
 
@@ -210,46 +215,49 @@ impl<'a> Build<'a> {
         Remotes { http }
     }
 
-    /// Opens the directories that steps read.
+    /// Opens the contexts that steps read.
     fn locals(
         &self,
         lowered: &[Lowered],
         store: &Store,
-    ) -> Result<BTreeMap<String, LocalContext>, BuildError> {
-        let main = (
-            frontend::CONTEXT,
-            &self.options.context,
-            self.options.dockerfile.path(),
-        );
+    ) -> Result<BTreeMap<String, BuildContext>, BuildError> {
+        let dockerfile = self.dockerfile()?.path();
+        let main = (frontend::CONTEXT, self.options.context.directory(), dockerfile);
         // Each has its own .dockerignore; only the main one may have it beside the Dockerfile. A later name wins.
         let named = self.options.local_contexts.iter();
-        let named = named.map(|(name, path)| (name.as_str(), path, None));
+        let named = named.map(|(name, path)| (name.as_str(), Some(path.as_path()), None));
         let mut locals = BTreeMap::new();
         for (name, path, dockerfile) in named.chain([main]) {
             if !lowered.iter().any(|lowered| lowered.reads_local(name)) {
                 continue;
             }
-            let read;
-            let found = if name == frontend::CONTEXT {
-                self.ignore()?
-            } else {
-                read = IgnoreFile::find(path, dockerfile, None)?;
-                &read
-            };
-            let ignore = found.as_ref().map(IgnoreFile::matcher).transpose()?;
-            let memory = if name == frontend::CONTEXT && self.options.is_received() {
-                None
-            } else {
-                Some(store.file_memory(path).map_err(BuildError::new)?)
-            };
             let mode = match self.options.context_mode {
                 Metadata::Raw => ContextMode::Raw,
                 Metadata::Git => ContextMode::Git {
                     time: lowered.first().and_then(|it| it.source_date_epoch).unwrap_or(0),
                 },
             };
-            let local = LocalContext::open(path, ignore, memory)?.with_mode(mode);
-            locals.insert(name.to_owned(), local);
+            let read;
+            let found = match path {
+                Some(path) if name != frontend::CONTEXT => {
+                    read = IgnoreFile::find(Some(path), dockerfile, None)?;
+                    &read
+                }
+                _ => self.ignore()?,
+            };
+            let ignore = found.as_ref().map(IgnoreFile::matcher).transpose()?;
+            let context = match (path, &self.arrival()?.context) {
+                (Some(path), _) => {
+                    let memory = store.file_memory(path).map_err(BuildError::new)?;
+                    let local = LocalContext::open(path, ignore, Some(memory))?.with_mode(mode);
+                    BuildContext::Directory(Box::new(local))
+                }
+                (None, Some(received)) => {
+                    BuildContext::Stored(StoredContext::new(received.view(store)?, ignore, mode))
+                }
+                (None, None) => return Err(BuildError::message("the context was not received")),
+            };
+            locals.insert(name.to_owned(), context);
         }
         Ok(locals)
     }
@@ -261,7 +269,7 @@ impl<'a> Build<'a> {
         lowered: &[Lowered],
         store: &Store,
         registry: &Registry,
-        locals: &BTreeMap<String, LocalContext>,
+        locals: &BTreeMap<String, BuildContext>,
         remotes: &Remotes,
     ) -> Result<(Option<Solved>, Option<TempDir>), BuildError> {
         let results: Vec<VertexId> = lowered.iter().filter_map(|lowered| lowered.result).collect();

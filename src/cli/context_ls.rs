@@ -36,7 +36,7 @@ pub struct LsArgs {
 /// Runs the command.
 pub fn run(args: LsArgs, _context: &Context) -> anyhow::Result<ExitCode> {
     let dockerfile = args.file.unwrap_or_else(|| args.context.join("Dockerfile"));
-    let ignore = IgnoreFile::find(&args.context, Some(&dockerfile), args.ignorefile.as_deref())?;
+    let ignore = IgnoreFile::find(Some(&args.context), Some(&dockerfile), args.ignorefile.as_deref())?;
     let matcher = ignore.as_ref().map(IgnoreFile::matcher).transpose()?;
     let tree = LocalContext::open(&args.context, matcher, None)?;
     if args.why.is_empty() {

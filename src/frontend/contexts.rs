@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use rbuild_parser::git_url::GitUrl;
+
 use super::stage::{Base, CopyFrom};
 use crate::graph::Reference;
 
@@ -13,6 +15,8 @@ pub enum NamedContext {
     Local,
     /// An image: a reference as [`super::MetaResolver`] takes it.
     Image(String),
+    /// A file of a web server, called `context`.
+    Remote(String),
     /// Nothing at all.
     Scratch,
 }
@@ -21,7 +25,9 @@ pub enum NamedContext {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
     /// A kind that is not there yet.
-    #[error("the context {0:?} is not supported yet: use a directory, docker-image:// or oci-layout://")]
+    #[error(
+        "the context {0:?} is not supported yet: use a directory, docker-image://, oci-layout:// or https://"
+    )]
     Unsupported(String),
     /// No image name.
     #[error("the context {text:?} names no image: {reason}")]
@@ -56,6 +62,12 @@ impl FromStr for NamedContext {
         if text.starts_with("oci-layout://") {
             return Ok(Self::Image(text.to_owned()));
         }
+        let web = ["http://", "https://"]
+            .iter()
+            .any(|scheme| text.starts_with(scheme));
+        if web && !matches!(GitUrl::of_context(text), Ok(Some(_)) | Err(_)) {
+            return Ok(Self::Remote(text.to_owned()));
+        }
         let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("target:");
         if remote {
             return Err(ContextError::Unsupported(text.to_owned()));
@@ -82,6 +94,7 @@ impl Contexts {
         self.find(name).map(|(name, context)| match context {
             NamedContext::Local => Base::Local(name.clone()),
             NamedContext::Image(reference) => Base::Image(reference.clone()),
+            NamedContext::Remote(url) => Base::Remote(url.clone()),
             NamedContext::Scratch => Base::Scratch,
         })
     }
@@ -91,6 +104,7 @@ impl Contexts {
         self.find(name).map(|(name, context)| match context {
             NamedContext::Local => CopyFrom::Local(name.clone()),
             NamedContext::Image(reference) => CopyFrom::Image(reference.clone()),
+            NamedContext::Remote(url) => CopyFrom::Remote(url.clone()),
             NamedContext::Scratch => CopyFrom::Scratch,
         })
     }
@@ -126,6 +140,10 @@ mod tests {
             ("docker://quay.io/a/b", image("quay.io/a/b")),
             ("container-image://scratch", Ok(NamedContext::Scratch)),
             ("oci-layout://dir:tag", image("oci-layout://dir:tag")),
+            (
+                "https://host/file.tar",
+                Ok(NamedContext::Remote("https://host/file.tar".to_owned())),
+            ),
         ] {
             assert_eq!(text.parse::<NamedContext>(), expected, "{text}");
         }

@@ -25,7 +25,7 @@ pub(super) fn fire(
         let stage = &table.stages[index];
         // An image was written with the usual escape character; a stage is of this file.
         let (triggers, escape): (Vec<String>, char) = match &stage.base {
-            Base::Scratch | Base::Local(_) => continue,
+            Base::Scratch | Base::Local(_) | Base::Remote(_) => continue,
             Base::Image(reference) => {
                 let platform = stage.platform.as_ref().unwrap_or(target_platform);
                 let image = images.get(reference, platform);

@@ -23,6 +23,8 @@ pub struct HttpRequest {
     pub filename: String,
     /// The digest that it has to have (`--checksum`): then the server need not be asked.
     pub checksum: Option<Digest>,
+    /// More bytes than this are refused.
+    pub limit: Option<u64>,
 }
 
 /// A commit that a build wants.

@@ -30,6 +30,8 @@ pub(super) enum Base {
     Image(String),
     /// The files of a named local directory.
     Local(String),
+    /// The files of a remote source.
+    Remote(String),
 }
 
 /// What `COPY --from` names.
@@ -41,6 +43,8 @@ pub(super) enum CopyFrom {
     Image(String),
     /// A named local directory.
     Local(String),
+    /// A remote source.
+    Remote(String),
     /// `scratch`: a tree without anything.
     Scratch,
 }

@@ -24,7 +24,7 @@ use rbuild_executor::Dns;
 use crate::error::BuildError;
 use crate::graph::{Definition, Op, VertexId};
 use crate::progress::Sink;
-use crate::source::local::LocalContext;
+use crate::source::context::BuildContext;
 use crate::source::remote::RemoteSource;
 use crate::source::secret::Secrets;
 
@@ -38,8 +38,8 @@ pub struct Inputs<'a> {
     pub results: &'a [VertexId],
     /// Where layers and records are.
     pub store: &'a Store,
-    /// Local directories by name (`context`).
-    pub locals: &'a BTreeMap<String, LocalContext>,
+    /// Build contexts by name (`context`).
+    pub locals: &'a BTreeMap<String, BuildContext>,
     /// Fetches what lies elsewhere.
     pub remotes: &'a dyn RemoteSource,
     /// What the caller hands to steps that ask for it.

@@ -72,11 +72,6 @@ impl HttpSource {
 
     /// What is at the address now. Asks the server unless the request has a digest; fetches what is new.
     pub fn resolve(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {
-        self.resolve_within(request, None)
-    }
-
-    /// The same, for a file of no more than `limit` bytes.
-    pub fn resolve_within(&self, request: &HttpRequest, limit: Option<u64>) -> anyhow::Result<HttpOp> {
         let address = Address::parse(&request.url)?;
         if let Some(user) = &address.user_info {
             let value = basic(user);
@@ -92,7 +87,7 @@ impl HttpSource {
             return Ok(op(digest, None));
         }
         let known = self.known(&address.url, &request.filename)?;
-        let kept = self.fetch(&address.url, &request.filename, known, None, limit)?;
+        let kept = self.fetch(&address.url, &request.filename, known, None, request.limit)?;
         Ok(op(kept.digest, Some(kept.modified)))
     }
 

@@ -30,10 +30,10 @@ pub struct IgnoreFile {
 }
 
 impl IgnoreFile {
-    /// The file that holds for the context at `context`; `dockerfile` is the one that is built, `chosen` what the user
+    /// The file that holds for the context at `context`, if it is a directory; `dockerfile` is the one that is built, `chosen` what the user
     /// named instead of all others. A file that cannot be read, or has a malformed line, is an error.
     pub fn find(
-        context: &Path,
+        context: Option<&Path>,
         dockerfile: Option<&Path>,
         chosen: Option<&Path>,
     ) -> anyhow::Result<Option<Self>> {
@@ -71,7 +71,7 @@ impl IgnoreFile {
             let file = open(&path);
             consider(path, file)?;
         }
-        for name in NAMES {
+        for (context, name) in NAMES.iter().filter_map(|name| Some((context?, name))) {
             consider(context.join(name), beneath(context, name))?;
         }
         Ok(found)
@@ -122,7 +122,7 @@ mod tests {
         }
         let chosen = chosen.map(|name| folder.path().join(name));
         let dockerfile = folder.path().join("D");
-        let found = IgnoreFile::find(folder.path(), Some(&dockerfile), chosen.as_deref())?;
+        let found = IgnoreFile::find(Some(folder.path()), Some(&dockerfile), chosen.as_deref())?;
         Ok(found.map(|file| {
             let name = file.path.file_name().unwrap().to_str().unwrap().to_owned();
             (name, file.lines.len(), file.unused.len())

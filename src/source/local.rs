@@ -38,7 +38,7 @@ pub enum ContextMode {
 }
 
 impl ContextMode {
-    fn shown(self, mut entry: Entry) -> Entry {
+    pub(super) fn shown(self, mut entry: Entry) -> Entry {
         let Self::Git { time } = self else { return entry };
         entry.mode = match entry.kind {
             Kind::Directory { .. } => 0o755,

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod compressed;
+pub mod context;
 pub mod http;
 pub mod ignore_file;
 pub mod image;

@@ -44,6 +44,8 @@ mod kill;
 mod platforms;
 // Capabilities, entitlements, system calls.
 mod privilege;
+// Contexts and Dockerfiles from standard input and from web servers.
+mod received;
 // A registry on a free loopback port.
 #[path = "../common/registry.rs"]
 mod registry;

@@ -113,8 +113,8 @@ pub fn run(options: &BuildOptions, context: &Context) -> anyhow::Result<ExitCode
         Ok(Answer::Checked(checked)) => {
             let text = match options.call.format {
                 Format::Text => checked::text(&checked, &source),
-                Format::Json => checked::json(&checked, &options.dockerfile, &source),
-                Format::Sarif => checked::sarif(&checked, &options.dockerfile),
+                Format::Json => checked::json(&checked, build.dockerfile()?, &source),
+                Format::Sarif => checked::sarif(&checked, build.dockerfile()?),
             };
             super::super::context::print(text)?;
             if let (Some(error), Format::Text) = (&checked.error, options.call.format) {

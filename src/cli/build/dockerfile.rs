@@ -18,17 +18,36 @@ pub enum DockerfileSource {
     },
     /// `-f -`.
     Stdin,
-    /// What standard input was found to be.
+    /// What standard input, or an address, was found to be.
     Text(Arc<[u8]>),
+    /// A file of a context that is no directory.
+    Named {
+        /// Its bytes.
+        bytes: Arc<[u8]>,
+        /// As messages name it.
+        shown: Arc<str>,
+    },
+    /// In what has not been received yet.
+    Pending,
 }
 
 impl DockerfileSource {
+    /// A file of this machine.
+    pub fn of_path(path: PathBuf) -> Self {
+        let shown = path
+            .file_name()
+            .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
+        let shown = Arc::from(&*shown);
+        Self::File { path, shown }
+    }
+
     /// The bytes.
     pub fn read(&self) -> anyhow::Result<Vec<u8>> {
         match self {
             Self::File { path, .. } => std::fs::read(path)
                 .with_context(|| format!("failed to read dockerfile: open {}", path.display())),
-            Self::Text(bytes) => Ok(bytes.to_vec()),
+            Self::Text(bytes) | Self::Named { bytes, .. } => Ok(bytes.to_vec()),
+            Self::Pending => anyhow::bail!("the Dockerfile was not received"),
             Self::Stdin => {
                 let mut bytes = Vec::new();
                 std::io::stdin()
@@ -43,15 +62,15 @@ impl DockerfileSource {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Stdin | Self::Text(_) => None,
+            _ => None,
         }
     }
 
     /// How messages name it.
     pub fn shown(&self) -> Arc<str> {
         match self {
-            Self::File { shown, .. } => shown.clone(),
-            Self::Stdin | Self::Text(_) => Arc::from("Dockerfile"),
+            Self::File { shown, .. } | Self::Named { shown, .. } => shown.clone(),
+            _ => Arc::from("Dockerfile"),
         }
     }
 }

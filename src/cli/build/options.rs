@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,8 +11,8 @@ use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
 use super::network::{NetworkArgs, NetworkOptions};
-use super::stdin::StdinContext;
-use crate::cli::Context;
+use super::received::{ContextPlace, is_web};
+use crate::cli::human;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{Confinement, NetworkMode, Platform, Ulimit};
@@ -28,8 +27,8 @@ pub struct BuildArgs {
     /// Name of the image, several times for several names
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     tags: Vec<String>,
-    /// Dockerfile, relative to the current directory; `-` for standard input [default: PATH/Dockerfile]
-    #[arg(short, long, value_name = "PATH")]
+    /// Dockerfile, relative to the current directory, or in a context that is no directory; an address; `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "PATH|URL|-")]
     file: Option<String>,
     /// Ignore file to use instead of .dockerignore
     #[arg(long, value_name = "PATH")]
@@ -40,7 +39,7 @@ pub struct BuildArgs {
     /// Value of an ARG; without `=` it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
-    /// Directory, docker-image://NAME or oci-layout://DIR[:TAG] to use for a stage or image of this name
+    /// Directory, docker-image://NAME, oci-layout://DIR[:TAG] or the address of a file to use for a stage or image of this name
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     build_contexts: Vec<String>,
     /// Stage to build, by name or number [default: the last one]
@@ -125,8 +124,11 @@ pub struct BuildArgs {
         hide_default_value = true
     )]
     call: Call,
-    /// The build context: a directory, or `-` for an archive or a Dockerfile on standard input
-    #[arg(value_name = "PATH")]
+    /// Most bytes of a context that is no directory, packed and unpacked, for example 500m [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = context_size)]
+    max_context_size: Option<u64>,
+    /// The build context: a directory, the address of an archive or a Dockerfile, or `-` for one on standard input
+    #[arg(value_name = "PATH|URL|-")]
     context: String,
 }
 
@@ -150,10 +152,12 @@ pub struct BuildOptions {
     pub context_mode: Metadata,
     /// `--ignorefile`.
     pub ignore_file: Option<PathBuf>,
-    /// The context's directory.
-    pub context: PathBuf,
-    /// The context's files, when they came on standard input.
-    received: Option<StdinContext>,
+    /// Where the context is.
+    pub context: ContextPlace,
+    /// `--file`.
+    pub file: Option<String>,
+    /// `--max-context-size`.
+    pub max_context_size: Option<u64>,
     /// When registries are asked.
     pub pull: PullPolicy,
     /// Where the result goes; at least one.
@@ -195,7 +199,7 @@ pub struct BuildOptions {
 
 impl BuildOptions {
     /// Checks what was typed.
-    pub fn new(args: BuildArgs, program: &Context) -> anyhow::Result<Self> {
+    pub fn new(args: BuildArgs) -> anyhow::Result<Self> {
         let tags = args.tags.iter().map(|tag| {
             let reference = Reference::parse(tag).with_context(|| format!("invalid tag {tag:?}"))?;
             if reference.digest().is_some() {
@@ -205,19 +209,13 @@ impl BuildOptions {
         });
         let tags: Vec<Reference> = tags.collect::<anyhow::Result<_>>()?;
         let file = args.file.as_deref();
-        let mut received = None;
-        let (context, dockerfile) = if args.context == "-" {
-            if file == Some("-") {
-                bail!("invalid argument: can't use stdin for both build context and dockerfile");
-            }
-            let stdin = StdinContext::receive(&program.store()?, std::io::stdin().lock(), file)?;
-            let place = (stdin.path.clone(), stdin.dockerfile.clone());
-            received = Some(stdin);
-            place
-        } else {
-            let context = context(&args.context)?;
-            let dockerfile = dockerfile(file, &context)?;
-            (context, dockerfile)
+        if args.context == "-" && file == Some("-") {
+            bail!("invalid argument: can't use stdin for both build context and dockerfile");
+        }
+        let context = ContextPlace::parse(&args.context)?;
+        let dockerfile = match context.directory() {
+            Some(directory) => dockerfile(file, directory),
+            None => DockerfileSource::Pending,
         };
         let mut contexts = Vec::new();
         let mut local_contexts = Vec::new();
@@ -242,7 +240,8 @@ impl BuildOptions {
             context_mode: args.context_mode,
             ignore_file: args.ignorefile.clone(),
             context,
-            received,
+            file: args.file.clone(),
+            max_context_size: args.max_context_size,
             pull: if args.pull {
                 PullPolicy::Always
             } else {
@@ -312,9 +311,14 @@ impl BuildOptions {
         }
     }
 
-    /// Whether the context came on standard input: it has no ignore file and will not be seen again.
+    /// Whether context or Dockerfile have to be received first.
+    pub fn needs_receiving(&self) -> bool {
+        self.is_received() || matches!(self.dockerfile, DockerfileSource::Pending)
+    }
+
+    /// Whether the context is no directory of this machine: it has no ignore file.
     pub fn is_received(&self) -> bool {
-        self.received.is_some()
+        self.context.directory().is_none()
     }
 
     /// Whether the build may use all of the machine's network.
@@ -325,22 +329,6 @@ impl BuildOptions {
     /// Whether standard output is free for the image id.
     pub fn shows_id(&self) -> bool {
         !self.outputs.iter().any(Output::writes_to_stdout)
-    }
-}
-
-fn context(text: &str) -> anyhow::Result<PathBuf> {
-    let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
-    if remote {
-        bail!("unable to prepare context: {text:?} is not supported yet: give a directory");
-    }
-    let path = PathBuf::from(text);
-    match std::fs::metadata(&path) {
-        Ok(metadata) if metadata.is_dir() => Ok(path),
-        Ok(_) => bail!("unable to prepare context: path {text:?} is not a directory"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("unable to prepare context: path {text:?} not found")
-        }
-        Err(error) => Err(error).with_context(|| format!("unable to prepare context: path {text:?}")),
     }
 }
 
@@ -375,28 +363,21 @@ fn named_context(text: &str) -> anyhow::Result<(String, NamedContext, Option<Pat
 }
 
 /// `-f` is relative to the current directory; without it `Dockerfile`, then `dockerfile`, in the context.
-fn dockerfile(file: Option<&str>, context: &std::path::Path) -> anyhow::Result<DockerfileSource> {
-    let path = match file {
-        Some("-") => return Ok(DockerfileSource::Stdin),
-        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            bail!("a Dockerfile from {url:?} is not supported yet: download it and give its path")
-        }
-        Some(file) => PathBuf::from(file),
+fn dockerfile(file: Option<&str>, context: &std::path::Path) -> DockerfileSource {
+    match file {
+        Some("-") => DockerfileSource::Stdin,
+        Some(url) if is_web(url) => DockerfileSource::Pending,
+        Some(file) => DockerfileSource::of_path(PathBuf::from(file)),
         None => {
             let usual = context.join("Dockerfile");
             let lower = context.join("dockerfile");
-            if !usual.exists() && lower.exists() {
+            DockerfileSource::of_path(if !usual.exists() && lower.exists() {
                 lower
             } else {
                 usual
-            }
+            })
         }
-    };
-    let shown = path
-        .file_name()
-        .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
-    let shown = Arc::from(&*shown);
-    Ok(DockerfileSource::File { path, shown })
+    }
 }
 
 fn outputs(args: &BuildArgs, tags: &[Reference]) -> anyhow::Result<Vec<Output>> {
@@ -478,6 +459,10 @@ fn with_environment(text: &str) -> (String, Option<String>) {
         Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
         None => (text.to_owned(), std::env::var(text).ok()),
     }
+}
+
+fn context_size(text: &str) -> Result<u64, String> {
+    human::parse_size(text).ok_or_else(|| "write it like 500m or 10GB".to_owned())
 }
 
 fn source_date_epoch() -> anyhow::Result<Option<i64>> {

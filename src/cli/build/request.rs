@@ -3,16 +3,20 @@
 use rbuild_parser::{Dockerfile, Instruction, Spanned};
 
 use super::Build;
+use super::dockerfile::DockerfileSource;
+use super::received::{Arrival, Receiver};
 use crate::error::BuildError;
 use crate::frontend::BuildRequest;
 use crate::graph::Location;
 use crate::progress::{Event, Sink as _};
 use crate::source::ignore_file::IgnoreFile;
+use crate::source::image::ImageSource;
 
 impl Build<'_> {
     /// Reads and parses the Dockerfile. `source` receives its text, for excerpts.
     pub(super) fn parse(&self, source: &mut String) -> Result<Dockerfile, BuildError> {
-        let bytes = self.options.dockerfile.read()?;
+        let dockerfile = self.dockerfile()?;
+        let bytes = dockerfile.read()?;
         *source = String::from_utf8_lossy(&bytes).into_owned();
         rbuild_parser::parse(&bytes).map_err(|errors| {
             let Some(first) = errors.into_iter().next() else {
@@ -20,7 +24,7 @@ impl Build<'_> {
             };
             let (start, end) = (first.span.start_line, first.span.end_line);
             let location = (start > 0).then(|| Location {
-                file: self.options.dockerfile.shown(),
+                file: dockerfile.shown(),
                 start,
                 end,
             });
@@ -47,8 +51,37 @@ impl Build<'_> {
             Vec::new()
         };
         let mut request = self.options.request(dockerfile);
+        request.file = self.dockerfile()?.shown();
         request.ignored = ignored;
         Ok(request)
+    }
+
+    /// Context and Dockerfile, as far as they come from elsewhere; received once.
+    pub(super) fn arrival(&self) -> anyhow::Result<&Arrival> {
+        if let Some(arrival) = self.arrival.get() {
+            return Ok(arrival);
+        }
+        if !self.options.needs_receiving() {
+            return Ok(self.arrival.get_or_init(Arrival::default));
+        }
+        let (store, registry) = (self.context.store()?, self.context.registry());
+        let remotes = self.remotes(&store, &registry);
+        let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull);
+        let receiver = Receiver {
+            store: &store,
+            remotes: &remotes,
+            resolver: &self.announced(&images, Some(&remotes)),
+        };
+        let arrival = receiver.receive(self.options);
+        registry.quiesce();
+        let arrival = arrival?;
+        Ok(self.arrival.get_or_init(|| arrival))
+    }
+
+    /// Where the Dockerfile is.
+    pub(super) fn dockerfile(&self) -> anyhow::Result<&DockerfileSource> {
+        let arrived = self.arrival()?.dockerfile.as_ref();
+        Ok(arrived.unwrap_or(&self.options.dockerfile))
     }
 
     /// The ignore file of the context; read once, and those that it hides are told of.
@@ -61,8 +94,8 @@ impl Build<'_> {
             return Ok(self.ignore.get_or_init(|| None));
         }
         let found = IgnoreFile::find(
-            &self.options.context,
-            self.options.dockerfile.path(),
+            self.options.context.directory(),
+            self.dockerfile()?.path(),
             self.options.ignore_file.as_deref(),
         )?;
         for (unused, used) in found

@@ -170,7 +170,10 @@ impl Transfer<'_> {
             parents: self.parents,
             link: self.link,
             unpack: self.unpack,
-            reset_owner: matches!(command.from, None | Some(CopyFrom::Local(_))),
+            reset_owner: matches!(
+                command.from,
+                None | Some(CopyFrom::Local(_) | CopyFrom::Remote(_))
+            ),
         };
         let op = Op::Copy(Box::new(op));
         let inputs = LayerInputs {
@@ -203,6 +206,7 @@ impl Transfer<'_> {
             url: operand.to_owned(),
             filename,
             checksum,
+            limit: None,
         });
         Ok((request, path))
     }

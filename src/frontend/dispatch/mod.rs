@@ -24,10 +24,10 @@ use super::remotes::{RemoteRequest, Remotes};
 use super::stage::{Base, Command, CopyFrom, StageTable};
 use super::text::shown_with;
 use super::warnings::Warnings;
-use super::{BuildRequest, Warning};
+use super::{BuildRequest, HttpRequest, Warning};
 use crate::error::BuildError;
 use crate::graph::address::masked;
-use crate::graph::{CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Vertex, VertexId};
+use crate::graph::{Address, CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Vertex, VertexId};
 
 /// What all stages share.
 #[derive(Debug)]
@@ -144,9 +144,13 @@ impl<'a> Lowering<'a> {
                 let platform = self.target_platform.clone();
                 StageState::new(ImageDraft::scratch(&platform), platform, None)
             }
-            Base::Local(name) => {
+            Base::Local(name) | Base::Remote(name) => {
                 let platform = self.target_platform.clone();
-                let source = self.local_vertex(name);
+                let source = match &stage.base {
+                    Base::Remote(_) => self.remote_context(name, &stage.location)?,
+                    _ => self.local_vertex(name),
+                };
+                let name = masked(name);
                 let mut state = StageState::new(ImageDraft::scratch(&platform), platform, None);
                 let id = self.definition.add(Vertex {
                     op: Op::Copy(Box::new(CopyOp::of_all())),
@@ -260,6 +264,18 @@ impl<'a> Lowering<'a> {
         })
     }
 
+    /// A named context that lies elsewhere: a file called `context` (spec 7.3).
+    fn remote_context(&mut self, url: &str, location: &Location) -> Result<VertexId, BuildError> {
+        Address::parse(url).map_err(BuildError::new)?;
+        let request = RemoteRequest::Http(HttpRequest {
+            url: url.to_owned(),
+            filename: super::CONTEXT.to_owned(),
+            checksum: None,
+            limit: None,
+        });
+        Ok(self.remote_vertex(request, location))
+    }
+
     /// A remote source; `location` is that of the instruction that reads it.
     fn remote_vertex(&mut self, request: RemoteRequest, location: &Location) -> VertexId {
         let op = self.remotes.get(request, location);
@@ -315,7 +331,11 @@ impl Steps {
             .map(|part| part + " ")
             .collect(),
             index: 0,
-            total: steps.count() + usize::from(matches!(stage.base, Base::Image(_) | Base::Local(_))),
+            total: steps.count()
+                + usize::from(matches!(
+                    stage.base,
+                    Base::Image(_) | Base::Local(_) | Base::Remote(_)
+                )),
         }
     }
 
@@ -520,6 +540,7 @@ impl<'s, 'a> StageLowering<'s, 'a> {
         match from {
             None => Ok(Some(self.shared.local_vertex(super::CONTEXT))),
             Some(CopyFrom::Local(name)) => Ok(Some(self.shared.local_vertex(name))),
+            Some(CopyFrom::Remote(url)) => self.shared.remote_context(url, location).map(Some),
             Some(CopyFrom::Scratch) => Ok(None),
             Some(CopyFrom::Stage(stage)) => match self.states.get(*stage) {
                 Some(Some(state)) => Ok(state.root),

@@ -38,7 +38,7 @@ pub(super) fn is_archive(reader: Box<dyn Read + Send>) -> io::Result<bool> {
 
 /// The checksum of a header is the sum of its bytes with those of the checksum itself taken as blanks. Some programs
 /// have summed signed bytes.
-fn is_tar_header(block: &[u8]) -> bool {
+pub(super) fn is_tar_header(block: &[u8]) -> bool {
     if block.iter().all(|byte| *byte == 0) {
         return false;
     }
@@ -73,6 +73,8 @@ pub(super) struct Archive<'a> {
     pub group: usize,
     /// Its index among the unpacked files.
     pub number: usize,
+    /// Bytes that it may become.
+    pub limit: Option<u64>,
 }
 
 impl Archive<'_> {
@@ -91,7 +93,12 @@ impl Archive<'_> {
         let file = tempfile::tempfile().context("creating a temporary file")?;
         {
             let reader = decompressed(&mut raw)?;
-            let spool = Spool { reader, file: &file };
+            let spool = Spool {
+                reader,
+                file: &file,
+                count: 0,
+                limit: self.limit.unwrap_or(u64::MAX),
+            };
             let mut members = Members {
                 archive: self,
                 top,
@@ -143,6 +150,10 @@ impl Members<'_> {
         entry.path = parent.join(&name);
         if let Some(owner) = self.chown {
             (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        }
+        if matches!(entry.kind, Kind::Symlink { .. }) {
+            // No file system has another, whatever the archive says.
+            entry.mode = 0o777;
         }
         let (mut data, mut link) = (Data::None, None);
         match &entry.kind {
@@ -247,11 +258,20 @@ impl Read for Hashing {
 struct Spool<'a> {
     reader: Box<dyn Read + 'a>,
     file: &'a File,
+    count: u64,
+    /// How many bytes it may become.
+    limit: u64,
 }
 
 impl Read for Spool<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(out)?;
+        self.count += count as u64;
+        if self.count > self.limit {
+            let limit = self.limit;
+            let message = format!("it becomes more than the {limit} bytes that --max-context-size allows");
+            return Err(io::Error::other(message));
+        }
         self.file.write_all(&out[..count])?;
         Ok(count)
     }

@@ -58,6 +58,7 @@ pub fn plan(
         directory,
         to,
         archives: Vec::new(),
+        limit: selection.limit,
     };
     for (number, matched) in selection.matches.iter().enumerate() {
         copier.place(number, matched)?;
@@ -87,6 +88,7 @@ struct Copier<'a> {
     directory: bool,
     to: Destination<'a>,
     archives: Vec<File>,
+    limit: Option<u64>,
 }
 
 impl Copier<'_> {
@@ -123,6 +125,7 @@ impl Copier<'_> {
                     source,
                     group: number,
                     number: self.archives.len(),
+                    limit: self.limit,
                 }
                 .unpack(&mut self.to, &top, self.chown)
                 .with_context(|| format!("extracting {}", item.entry.path))?;

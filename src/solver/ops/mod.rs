@@ -7,6 +7,7 @@ pub mod add;
 pub mod chmod;
 pub mod copy;
 pub mod dest;
+pub mod extract;
 pub mod mkdir;
 pub mod owner;
 pub mod plan;

@@ -22,6 +22,8 @@ use crate::graph::{CopyOp, CopySource, InlineFile, Unpack};
 pub struct Selection {
     pub(super) matches: Vec<Match>,
     key: Key,
+    /// Bytes that an archive may become.
+    pub(super) limit: Option<u64>,
 }
 
 /// One file or directory that an operand names.
@@ -61,6 +63,20 @@ pub(super) struct Item {
 }
 
 impl Selection {
+    /// One archive, which may become `limit` bytes when it is decompressed.
+    pub(super) fn of_archive(item: Item, limit: Option<u64>) -> Self {
+        let matches = vec![Match {
+            source: 0,
+            name: Vec::new(),
+            found: Found::Archive(item),
+        }];
+        Self {
+            key: key(&matches),
+            matches,
+            limit,
+        }
+    }
+
     /// Names relative to their operand, types, modes, owners, xattrs, links and content digests; no times.
     pub fn key(&self) -> Key {
         self.key
@@ -157,7 +173,11 @@ pub fn selection(op: &CopyOp, sources: Sources<'_>) -> anyhow::Result<Selection>
     // Heredocs come last, wherever they were written (spec L62).
     matches.append(&mut inline);
     let key = key(&matches);
-    Ok(Selection { matches, key })
+    Ok(Selection {
+        matches,
+        key,
+        limit: None,
+    })
 }
 
 /// What is known while one operand is looked up.
