@@ -9,16 +9,16 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
-use crate::Error;
 use crate::inroot::{self, Created, Kind};
 use crate::mounts::{self, failed};
 use crate::spec::{ExecSpec, Mount, MountSource, Scratch};
 use crate::step::{Shared, secret};
 use crate::sys::{self, attr};
+use crate::{Error, Ownership, emulation};
 
 /// Mounts all of `spec.mounts` below `root`, outer ones first. What has to be made in `upper` for that goes to `created`.
 pub(crate) fn mounts(
@@ -128,8 +128,10 @@ impl Sources<'_> {
                 let file = self.secret_file(what, *secret, *mode, (*uid, *gid))?;
                 cloned(what, file.as_fd(), QUIET_READ_ONLY, false)
             }
-            MountSource::Socket { path } => {
-                cloned(what, open_host(what, path)?.as_fd(), QUIET_READ_ONLY, false)
+            MountSource::Socket { path, mode, uid, gid } => {
+                let socket = open_host(what, path)?;
+                self.give(what, socket.as_fd(), *mode, (*uid, *gid))?;
+                cloned(what, socket.as_fd(), QUIET_READ_ONLY, false)
             }
         }
     }
@@ -198,17 +200,27 @@ impl Sources<'_> {
         let mut file = std::fs::File::from(file);
         file.write_all(secret(self.spec, number)?.bytes())
             .map_err(|e| setup("writing", e))?;
-        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(
-            |e| match e {
-                Errno::INVAL => Error::Setup(format!(
-                    "giving the secret {what} to {uid}:{gid}: this id is outside the ids that the builder has"
-                )),
-                e => setup("giving away", e.into()),
-            },
-        )?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))
-            .map_err(|e| setup("making", e.into()))?;
+        self.give(what, file.as_fd(), mode, (uid, gid))?;
         Ok(file.into())
+    }
+
+    /// Sets owner and mode of a file that was made for this step.
+    fn give(&self, what: &str, file: BorrowedFd<'_>, mode: u32, (uid, gid): (u32, u32)) -> Result<(), Error> {
+        let fail = |e: Errno| Error::Setup(format!("mounting {what}: giving it to {uid}:{gid}: {e}"));
+        match self.shared.ownership {
+            Ownership::Emulated => emulation::note_owner(file, uid, gid).map_err(fail)?,
+            Ownership::Real => {
+                let (user, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                rustix::fs::chownat(file, "", user, group, AtFlags::EMPTY_PATH).map_err(|e| match e {
+                    Errno::INVAL => Error::Setup(format!(
+                        "mounting {what}: {uid}:{gid} is outside the ids that the builder has"
+                    )),
+                    e => fail(e),
+                })?;
+            }
+        }
+        // By its name, because a descriptor that only names a file does not change its mode.
+        rustix::fs::chmod(mounts::by_descriptor(file), Mode::from_raw_mode(mode & 0o7777)).map_err(fail)
     }
 }
 

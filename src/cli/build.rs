@@ -5,6 +5,7 @@ mod call;
 mod commit;
 mod confinement;
 pub mod dockerfile;
+mod handed;
 mod interrupt;
 pub mod network;
 pub mod options;
@@ -35,6 +36,7 @@ use crate::graph::{NetworkMode, VertexId};
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::{FetchOptions, Registry};
 use crate::solver::{self, Inputs, Plan, run::Solved};
+use crate::source::agent::Agents;
 use crate::source::context::{BuildContext, StoredContext};
 use crate::source::http::HttpSource;
 use crate::source::ignore_file::IgnoreFile;
@@ -106,6 +108,7 @@ struct Build<'a> {
     warnings: RefCell<Vec<Warning>>,
     interrupts: RefCell<Interrupts>,
     secrets: Secrets,
+    agents: Agents,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
     /// Context and Dockerfile from elsewhere, once somebody asked.
@@ -123,6 +126,7 @@ impl<'a> Build<'a> {
             warnings: RefCell::default(),
             interrupts: RefCell::new(interrupts),
             secrets: Secrets::read(&options.secrets)?,
+            agents: Agents::find(&options.agents)?,
             ignore: OnceCell::new(),
             arrival: OnceCell::new(),
         })
@@ -284,6 +288,7 @@ impl<'a> Build<'a> {
             locals,
             remotes,
             secrets: &self.secrets,
+            agents: &self.agents,
             sink: self.progress.as_ref(),
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),

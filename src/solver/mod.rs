@@ -24,6 +24,7 @@ use rbuild_executor::Dns;
 use crate::error::BuildError;
 use crate::graph::{Definition, Op, VertexId};
 use crate::progress::Sink;
+use crate::source::agent::Agents;
 use crate::source::context::BuildContext;
 use crate::source::remote::RemoteSource;
 use crate::source::secret::Secrets;
@@ -44,6 +45,8 @@ pub struct Inputs<'a> {
     pub remotes: &'a dyn RemoteSource,
     /// What the caller hands to steps that ask for it.
     pub secrets: &'a Secrets,
+    /// Ssh agents that he forwards.
+    pub agents: &'a Agents,
     /// Where events go.
     pub sink: &'a dyn Sink,
     /// `SOURCE_DATE_EPOCH`: the time of directories that steps create; `None` for the time of the build.

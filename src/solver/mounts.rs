@@ -16,6 +16,7 @@ use super::{Inputs, interrupted};
 use crate::error::BuildError;
 use crate::graph::{CacheOp, CacheSharing, CopyOp, CopySource, ExecOp, MountKind, MountOp};
 use crate::progress::{Event, Stream};
+use crate::source::agent::Forwarded;
 
 /// How often a step looks whether a cache is free.
 const CACHE_POLL: Duration = Duration::from_millis(50);
@@ -41,6 +42,7 @@ pub(super) struct Prepared {
     pub(super) secret_env: Vec<SecretVariable>,
     pub(super) secrets: Vec<Secret>,
     caches: Vec<(Key, CacheMount)>,
+    agents: Vec<Forwarded>,
     /// Where steps write what is thrown away.
     scratch: Vec<Snapshot>,
 }
@@ -156,12 +158,20 @@ fn source(
             None if *required => return Err(no_secret(id)),
             None => return Ok(None),
         },
-        MountKind::Ssh { id, required, .. } => {
-            if *required {
-                return Err(no_agent(id));
+        MountKind::Ssh { id, required, owner } => match inputs.agents.forward(id, inputs.store)? {
+            Some(forwarded) => {
+                let source = MountSource::Socket {
+                    path: forwarded.path(),
+                    mode: owner.mode,
+                    uid: owner.uid,
+                    gid: owner.gid,
+                };
+                prepared.agents.push(forwarded);
+                (source, whole())
             }
-            return Ok(None);
-        }
+            None if *required => return Err(no_agent(id)),
+            None => return Ok(None),
+        },
         MountKind::Volume { path, overlay: false } => {
             let source = MountSource::Host {
                 path: path.clone(),

@@ -1,5 +1,6 @@
 //! Where do files come from? Images of registries and stores, directories of this machine, servers.
 
+pub mod agent;
 pub mod archive;
 pub mod compressed;
 pub mod context;

@@ -72,6 +72,17 @@ pub(crate) fn start() -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
+/// Notes the owner of a file that the executor makes for a step. Where a file cannot keep the note, it stays root's.
+pub(crate) fn note_owner(file: BorrowedFd<'_>, uid: u32, gid: u32) -> rustix::io::Result<()> {
+    let stat = rustix::fs::fstat(file)?;
+    let note = note::Note {
+        uid,
+        gid,
+        device: None,
+    };
+    Notes::default().set(mounts::by_descriptor(file).as_bytes(), &stat, note)
+}
+
 /// In the step: the calls of this process and its children are answered by the supervisor from now on.
 pub(crate) fn hand_over(socket: BorrowedFd<'_>, identity: &Identity, bounding: u64) -> io::Result<()> {
     let filter =

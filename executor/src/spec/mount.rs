@@ -59,6 +59,12 @@ pub enum MountSource {
     Socket {
         /// Where.
         path: PathBuf,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
     },
 }
 

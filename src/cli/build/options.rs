@@ -10,14 +10,16 @@ use rbuild_executor::{Isolation, Rlimit};
 use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
+use super::handed::HandedArgs;
 use super::network::{NetworkArgs, NetworkOptions};
 use super::received::{ContextPlace, is_web};
 use crate::cli::human;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
-use crate::graph::{Confinement, NetworkMode, Platform, Ulimit};
+use crate::graph::{Confinement, MountOp, NetworkMode, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
+use crate::source::agent::AgentSource;
 use crate::source::image::PullPolicy;
 use crate::source::secret::SecretSource;
 
@@ -99,9 +101,8 @@ pub struct BuildArgs {
     /// Resource limit of RUN steps
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     ulimits: Vec<Rlimit>,
-    /// Secret for RUN --mount=type=secret: id=NAME with src=FILE or env=VARIABLE
-    #[arg(long = "secret", value_name = "id=NAME,src=FILE")]
-    secrets: Vec<SecretSource>,
+    #[command(flatten)]
+    handed: HandedArgs,
     #[command(flatten)]
     confinement: ConfinementArgs,
     /// How RUN steps are kept apart from the machine: auto, userns, userns-single or root
@@ -194,6 +195,9 @@ pub struct BuildOptions {
     confinement: Confinement,
     /// `--secret`.
     pub secrets: Vec<SecretSource>,
+    /// `--ssh`.
+    pub agents: Vec<AgentSource>,
+    volumes: Vec<MountOp>,
     source_date_epoch: Option<i64>,
 }
 
@@ -282,7 +286,9 @@ impl BuildOptions {
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
             stop_grace: args.confinement.stop_grace,
-            secrets: args.secrets,
+            volumes: args.handed.volumes()?,
+            secrets: args.handed.secrets,
+            agents: args.handed.agents,
             source_date_epoch: source_date_epoch()?,
         })
     }
@@ -304,7 +310,7 @@ impl BuildOptions {
             add_hosts: self.network.add_hosts.clone(),
             ulimits: self.ulimits.iter().map(ulimit).collect(),
             confinement: self.confinement.clone(),
-            volumes: Vec::new(),
+            volumes: self.volumes.clone(),
             hostname: None,
             source_date_epoch: self.source_date_epoch,
             ignored: Vec::new(),
