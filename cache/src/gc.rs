@@ -24,7 +24,7 @@ use crate::store::Store;
 #[derive(Debug, Clone, Default)]
 pub struct PruneOptions {
     /// Also what serves only builds: cache records that lead to layers of images, trees of layers that an image has as
-    /// blobs, remembered file digests. Named images stay.
+    /// blobs, remembered file digests, caches that steps mount. Named images stay.
     pub all: bool,
     /// Only what was not used for this long.
     pub until: Option<Duration>,
@@ -32,6 +32,17 @@ pub struct PruneOptions {
     pub keep_storage: Option<u64>,
     /// Only say what would be removed.
     pub dry_run: bool,
+    /// Only this kind of things.
+    pub kind: Option<PruneKind>,
+}
+
+/// A kind of things that a prune may remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneKind {
+    /// Caches of `RUN --mount=type=cache`, which otherwise only go with [`PruneOptions::all`].
+    CacheMounts,
+    /// All but these.
+    Regular,
 }
 
 /// What was removed.
@@ -45,6 +56,8 @@ pub struct PruneReport {
     pub blobs: Vec<Digest>,
     /// How many cache records.
     pub records: u64,
+    /// Caches of `RUN --mount=type=cache`, by the names that Dockerfiles give them.
+    pub mounts: Vec<String>,
     /// Disk space given back, in bytes of whole blocks.
     pub freed: u64,
 }
@@ -118,6 +131,10 @@ impl Store {
                 .stat(&name)?
                 .map_or(0, |stat| disk_bytes(stat.st_blocks));
             self.0.files.unlink(&name)?;
+        }
+        for (name, id) in plan.mounts {
+            report.freed += self.take_apart(&self.0.mounts, &name)?;
+            report.mounts.push(id);
         }
         // Nobody else is here, so a lock file is what a killed process left.
         for name in self.0.locks.text_names()? {

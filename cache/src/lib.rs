@@ -23,7 +23,7 @@ pub use blob::{BlobProvider, BlobWriter, VerifiedReader};
 pub use digest::{ContentDigest, DiffId, Digest, Key, KeyBuilder, LayerId};
 pub use error::StoreError;
 pub use file_memory::{FileMemory, FileStat};
-pub use gc::{PruneOptions, PruneReport};
+pub use gc::{PruneKind, PruneOptions, PruneReport};
 pub use image::{Descriptor, StoredImage};
 pub use lock::KeyLock;
 pub use mounts::{CacheMount, CacheMountFound, CacheMountRequest, CacheUse};

@@ -1,7 +1,7 @@
 //! Directories that outlive builds (`RUN --mount=type=cache`).
 //!
 //! ```text
-//! mounts/v1/<key>[.<n>]/data     what a step sees; <n> counts the copies of a private cache
+//! mounts/v1/<key>[-noted][.<n>]/data   what a step sees; <n> counts the copies of a private cache
 //!                       lock     shared by those who use it together, exclusive for who uses it alone
 //!                       users/   one file per step that uses it, locked as long as that step's builder lives
 //!                       id       what the Dockerfile calls it
@@ -12,16 +12,20 @@
 //! next user learns that files may be half-written. They are kept all the same, because tools guard their caches
 //! against that, and a cache that is lost costs more than one that is checked.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Gid, OFlags, Uid};
 
 use crate::digest::Key;
-use crate::directory::Directory;
+use crate::directory::{Directory, c_name, disk_usage};
 use crate::error::StoreError;
+use crate::layer::{Entry, Kind, LayerPath, Ownership, Timestamp, note_owner};
 use crate::lock::lock;
 use crate::store::Store;
 
@@ -115,11 +119,16 @@ impl Store {
         } else {
             1
         };
+        // The owners of one are nobody's for those who keep owners otherwise.
+        let kept = match self.ownership() {
+            Ownership::Real => "",
+            Ownership::Emulated => "-noted",
+        };
         let mut busy = Vec::new();
         for copy in 0..copies {
             let name = match copy {
-                0 => request.key.hex(),
-                copy => format!("{}.{copy}", request.key.hex()),
+                0 => format!("{}{kept}", request.key.hex()),
+                copy => format!("{}{kept}.{copy}", request.key.hex()),
             };
             let directory = match self.0.mounts.child(&name) {
                 Ok(directory) => directory,
@@ -155,20 +164,74 @@ impl Store {
         fs::create_dir(&data).map_err(fail)?;
         seed(&data)?;
         let (uid, gid) = request.owner;
-        rustix::fs::chown(&data, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .map_err(|errno| match errno {
-                rustix::io::Errno::INVAL => io::Error::other(format!(
-                    "its owner {uid}:{gid} is outside the ids that the builder has"
-                )),
-                errno => errno.into(),
-            })
-            .map_err(fail)?;
+        if self.ownership() == Ownership::Emulated {
+            let entry = Entry {
+                path: LayerPath::root(),
+                kind: Kind::Directory { opaque: false },
+                mode: request.mode,
+                uid,
+                gid,
+                mtime: Timestamp::default(),
+                xattrs: Vec::new(),
+            };
+            note_owner(&data, &entry).map_err(fail)?;
+        } else {
+            rustix::fs::chown(&data, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|errno| match errno {
+                    rustix::io::Errno::INVAL => io::Error::other(format!(
+                        "its owner {uid}:{gid} is outside the ids that the builder has"
+                    )),
+                    errno => errno.into(),
+                })
+                .map_err(fail)?;
+        }
         fs::set_permissions(&data, fs::Permissions::from_mode(request.mode & 0o7777)).map_err(fail)?;
         fs::create_dir(staged.path().join(USERS)).map_err(fail)?;
         fs::write(staged.path().join(LOCK), b"").map_err(fail)?;
         fs::write(staged.path().join(ID), request.id).map_err(fail)?;
         staged.persist(&self.0.mounts.path_of(name))
     }
+}
+
+/// A cache as a prune sees it.
+#[derive(Debug)]
+pub(crate) struct FoundCacheMount {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) used: SystemTime,
+    pub(crate) bytes: u64,
+}
+
+impl Store {
+    pub(crate) fn all_cache_mounts(&self) -> Result<Vec<FoundCacheMount>, StoreError> {
+        let mounts = &self.0.mounts;
+        let mut all = Vec::new();
+        for name in mounts.text_names()? {
+            let fail = |error: io::Error| StoreError::io("measuring", mounts.path_of(&name), error);
+            let directory = mounts.child(&name).map_err(fail)?;
+            let mut id = String::new();
+            if let Some(file) = directory.open_file(ID)? {
+                // One that cannot be read is as good as none: it is only shown.
+                let _ = file.take(NAME_LIMIT).read_to_string(&mut id);
+            }
+            // Whoever takes a cache makes a file there.
+            let used = directory.stat(USERS)?.map(|stat| modified(&stat));
+            let bytes = c_name(directory.path())
+                .and_then(|name| disk_usage(mounts.as_fd(), &name, &mut HashSet::new()))
+                .map_err(fail)?;
+            all.push(FoundCacheMount {
+                name,
+                id,
+                used: used.unwrap_or(SystemTime::UNIX_EPOCH),
+                bytes,
+            });
+        }
+        Ok(all)
+    }
+}
+
+fn modified(stat: &rustix::fs::Stat) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0))
 }
 
 fn take(directory: Directory, request: &CacheMountRequest<'_>) -> Result<CacheMountFound, StoreError> {
@@ -247,6 +310,7 @@ fn mark(users: &Directory, user: &str) -> Result<(String, File), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gc::{PruneKind, PruneOptions, PruneReport};
 
     fn request(sharing: CacheUse) -> CacheMountRequest<'static> {
         CacheMountRequest {
@@ -298,6 +362,31 @@ mod tests {
         assert!(again.path().join("file").exists());
         assert_eq!(busy(&store, CacheUse::Shared), [user]);
         assert_eq!(store.0.mounts.names().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn only_a_prune_that_means_them_removes_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let mount = ready(&store, CacheUse::Shared);
+        fs::write(mount.path().join("file"), [7; 20_000]).unwrap();
+        mount.finish().unwrap();
+        let prune = |all: bool, kind| {
+            let options = PruneOptions {
+                all,
+                kind,
+                ..PruneOptions::default()
+            };
+            store.prune(&options).unwrap()
+        };
+        assert_eq!(prune(false, None), PruneReport::default());
+        assert!(prune(true, Some(PruneKind::Regular)).mounts.is_empty());
+        let report = prune(false, Some(PruneKind::CacheMounts));
+        assert_eq!(report.mounts, ["../../x"]);
+        assert!(report.freed >= 20_000, "{report:?}");
+        assert_eq!(store.0.mounts.names().unwrap().len(), 0);
+        ready(&store, CacheUse::Shared).finish().unwrap();
+        assert_eq!(prune(true, None).mounts, ["../../x"]);
     }
 
     #[test]

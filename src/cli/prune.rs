@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rbuild_cache::{PruneOptions, Store};
+use rbuild_cache::{PruneKind, PruneOptions, Store};
 use rbuild_executor::{Executor, Isolation};
 
 use super::context::print;
@@ -20,7 +20,8 @@ pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Only what was not used for this long: until=24h
+    /// Only what was not used for this long: until=24h; only caches that RUN steps mount, or all but them:
+    /// type=exec.cachemount, type=regular
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// Keep the cache that was used last, up to this size
@@ -44,11 +45,17 @@ pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
                     .with_context(|| format!("invalid duration {value:?}: write it like 24h"))?;
                 options.until = Some(Duration::from_secs(seconds));
             }
-            "id" | "parents" | "description" | "inuse" | "mutable" | "immutable" | "shared" | "private"
-            | "type" => {
-                bail!("the filter {key} is not supported yet: only until is");
+            "type" => {
+                options.kind = Some(match value {
+                    "exec.cachemount" => PruneKind::CacheMounts,
+                    "regular" => PruneKind::Regular,
+                    _ => bail!("unknown type {value:?} in a filter: use exec.cachemount or regular"),
+                });
             }
-            _ => bail!("unknown filter {key:?}: only until is known"),
+            "id" | "parents" | "description" | "inuse" | "mutable" | "immutable" | "shared" | "private" => {
+                bail!("the filter {key} is not supported yet: only until and type are");
+            }
+            _ => bail!("unknown filter {key:?}: only until and type are known"),
         }
     }
     if let Some(text) = &args.keep_storage {
@@ -84,12 +91,27 @@ pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
             .for_each(|layer| out.push_str(&format!("{layer}\n")));
         out.push('\n');
     }
+    if !report.mounts.is_empty() {
+        out.push_str("Deleted cache mounts:\n");
+        report
+            .mounts
+            .iter()
+            .for_each(|id| out.push_str(&format!("{id}\n")));
+        out.push('\n');
+    }
     out.push_str(&format!("Total reclaimed space: {}\n", human::size(report.freed)));
     print(out)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn has_trees(store: &Store) -> anyhow::Result<bool> {
+    let mounts = store.root().join("mounts/v1");
+    let mut mounts = mounts
+        .read_dir()
+        .with_context(|| format!("reading {}", mounts.display()))?;
+    if mounts.next().is_some() {
+        return Ok(true);
+    }
     let layers = store.root().join("layers");
     for layer in layers
         .read_dir()

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Stat;
 use serde_json::Value;
 
-use super::{PruneOptions, PruneReport, TREES};
+use super::{PruneKind, PruneOptions, PruneReport, TREES};
 use crate::digest::{DiffId, Digest, Key, LayerId};
 use crate::directory::{Directory, disk_bytes, disk_usage};
 use crate::error::StoreError;
@@ -28,6 +28,10 @@ impl Store {
         let expired = |used: SystemTime| cutoff.is_none_or(|cutoff| used < cutoff);
 
         let mut plan = Plan::default();
+        if options.kind == Some(PruneKind::CacheMounts) {
+            self.plan_mounts(&mut plan, 0, options, &expired)?;
+            return Ok(plan);
+        }
         let mut roots = Vec::new();
         for image in self.images()? {
             let tagged = image
@@ -109,6 +113,10 @@ impl Store {
             plan.trees.extend(idle.into_iter().map(|(id, _)| id.clone()));
         }
 
+        if options.all && options.kind.is_none() {
+            self.plan_mounts(&mut plan, total, options, &expired)?;
+        }
+
         let removed: HashSet<&LayerId> = plan.layers.iter().collect();
         for record in records {
             let layer = record.layer.as_ref().and_then(|id| Some((id, layers.get(id)?)));
@@ -135,6 +143,28 @@ impl Store {
             }
         }
         Ok(plan)
+    }
+
+    /// Caches that steps mount, the longest unused first. `others` is the size of what else is kept.
+    fn plan_mounts(
+        &self,
+        plan: &mut Plan,
+        others: u64,
+        options: &PruneOptions,
+        expired: &dyn Fn(SystemTime) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut mounts = self.all_cache_mounts()?;
+        mounts.sort_by_key(|mount| mount.used);
+        let mut total = others + mounts.iter().map(|mount| mount.bytes).sum::<u64>();
+        for mount in mounts {
+            if !expired(mount.used) || options.keep_storage.is_some_and(|keep| total <= keep) {
+                continue;
+            }
+            total -= mount.bytes;
+            plan.bytes += mount.bytes;
+            plan.mounts.push((mount.name, mount.id));
+        }
+        Ok(())
     }
 
     /// All that `roots` need. A document that is missing or damaged leads nowhere: its image cannot be used anyway.
@@ -296,6 +326,8 @@ pub(super) struct Plan {
     pub(super) trees: Vec<LayerId>,
     pub(super) blobs: Vec<Digest>,
     pub(super) files: Vec<String>,
+    /// Directory and name of caches that steps mount.
+    pub(super) mounts: Vec<(String, String)>,
     /// What that will give back.
     pub(super) bytes: u64,
 }
@@ -313,6 +345,7 @@ impl Plan {
             records,
             layers,
             blobs,
+            mounts,
             bytes,
             ..
         } = self;
@@ -321,6 +354,7 @@ impl Plan {
             layers,
             blobs,
             records: records.len() as u64,
+            mounts: mounts.into_iter().map(|(_, id)| id).collect(),
             freed: bytes,
         }
     }

@@ -486,7 +486,7 @@ impl Store {
     }
 
     /// How trees that are made now have their owners.
-    pub(super) fn ownership(&self) -> Ownership {
+    pub(crate) fn ownership(&self) -> Ownership {
         if self.0.ownership.load(Ordering::Relaxed) == Ownership::Emulated as u8 {
             Ownership::Emulated
         } else {

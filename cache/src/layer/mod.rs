@@ -31,6 +31,7 @@ pub use forms::Layer;
 pub(crate) use forms::open_file;
 pub use index::{Children, IndexDamaged, IndexEntry, LayerIndex};
 pub use ownership::Ownership;
+pub(crate) use ownership::note_owner;
 pub use record::{CompressedForm, LayerBlob, LayerRecord, RECORD_VERSION, TarForm};
 pub use snapshot::Snapshot;
 pub use tar_read::{TarEntry, TarError, TarReader};

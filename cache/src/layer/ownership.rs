@@ -206,6 +206,11 @@ pub(super) fn set_note_of_open(file: BorrowedFd<'_>, entry: &Entry) -> io::Resul
         .map_err(|errno| refused(entry, errno))
 }
 
+/// As [`set_note`], for a new directory at `path`.
+pub(crate) fn note_owner(path: &std::path::Path, entry: &Entry) -> io::Result<()> {
+    set_note_of_open(std::os::fd::AsFd::as_fd(&std::fs::File::open(path)?), entry)
+}
+
 fn refused(entry: &Entry, errno: Errno) -> io::Error {
     let kind = io::Error::from(errno).kind();
     let message = format!(
