@@ -33,6 +33,7 @@ mod spawner;
 mod spec;
 mod step;
 mod sys;
+mod trust;
 mod user;
 
 pub use cancel::Cancel;
@@ -48,3 +49,4 @@ pub use seccomp::{ProfileError, check_profile};
 pub use spec::{
     Dns, ExecSpec, Exit, Mount, MountSource, Network, Rootfs, Scratch, Script, Secret, SecretVariable,
 };
+pub use trust::Certificates;

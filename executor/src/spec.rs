@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::Rlimit;
 use crate::privilege::Privileges;
+use crate::trust::Certificates;
 
 pub use mount::{Mount, MountSource, Scratch, Secret, SecretVariable};
 pub(crate) use mount::{pack, unpack};
@@ -38,6 +39,8 @@ pub struct ExecSpec {
     pub extra_hosts: Vec<(String, String)>,
     /// What of `/etc/resolv.conf` is not the machine's.
     pub dns: Dns,
+    /// Certificates that are trusted inside and leave nothing in the layer.
+    pub certificates: Option<Certificates>,
     /// A file that exists only for this step (a heredoc with a shebang).
     pub script: Option<Script>,
     /// `--ulimit`; limits not named are inherited.
@@ -81,6 +84,7 @@ impl ExecSpec {
             insecure: false,
             extra_hosts: Vec::new(),
             dns: Dns::default(),
+            certificates: None,
             script: None,
             ulimits: Vec::new(),
             privileges: Privileges::default(),

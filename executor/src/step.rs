@@ -20,7 +20,7 @@ use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs, Secret};
 use crate::user::{self, Identity};
-use crate::{Error, Ownership, attach, caps, emulation, network, program, sys};
+use crate::{Error, Ownership, attach, caps, emulation, network, program, sys, trust};
 
 /// What all steps of a build share; made once by the spawner.
 #[derive(Debug)]
@@ -210,6 +210,9 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mo
         spec.script.as_ref(),
         spec.shm_size,
     )?;
+    if let Some(certificates) = &spec.certificates {
+        trust::write(root.as_fd(), certificates)?;
+    }
     attach::mounts(shared, spec, root.as_fd(), upper.as_fd(), &mut created)?;
     created.settle(upper.as_fd());
     Ok(Mounted { root, null, created })
@@ -323,6 +326,10 @@ fn environment(spec: &ExecSpec, identity: &Identity) -> Result<Vec<CString>, Err
     env.retain(|entry| entry != b"HOME=");
     if !env.iter().any(|entry| named(entry, b"HOME")) {
         env.push(format!("HOME={}", identity.home).into_bytes());
+    }
+    if spec.certificates.is_some() {
+        let trusted = trust::variables(|name| env.iter().any(|entry| named(entry, name.as_bytes())));
+        env.extend(trusted.into_iter().map(String::into_bytes));
     }
     env.into_iter()
         .map(|v| CString::new(v).map_err(|_| Error::Start("the environment contains a NUL byte".to_owned())))

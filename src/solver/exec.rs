@@ -40,6 +40,7 @@ pub(super) fn run(
     };
     let mut spec = spec(op, rootfs);
     spec.dns.clone_from(inputs.dns);
+    spec.certificates = inputs.certificates.cloned();
     network::join(inputs, executor, cancel, op)?;
     let mut prepared = mounts::prepare(asking, op, read)?;
     spec.mounts = std::mem::take(&mut prepared.mounts);

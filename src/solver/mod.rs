@@ -19,7 +19,7 @@ use std::fmt;
 
 use rbuild_cache::layer::{Layer, Timestamp};
 use rbuild_cache::{LayerId, Store, View};
-use rbuild_executor::Dns;
+use rbuild_executor::{Certificates, Dns};
 
 use crate::error::BuildError;
 use crate::graph::{Definition, Op, VertexId};
@@ -55,6 +55,8 @@ pub struct Inputs<'a> {
     pub clamp: Option<i64>,
     /// Settings of the resolver of steps, where they are not the machine's. In no key: names are the same everywhere.
     pub dns: &'a Dns,
+    /// What steps trust beside their image. In no key and in no layer.
+    pub certificates: Option<&'a Certificates>,
 }
 
 impl fmt::Debug for Inputs<'_> {

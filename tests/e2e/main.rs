@@ -40,6 +40,8 @@ mod golden;
 mod http;
 // Signals, kill -9 and what is left after them.
 mod kill;
+// The network of RUN: what can be reached, and what stays in no image.
+mod network;
 // One build for several platforms.
 mod platforms;
 // Capabilities, entitlements, system calls.

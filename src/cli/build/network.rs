@@ -1,9 +1,10 @@
 //! The flags about the network of RUN: what was typed ([`NetworkArgs`]) and what it means ([`NetworkOptions`]).
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
-use rbuild_executor::{Dns, ExecSpec};
+use anyhow::{Context as _, bail};
+use rbuild_executor::{Certificates, Dns, ExecSpec};
 
 use super::proxies;
 use crate::graph::NetworkMode;
@@ -31,6 +32,9 @@ pub struct NetworkArgs {
     /// docker's config.json has]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     http_proxy: Option<bool>,
+    /// Certificates (PEM) that RUN steps trust beside those of their image; nothing of them stays in the image
+    #[arg(long, value_name = "FILE")]
+    ca_bundle: Option<PathBuf>,
 }
 
 /// What the flags mean.
@@ -44,6 +48,8 @@ pub struct NetworkOptions {
     pub dns: Dns,
     /// Build arguments for proxies that the caller did not give as such.
     pub proxies: Vec<(String, Option<String>)>,
+    /// `--ca-bundle`.
+    pub certificates: Option<Certificates>,
 }
 
 impl NetworkOptions {
@@ -63,6 +69,7 @@ impl NetworkOptions {
                 Some(true) => proxies::of_environment(build_args, |name| std::env::var(name).ok()),
                 Some(false) => Vec::new(),
             },
+            certificates: args.ca_bundle.as_deref().map(certificates).transpose()?,
         })
     }
 
@@ -72,6 +79,32 @@ impl NetworkOptions {
             .iter()
             .any(|(_, address)| address == ExecSpec::HOST_GATEWAY)
     }
+}
+
+/// The certificates of a file, and those of this machine for images that have none.
+fn certificates(file: &Path) -> anyhow::Result<Certificates> {
+    let given =
+        std::fs::read_to_string(file).with_context(|| format!("reading --ca-bundle {}", file.display()))?;
+    if !given.contains("-----BEGIN CERTIFICATE-----") {
+        bail!(
+            "--ca-bundle {}: it has no certificate in PEM form (-----BEGIN CERTIFICATE-----): convert it with openssl x509 -inform der",
+            file.display()
+        );
+    }
+    if given.contains("PRIVATE KEY-----") {
+        bail!(
+            "--ca-bundle {}: it has a private key, which every step could read: give the certificates only",
+            file.display()
+        );
+    }
+    let bundles = Certificates::BUNDLES.iter();
+    let otherwise = bundles
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .next();
+    Ok(Certificates {
+        given,
+        otherwise: otherwise.unwrap_or_default(),
+    })
 }
 
 /// `host:ip` or `host=ip`, the address in brackets or not.
