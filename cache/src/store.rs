@@ -36,7 +36,7 @@ use crate::blob::BlobProvider;
 use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
-use crate::layer::Ownership;
+use crate::layer::{Ownership, ParkedRoots};
 use crate::lock::lock;
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) trees: Mutex<HashSet<LayerId>>,
     /// Work directories of overlays that are unmounted, in the scratch directory.
     pub(crate) parked_work: Mutex<Vec<PathBuf>>,
+    /// Copied roots that wait for the steps on top of them.
+    pub(crate) parked_roots: ParkedRoots,
 }
 
 impl std::fmt::Debug for Store {
@@ -101,6 +103,7 @@ impl Store {
             ownership: AtomicU8::new(Ownership::Real as u8),
             trees: Mutex::default(),
             parked_work: Mutex::default(),
+            parked_roots: Mutex::default(),
         }));
         if store.0.root.stat("oci-layout")?.is_none() {
             store.replace_file(

@@ -21,6 +21,9 @@ pub(crate) const DOCKER_DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// What leads out of a root that is only changed.
+pub(crate) const LEADING_OUT: CapabilitySet = CapabilitySet::SYS_CHROOT.union(CapabilitySet::MKNOD);
+
 /// Takes everything but `keep` out of the bounding set: no program can get it back.
 pub(crate) fn bound(keep: CapabilitySet) -> rustix::io::Result<()> {
     for bit in 0..u64::BITS {

@@ -9,6 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::idmap::{IdMaps, SingleId};
+use crate::landlock::Landlock;
 use crate::sys::{self, namespace};
 use crate::{Error, Isolation, Ownership, protocol};
 
@@ -20,8 +21,29 @@ const LINGERING_THREADS: Duration = Duration::from_secs(1);
 pub(crate) struct Entered {
     pub(crate) in_user_namespace: bool,
     pub(crate) ownership: Ownership,
+    pub(crate) means: Means,
     /// One line for the user.
     pub(crate) line: String,
+}
+
+/// What the kernel lets a step have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Means {
+    /// Namespaces of processes, host names and so on.
+    pub(crate) namespaces: bool,
+    /// Mounts.
+    pub(crate) mounts: bool,
+}
+
+impl Means {
+    const ALL: Means = Means {
+        namespaces: true,
+        mounts: true,
+    };
+    const NONE: Means = Means {
+        namespaces: false,
+        mounts: false,
+    };
 }
 
 /// Enters the namespaces of `isolation`. The process has one thread.
@@ -33,9 +55,13 @@ pub(crate) fn enter(isolation: Isolation) -> Result<Entered, Error> {
         Isolation::Userns => enter_user_namespace(Ids::Range),
         Isolation::UsernsSingle => enter_user_namespace(Ids::Single),
         Isolation::Auto if !is_root => enter_user_namespace(Ids::RangeOrSingle),
-        Isolation::Auto => enter_as_root().or_else(|root| match enter_user_namespace(Ids::RangeOrSingle) {
-            Ok(entered) => Ok(entered),
-            Err(userns) => Err(unavailable(format!("{}; {}", reason(root), reason(userns)))),
+        Isolation::Chroot => enter_nothing(None),
+        Isolation::Auto => enter_as_root().or_else(|root| {
+            // Halfway into a user namespace there is no way back: first another process tries.
+            match would_work(|| enter_user_namespace(Ids::RangeOrSingle)) {
+                Ok(()) => enter_user_namespace(Ids::RangeOrSingle),
+                Err(userns) => enter_nothing(Some(&format!("{}; {userns}", reason(root)))),
+            }
         }),
     }
 }
@@ -56,7 +82,12 @@ fn reason(error: Error) -> String {
 fn wait_for_single_thread() -> Result<(), Error> {
     let begin = Instant::now();
     loop {
-        match sys::unshare(namespace::NONE_IF_SINGLE_THREADED) {
+        let alone = match sys::unshare(namespace::NONE_IF_SINGLE_THREADED) {
+            // The filter of a container refuses the call whatever it is to do.
+            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => has_one_thread(),
+            answer => answer,
+        };
+        match alone {
             Ok(()) => return Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && begin.elapsed() < LINGERING_THREADS => {
                 std::thread::sleep(Duration::from_micros(200));
@@ -66,6 +97,99 @@ fn wait_for_single_thread() -> Result<(), Error> {
                 return Err(Error::internal(what, e));
             }
         }
+    }
+}
+
+/// Whether entering by `enter` would succeed, found out by a child.
+fn would_work(enter: impl FnOnce() -> Result<Entered, Error>) -> Result<(), String> {
+    let ask = || -> io::Result<Result<(), String>> {
+        let (ours, theirs) = protocol::sockets()?;
+        let Some(child) = sys::clone_into(0)? else {
+            drop(ours);
+            let answer = enter().map_or_else(reason, |_| "+".to_owned());
+            // Nobody to tell when the builder is gone.
+            let _ = rustix::io::write(&theirs, answer.as_bytes());
+            sys::exit_now(0)
+        };
+        drop(theirs);
+        let mut answer = vec![0u8; 16 * 1024];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut answer[..]))?;
+        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED))?;
+        Ok(match &answer[..length] {
+            b"+" => Ok(()),
+            text => Err(String::from_utf8_lossy(text).into_owned()),
+        })
+    };
+    ask().unwrap_or_else(|error| Err(format!("trying a user namespace: {error}")))
+}
+
+/// Stays where it is: steps get a changed root. `why` says what better there was not.
+fn enter_nothing(why: Option<&str>) -> Result<Entered, Error> {
+    let failed = |text: &str| match why {
+        Some(why) => unavailable(format!("{why}; {text}")),
+        None => unavailable(text),
+    };
+    if !rustix::process::geteuid().is_root() {
+        return Err(failed(
+            "isolation \"chroot\" needs root, and the user is not root",
+        ));
+    }
+    let held = capabilities(None)
+        .map_err(|e| Error::internal("reading capabilities", e))?
+        .effective;
+    let needed = [
+        (CapabilitySet::SYS_CHROOT, "SYS_CHROOT"),
+        (CapabilitySet::CHOWN, "CHOWN"),
+        (CapabilitySet::DAC_OVERRIDE, "DAC_OVERRIDE"),
+        (CapabilitySet::FOWNER, "FOWNER"),
+        (CapabilitySet::SETUID, "SETUID"),
+        (CapabilitySet::SETGID, "SETGID"),
+    ];
+    let lacking: Vec<&str> = needed
+        .iter()
+        .filter(|(capability, _)| !held.contains(*capability))
+        .map(|(_, name)| *name)
+        .collect();
+    if !lacking.is_empty() {
+        return Err(failed(&format!(
+            "isolation \"chroot\" needs capabilities that this container was started without (start it with --cap-add {})",
+            lacking.join(" --cap-add ")
+        )));
+    }
+    // What is in the builder's memory, and where its descriptors lead, is nobody's business.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|e| Error::internal("closing the builder's memory", e))?;
+    let landlock = Landlock::of_kernel();
+    let shared = match (landlock.has_files(), landlock.has_signals()) {
+        (true, true) => {
+            "steps share the processes and the network of this container, and see neither its files nor its signals"
+        }
+        (true, false) => {
+            "steps share the processes and the network of this container and may kill its processes"
+        }
+        _ => {
+            "steps share the processes and the network of this container, may kill its processes and could get at its files"
+        }
+    };
+    let line = match why {
+        None => format!("isolation: chroot, which is weak: {shared}"),
+        Some(why) => {
+            format!("isolation: chroot, which is weak: {shared}. Nothing better was possible: {why}")
+        }
+    };
+    Ok(Entered {
+        in_user_namespace: false,
+        ownership: Ownership::Real,
+        means: Means::NONE,
+        line,
+    })
+}
+
+/// The same answer from the list of threads.
+fn has_one_thread() -> io::Result<()> {
+    match std::fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 
@@ -101,6 +225,7 @@ fn enter_as_root() -> Result<Entered, Error> {
     Ok(Entered {
         in_user_namespace,
         ownership: Ownership::Real,
+        means: Means::ALL,
         line: line.to_owned(),
     })
 }
@@ -141,11 +266,12 @@ fn enter_with_one_id(why: &str) -> Result<Entered, Error> {
         .map_err(|e| unavailable(format!("a user namespace is refused: {e}{}", namespace_hint(&e))))?;
     maps.write()
         .map_err(|e| unavailable(format!("mapping the user's id is refused: {e}{}", confinement())))?;
-    make_private()?;
+    let (means, limits) = means_of_user_namespace();
     Ok(Entered {
         in_user_namespace: true,
         ownership: Ownership::Emulated,
-        line: format!("isolation: user namespace with one id, owners of files by emulation ({why})"),
+        means,
+        line: format!("isolation: user namespace with one id, owners of files by emulation ({why}){limits}"),
     })
 }
 
@@ -181,12 +307,30 @@ fn enter_with_range(maps: &IdMaps) -> Result<Entered, Error> {
     // The child ends by itself: it has answered, or its socket has closed.
     let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED));
     mapped?;
-    make_private()?;
+    let (means, limits) = means_of_user_namespace();
     Ok(Entered {
         in_user_namespace: true,
         ownership: Ownership::Real,
-        line: format!("isolation: user namespace with {} ids", maps.count),
+        means,
+        line: format!("isolation: user namespace with {} ids{limits}", maps.count),
     })
+}
+
+/// What a user namespace that was just entered allows, and what is to be said about that.
+fn means_of_user_namespace() -> (Means, String) {
+    match make_private() {
+        Ok(()) => (Means::ALL, String::new()),
+        Err(error) => {
+            let means = Means {
+                mounts: false,
+                ..Means::ALL
+            };
+            (
+                means,
+                format!(", with a changed root instead of mounts: {}", reason(error)),
+            )
+        }
+    }
 }
 
 fn ask_for_maps(socket: &std::os::fd::OwnedFd) -> Result<(), Error> {

@@ -11,14 +11,17 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::net::SendFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use crate::enter::enter;
+use crate::cover::{Cover, wait_for_tick};
+use crate::enter::{Means, enter};
 use crate::inroot::Created;
 use crate::protocol::{
     self, Report, Request, order, receive_network_taken, receive_report, send_network, send_request,
 };
 use crate::spawner::{self, Plan};
 use crate::spec::pack;
-use crate::{Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership};
+use crate::{
+    Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership, Rootfs,
+};
 
 /// The process inside its namespaces, with the spawner beside it. Share it among threads.
 ///
@@ -27,6 +30,8 @@ use crate::{Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, Netw
 pub struct Executor {
     line: String,
     ownership: Ownership,
+    means: Means,
+    snapshots: Snapshots,
     control: OwnedFd,
     /// A pidfd.
     spawner: OwnedFd,
@@ -40,6 +45,25 @@ enum AskedNetwork {
     /// The answer comes here.
     Coming(OwnedFd),
     Known,
+}
+
+/// How a step that ran to its end has left its root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How the command ended.
+    pub exit: Exit,
+    /// Absolute paths inside the root that the sandbox itself has touched while the step did not: their change times moved, and
+    /// nothing else. Only for a [`crate::Rootfs::Directory`].
+    pub touched: Vec<String>,
+}
+
+/// How the changes of a step can be told from what was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshots {
+    /// An overlay can be mounted over layers: [`crate::Rootfs::Overlay`].
+    Overlay,
+    /// It cannot, on the file system of the layers or at all: [`crate::Rootfs::Directory`].
+    Copy,
 }
 
 impl Executor {
@@ -57,11 +81,18 @@ impl Executor {
             scratch,
             in_user_namespace: entered.in_user_namespace,
             ownership: entered.ownership,
+            means: entered.means,
         };
         let (spawner, control) = spawner::spawn(&plan)?;
+        let snapshots = match entered.means.mounts && spawner::can_overlay(&plan.scratch) {
+            true => Snapshots::Overlay,
+            false => Snapshots::Copy,
+        };
         Ok(Executor {
             line: entered.line,
             ownership: entered.ownership,
+            means: entered.means,
+            snapshots,
             control,
             spawner,
             network: Mutex::new(AskedNetwork::Not),
@@ -124,6 +155,12 @@ impl Executor {
     ///
     /// When this returns, no process of the step is left, and `upper` holds what the step wrote and
     /// nothing else. Nothing has been synced to disk: the step's own `fsync` calls do nothing.
+    /// What root file systems steps can have here.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots
+    }
+
+    /// As [`Executor::run_in_place`], for a root of which nobody wants to know what the sandbox touched.
     pub fn run(
         &self,
         spec: &ExecSpec,
@@ -131,6 +168,21 @@ impl Executor {
         stderr: OwnedFd,
         cancel: &Cancel,
     ) -> Result<Exit, Error> {
+        self.run_in_place(spec, stdout, stderr, cancel)
+            .map(|ended| ended.exit)
+    }
+
+    /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.
+    ///
+    /// When this returns, no process of the step is left, and `upper` holds what the step wrote and
+    /// nothing else. Nothing has been synced to disk: the step's own `fsync` calls do nothing.
+    pub fn run_in_place(
+        &self,
+        spec: &ExecSpec,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        cancel: &Cancel,
+    ) -> Result<Ended, Error> {
         let _running = cancel.running();
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
@@ -140,6 +192,7 @@ impl Executor {
         }
         let (reports, theirs) =
             protocol::sockets().map_err(|e| Error::internal("making the step's socket", e))?;
+        let cover = self.prepare(spec)?;
         let (spec_file, secrets) =
             describe_step(spec).map_err(|e| Error::internal("describing the step", e))?;
         let request = Request {
@@ -153,10 +206,31 @@ impl Executor {
         drop(request);
 
         let (result, created) = self.follow(&reports, cancel);
+        let mut touched = Vec::new();
         if !created.is_empty() {
             remove_mount_points(spec.rootfs.changed(), &created)?;
+            touched.extend(created.paths());
         }
-        result
+        if let Some(cover) = cover {
+            touched.extend(cover.lift()?);
+        }
+        result.map(|exit| Ended { exit, touched })
+    }
+
+    /// What has to be done before a step starts that changes its root in place.
+    fn prepare(&self, spec: &ExecSpec) -> Result<Option<Cover>, Error> {
+        let Rootfs::Directory { path, aside } = &spec.rootfs else {
+            return match self.means.mounts {
+                true => Ok(None),
+                false => Err(Error::Setup("an overlay cannot be mounted here".to_owned())),
+            };
+        };
+        if !self.means.mounts {
+            return Cover::lay(path, aside, spec).map(Some);
+        }
+        let waited = std::fs::File::open(aside).and_then(|aside| wait_for_tick(aside.as_fd()));
+        waited.map_err(|e| Error::internal("waiting for the clock of the file system", e))?;
+        Ok(None)
     }
 
     /// Reads reports until the step is gone, passing a cancellation on.

@@ -209,6 +209,11 @@ impl Created {
         self.links.is_empty()
     }
 
+    /// The directories and files that this changed, and the mount point.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> {
+        self.links.iter().map(|link| link.path.clone())
+    }
+
     /// Takes away from `upper` what is still as it was made. Never an error: what cannot be
     /// removed has been changed by the step and belongs to it.
     pub(crate) fn remove(&self, upper: BorrowedFd<'_>) {
@@ -270,9 +275,9 @@ fn directory_flag(kind: Kind) -> OFlags {
 }
 
 /// The existing directories on the way to `path`: real path, mtime, whether they are in `upper`.
-type Existing = Vec<(String, (i64, i64), bool)>;
+pub(crate) type Existing = Vec<(String, (i64, i64), bool)>;
 
-fn probe(root: BorrowedFd<'_>, upper: BorrowedFd<'_>, path: &str) -> io::Result<Existing> {
+pub(crate) fn probe(root: BorrowedFd<'_>, upper: BorrowedFd<'_>, path: &str) -> io::Result<Existing> {
     let mut existing = Existing::new();
     let (mut links, mut real) = (0, Vec::<String>::new());
     let mut rest: Vec<String> = components(path).rev().map(str::to_owned).collect();

@@ -13,6 +13,8 @@
 mod attach;
 mod cancel;
 mod caps;
+mod chroot;
+mod cover;
 mod emulation;
 mod enter;
 mod error;
@@ -20,6 +22,7 @@ mod executor;
 mod idmap;
 mod inroot;
 mod isolation;
+mod landlock;
 mod limits;
 mod machines;
 mod mounts;
@@ -35,11 +38,12 @@ mod step;
 mod sys;
 mod trust;
 mod user;
+mod warden;
 
 pub use cancel::Cancel;
 
 pub use error::Error;
-pub use executor::Executor;
+pub use executor::{Ended, Executor, Snapshots};
 pub use isolation::{Isolation, Ownership};
 pub use limits::{LimitError, Rlimit};
 pub use machines::{Emulation, Registration, architectures, emulation, native_architecture, registrations};

@@ -39,7 +39,7 @@ const MASKED_IN_SYS: &[&str] = &["firmware", "devices/virtual/powercap"];
 const READ_ONLY_IN_PROC: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Device nodes of a step: name, minor number (all are memory devices, major 1, but `tty`).
-const DEVICES: &[(&str, u32, u32)] = &[
+pub(crate) const DEVICES: &[(&str, u32, u32)] = &[
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -188,6 +188,22 @@ pub(crate) fn overlay(
 /// are the machine's disks. In a user namespace the kernel sees to it.
 pub(crate) fn without_devices(what: &str, mount: BorrowedFd<'_>) -> Result<(), Error> {
     sys::mount_setattr(mount, attr::NODEV, false).map_err(|e| failed(what, e))
+}
+
+/// Whether an overlay can be mounted whose layers lie in the directory of this build. The file system decides: on another overlay,
+/// as in a container, it mostly cannot.
+pub(crate) fn can_overlay(scratch: &Path, stub: &Path) -> bool {
+    let attempt = || -> Result<(), Error> {
+        let make = |name: &str| {
+            let path = scratch.join(name);
+            std::fs::create_dir(&path).map_err(|e| failed("a trial", e))?;
+            Ok(path)
+        };
+        let (upper, work) = (make("trial-upper")?, make("trial-work")?);
+        root(&[], &work, stub, directory(&upper)?.as_fd())?;
+        rustix::mount::unmount(&upper, rustix::mount::UnmountFlags::DETACH).map_err(|e| failed("a trial", e))
+    };
+    attempt().is_ok()
 }
 
 /// The directory itself as the root, mounted over itself, because a root has to be a mount.
@@ -432,7 +448,7 @@ pub(crate) fn dev(
 }
 
 /// The script below `/dev`, executable by all.
-fn write_script(dev: &OwnedFd, script: &Script) -> Result<(), Error> {
+pub(crate) fn write_script(dev: &OwnedFd, script: &Script) -> Result<(), Error> {
     let bad = || {
         Error::Setup(format!(
             "making the script {}: its path has to be below /dev",

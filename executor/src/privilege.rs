@@ -86,6 +86,11 @@ impl Capabilities {
         Err(names.join(", "))
     }
 
+    /// Those that were asked for by name.
+    pub(crate) fn demanded(self) -> CapabilitySet {
+        CapabilitySet::from_bits_truncate(self.demanded)
+    }
+
     pub(crate) fn set(self) -> CapabilitySet {
         CapabilitySet::from_bits_truncate(self.held)
     }

@@ -15,13 +15,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 
+use crate::enter::Means;
+use crate::landlock::Landlock;
 use crate::network::{self, Surroundings};
 use crate::protocol::{self, Report, Request, Wish, order, receive_wish, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network, unpack};
 use crate::step::{self, Around, Shared};
 use crate::sys::{self, Stack, namespace};
-use crate::{Error, Ownership, emulation, mounts};
+use crate::{Error, Ownership, emulation, mounts, warden};
 
 /// The most bytes of a step's description.
 const MAX_SPEC: u64 = 64 * 1024 * 1024;
@@ -33,6 +35,7 @@ pub(crate) struct Plan {
     pub(crate) scratch: PathBuf,
     pub(crate) in_user_namespace: bool,
     pub(crate) ownership: Ownership,
+    pub(crate) means: Means,
 }
 
 /// The directory whose tree is the lowest layer of every step.
@@ -57,6 +60,11 @@ pub(crate) fn prepare(scratch: &Path) -> io::Result<()> {
         std::fs::File::create(stub.join(name))?;
     }
     Ok(())
+}
+
+/// Whether overlays can be mounted on the file system of `scratch`, which [`prepare`] has furnished.
+pub(crate) fn can_overlay(scratch: &Path) -> bool {
+    mounts::can_overlay(scratch, &scratch.join(STUB))
 }
 
 /// The spawner's life: ready byte, then requests until the builder is gone.
@@ -95,12 +103,21 @@ struct Spawner {
     oom_kills: u64,
 }
 
+/// What was started for a step.
+struct Started {
+    child: OwnedFd,
+    supervisor: Option<OwnedFd>,
+    warden: Option<OwnedFd>,
+}
+
 struct Running {
     child: OwnedFd,
     /// `None` once the builder has closed its end.
     reports: Option<OwnedFd>,
     /// Answers for the owners of its files, where there is one id. A pidfd.
     supervisor: Option<OwnedFd>,
+    /// Where the child takes orders and tells how the step ended, when it is a warden.
+    warden: Option<OwnedFd>,
     /// Was it killed from here?
     killed: bool,
 }
@@ -119,17 +136,24 @@ impl Spawner {
         drop(null);
 
         let files = plan.scratch.join(FILES);
-        let memory = mounts::detached(
-            "the files of the steps",
-            "tmpfs",
-            &[("mode", "755"), ("size", "16m")],
-            MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )?;
-        let target = rustix::fs::open(&files, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| setup("opening the scratch directory")(e.into()))?;
-        mounts::attach("the files of the steps", &memory, target.as_fd())?;
+        if plan.means.mounts {
+            let memory = mounts::detached(
+                "the files of the steps",
+                "tmpfs",
+                &[("mode", "755"), ("size", "16m")],
+                MountAttrFlags::MOUNT_ATTR_NOSUID
+                    | MountAttrFlags::MOUNT_ATTR_NODEV
+                    | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            )?;
+            let target = rustix::fs::open(&files, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| setup("opening the scratch directory")(e.into()))?;
+            mounts::attach("the files of the steps", &memory, target.as_fd())?;
+        }
+        if !plan.means.namespaces {
+            // Should a warden be killed, what it watched comes here.
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+                .map_err(|e| setup("becoming the parent of orphans")(e.into()))?;
+        }
 
         let empty = files.join("empty");
         std::fs::create_dir(&empty).map_err(setup("making an empty directory"))?;
@@ -140,6 +164,8 @@ impl Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
                 ownership: plan.ownership,
+                means: plan.means,
+                landlock: Landlock::of_kernel(),
                 has_cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
                 stub: plan.scratch.join(STUB),
                 empty,
@@ -206,7 +232,10 @@ impl Spawner {
                 match receive_wish(control) {
                     Ok(Some(Wish::Step(request))) => self.start_step(request),
                     Ok(Some(Wish::Network(plan, answer))) => {
-                        if matches!(self.network, network::Network::Absent) {
+                        if !self.shared.means.mounts {
+                            let reason = "isolation without mounts has no network of its own";
+                            self.network = network::Network::host(reason);
+                        } else if matches!(self.network, network::Network::Absent) {
                             let surroundings = self.surroundings.clone();
                             self.network = network::Network::start(surroundings, plan, &mut self.stack);
                         }
@@ -236,10 +265,15 @@ impl Spawner {
             Err(_) => return,
         };
         match self.try_start(request) {
-            Ok((child, supervisor)) => {
+            Ok(Started {
+                child,
+                supervisor,
+                warden,
+            }) => {
                 self.steps.push(Running {
                     child,
                     supervisor,
+                    warden,
                     reports: Some(reports),
                     killed: false,
                 });
@@ -251,9 +285,12 @@ impl Spawner {
         }
     }
 
-    /// The step's process, and its supervisor.
-    fn try_start(&mut self, request: Request) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
+    fn try_start(&mut self, request: Request) -> Result<Started, Error> {
         let spec = read_spec(&request)?;
+        self.shared.filters.prepare(&spec)?;
+        if !self.shared.means.namespaces {
+            return self.start_with_warden(&spec, request);
+        }
         let hosts = self.file_for(
             "/etc/hosts",
             hosts_text(&spec.hostname, &self.extra_hosts(&spec)?),
@@ -279,7 +316,6 @@ impl Spawner {
                 .filter(|_| spec.network == Network::Default)
                 .map(|own| own.namespace()),
         };
-        self.shared.filters.prepare(&spec)?;
         let mut namespaces =
             namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
         if spec.network == Network::None {
@@ -303,7 +339,50 @@ impl Spawner {
             };
             Error::Setup(format!("making the namespaces of the step: {e}{knob}"))
         })?;
-        Ok((child, supervisor))
+        Ok(Started {
+            child,
+            supervisor,
+            warden: None,
+        })
+    }
+
+    /// Where there are no namespaces, the step has a parent of its own that ends with all that the step has started.
+    fn start_with_warden(&mut self, spec: &ExecSpec, request: Request) -> Result<Started, Error> {
+        if spec.network == Network::None {
+            return Err(Error::Setup(
+                "--network=none needs a network namespace, which isolation \"chroot\" has not (give the container that rbuild \
+                 runs in user namespaces: --security-opt seccomp=unconfined)"
+                    .to_owned(),
+            ));
+        }
+        let fail = |e: io::Error| Error::Setup(format!("starting the step: {e}"));
+        let (ours, theirs) = protocol::sockets().map_err(fail)?;
+        let child = sys::clone_into(0).map_err(fail)?;
+        let Some(child) = child else {
+            let kept = [
+                theirs.as_fd(),
+                request.stdout.as_fd(),
+                request.stderr.as_fd(),
+                request.reports.as_fd(),
+            ];
+            if sys::close_all_but(&kept).is_err() {
+                sys::exit_now(1)
+            }
+            // With the closed ones in it, it must never be dropped.
+            let request = std::mem::ManuallyDrop::new(request);
+            warden::run(&theirs, self.shared.landlock, !spec.insecure, || {
+                let Some(child) = sys::clone_into(0)? else {
+                    step::run(&self.shared, spec, &Around::default(), &request, None)
+                };
+                sys::close_all_but(&[theirs.as_fd(), child.as_fd()])?;
+                Ok(child)
+            })
+        };
+        Ok(Started {
+            child,
+            supervisor: None,
+            warden: Some(ours),
+        })
     }
 
     /// The step's lines for `/etc/hosts`, with addresses only.
@@ -353,6 +432,10 @@ impl Spawner {
             },
             _ => Exit::Code(1),
         };
+        let exit = match &step.warden {
+            None => exit,
+            Some(warden) => self.last_word(warden),
+        };
         let kill = Signal::KILL.as_raw();
         let looks_killed = exit == Exit::Signal(kill) || exit == Exit::Code(128 + kill);
         let exit = if looks_killed && !step.killed && self.memory_ran_out() {
@@ -367,6 +450,33 @@ impl Spawner {
                 let _ = send_report(reports.as_fd(), &Report::Setup(lost.to_owned()));
             }
             let _ = send_report(reports.as_fd(), &Report::Gone(exit));
+        }
+    }
+
+    /// How the step of a warden that has ended has ended itself.
+    fn last_word(&self, warden: &OwnedFd) -> Exit {
+        let mut packet = [0u8; 256];
+        let received = rustix::net::recv(warden, &mut packet[..], rustix::net::RecvFlags::DONTWAIT);
+        let told = received
+            .ok()
+            .and_then(|(length, _)| serde_json::from_slice(packet.get(..length)?).ok());
+        if let Some(exit) = told {
+            return exit;
+        }
+        // It was killed: its children are ours now.
+        let spared: Vec<_> = self
+            .steps
+            .iter()
+            .filter_map(|step| sys::pid_of(step.child.as_fd()).ok())
+            .collect();
+        loop {
+            let killed = warden::kill_children(&spared);
+            if killed.is_empty() {
+                return Exit::Signal(Signal::KILL.as_raw());
+            }
+            for pid in killed {
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            }
         }
     }
 
@@ -386,7 +496,7 @@ impl Running {
         let mut byte = [0u8; 1];
         let received = rustix::net::recv(reports, &mut byte[..], rustix::net::RecvFlags::DONTWAIT);
         let kill = match received {
-            Ok((1, _)) if byte[0] == order::TERMINATE => !handles_term(&self.child),
+            Ok((1, _)) if byte[0] == order::TERMINATE => self.warden.is_none() && !handles_term(&self.child),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
             Ok((1, _)) => true,
             _ => {
@@ -395,6 +505,12 @@ impl Running {
             }
         };
         self.killed |= kill;
+        if let Some(warden) = &self.warden {
+            let order = if kill { order::KILL } else { order::TERMINATE };
+            // It may have ended by itself meanwhile.
+            let _ = rustix::net::send(warden, &[order], rustix::net::SendFlags::NOSIGNAL);
+            return;
+        }
         let signal = if kill { Signal::KILL } else { Signal::TERM };
         // It may have ended by itself meanwhile.
         let _ = rustix::process::pidfd_send_signal(&self.child, signal);
@@ -445,7 +561,7 @@ fn read_memory(file: &OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 /// `/etc/hosts` as BuildKit writes it (rule R6).
-fn hosts_text(hostname: &str, extra: &[(String, String)]) -> String {
+pub(crate) fn hosts_text(hostname: &str, extra: &[(String, String)]) -> String {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
         text.push_str(&format!("{address}\t{name}\n"));
@@ -461,7 +577,7 @@ fn time_left(until: Instant) -> Timespec {
     }
 }
 
-fn host_resolv_conf() -> Vec<u8> {
+pub(crate) fn host_resolv_conf() -> Vec<u8> {
     use std::io::Read;
     let mut bytes = Vec::new();
     // A machine without one still builds; only names do not resolve there.
@@ -493,11 +609,18 @@ pub(crate) fn spawn(plan: &Plan) -> Result<(OwnedFd, OwnedFd), Error> {
     prepare(&plan.scratch).map_err(|e| Error::internal("making the stub layer", e))?;
     let (ours, theirs) =
         protocol::sockets().map_err(|e| Error::internal("making the spawner's socket", e))?;
-    let child = sys::clone_into(namespace::PID | namespace::MOUNT)
-        .map_err(|e| Error::internal("starting the spawner", e))?;
+    let namespaces = match plan.means.namespaces {
+        true => namespace::PID | namespace::MOUNT,
+        false => 0,
+    };
+    let child = sys::clone_into(namespaces).map_err(|e| Error::internal("starting the spawner", e))?;
     let Some(child) = child else {
-        let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-        if tied.is_err() || sys::close_all_but(theirs.as_fd()).is_err() {
+        // Without a pid namespace it has work to do after the builder's death, of which its socket tells it.
+        let tied = match plan.means.namespaces {
+            true => rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
+            false => Ok(()),
+        };
+        if tied.is_err() || sys::close_all_but(&[theirs.as_fd()]).is_err() {
             sys::exit_now(1)
         }
         run(plan, theirs)

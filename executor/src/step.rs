@@ -14,19 +14,23 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
 use rustix::thread::CapabilitySet;
 
+use crate::enter::Means;
 use crate::inroot::{self, Created, Kind};
+use crate::landlock::Landlock;
 use crate::mounts::{self, Sysfs};
 use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs, Secret};
 use crate::user::{self, Identity};
-use crate::{Error, Ownership, attach, caps, emulation, network, program, sys, trust};
+use crate::{Error, Ownership, attach, caps, chroot, emulation, network, program, sys, trust};
 
 /// What all steps of a build share; made once by the spawner.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) in_user_namespace: bool,
     pub(crate) ownership: Ownership,
+    pub(crate) means: Means,
+    pub(crate) landlock: Landlock,
     pub(crate) has_cgroup2: bool,
     /// The lowest layer of every step: the mount points.
     pub(crate) stub: PathBuf,
@@ -38,7 +42,7 @@ pub(crate) struct Shared {
 }
 
 /// What the spawner has made ready for one step.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Around<'a> {
     /// Its `/etc/hosts`.
     pub(crate) hosts: PathBuf,
@@ -78,10 +82,19 @@ fn prepare(
         network::join(namespace).map_err(|e| setup("entering the network of the steps", e))?;
     }
 
-    let Mounted { root, null, created } = mount_all(shared, spec, around)?;
-    pivot(root.as_fd())?;
+    let Mounted { root, null, created } = match shared.means.mounts {
+        true => mount_all(shared, spec, around)?,
+        false => chroot::open(spec)?,
+    };
+    match shared.means.mounts {
+        true => pivot(root.as_fd())?,
+        false => chroot::enter(root.as_fd())?,
+    }
 
-    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(|e| setup("setting the host name", e))?;
+    if shared.means.namespaces {
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .map_err(|e| setup("setting the host name", e))?;
+    }
     if spec.network == Network::None {
         sys::loopback_up().map_err(|e| setup("setting loopback up", e))?;
     }
@@ -117,16 +130,22 @@ fn prepare(
     if spec.privileges.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(|e| setup("giving up new privileges", e))?;
     }
-    let filter = shared.filters.of(spec);
-    if let Some(filter) = filter {
-        sys::install_filter(filter.program(), filter.flags())
-            .map_err(|e| setup("installing the system call filter", e))?;
+    if !shared.means.mounts && !spec.insecure {
+        chroot::confine(root.as_fd(), shared)?;
+    }
+    if let Some(filter) = shared.filters.of(spec) {
+        let installed = sys::install_filter(filter.program(), filter.flags());
+        match installed {
+            // The container may forbid filters; its own is there all the same.
+            Err(_) if !shared.means.namespaces => {}
+            installed => installed.map_err(|e| setup("installing the system call filter", e))?,
+        }
     }
     // As runc: root may enter a directory that the user may not; where root may not, the user may.
     let entered = rustix::process::fchdir(&cwd).is_ok();
     match supervisor {
-        None => become_user(&identity, spec)?,
-        Some(supervisor) => believe_to_be(&identity, spec, supervisor.as_fd())?,
+        None => become_user(&identity, spec, shared.means)?,
+        Some(supervisor) => believe_to_be(&identity, spec, shared.means, supervisor.as_fd())?,
     }
     enter_directory((!entered).then_some(&cwd), &spec.cwd)?;
     // The change of user has cleared it.
@@ -140,7 +159,7 @@ fn prepare(
     Err(program::explain(&path, error))
 }
 
-fn setup(doing: &str, error: impl Into<std::io::Error>) -> Error {
+pub(crate) fn setup(doing: &str, error: impl Into<std::io::Error>) -> Error {
     Error::Setup(format!("{doing}: {}", error.into()))
 }
 
@@ -152,13 +171,13 @@ fn die_with_spawner() -> Result<(), Error> {
 }
 
 /// What the mounts leave in hand.
-struct Mounted {
+pub(crate) struct Mounted {
     /// The root of the step.
-    root: OwnedFd,
+    pub(crate) root: OwnedFd,
     /// Its `/dev/null`.
-    null: OwnedFd,
+    pub(crate) null: OwnedFd,
     /// Mount points that the image did not have.
-    created: Created,
+    pub(crate) created: Created,
 }
 
 /// Mounts everything. All targets are opened before anything covers them, so that no mount can
@@ -252,37 +271,53 @@ fn enter_directory(directory: Option<&OwnedFd>, name: &str) -> Result<(), Error>
 }
 
 /// Takes what a step may never have out of reach; gives what it keeps.
-fn bound(spec: &ExecSpec) -> Result<CapabilitySet, Error> {
+fn bound(spec: &ExecSpec, means: Means) -> Result<CapabilitySet, Error> {
     let fail = |e: rustix::io::Errno| setup("giving up capabilities", e);
     let all = rustix::thread::capabilities(None).map_err(fail)?.permitted;
     // Root of a surrounding container may hold fewer than Docker's default.
     let keep = if spec.insecure {
         all
     } else {
-        spec.privileges.capabilities.within(all).map_err(|names| {
+        let allowed = spec.privileges.capabilities.within(all).map_err(|names| {
             Error::Start(format!(
                 "giving the capabilities {names}: the builder does not have them itself"
             ))
-        })?
+        })?;
+        match means.mounts {
+            true => allowed,
+            false => {
+                let demanded = spec.privileges.capabilities.demanded();
+                allowed.difference(caps::LEADING_OUT.difference(demanded))
+            }
+        }
     };
-    caps::bound(keep).map_err(fail)?;
+    match caps::bound(keep) {
+        // Without CAP_SETPCAP; what a program of the step could get is decided by `no_new_privs` then.
+        Err(rustix::io::Errno::PERM) if !means.namespaces && !spec.insecure => {}
+        bound => bound.map_err(fail)?,
+    }
     caps::hold(all).map_err(fail)?;
     Ok(keep)
 }
 
 /// There is one id: the step stays what it is and is told otherwise.
-fn believe_to_be(identity: &Identity, spec: &ExecSpec, supervisor: BorrowedFd<'_>) -> Result<(), Error> {
-    let keep = bound(spec)?;
+fn believe_to_be(
+    identity: &Identity,
+    spec: &ExecSpec,
+    means: Means,
+    supervisor: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let keep = bound(spec, means)?;
     emulation::hand_over(supervisor, identity, keep.bits())
         .map_err(|e| setup("handing the step to the process that keeps owners", e))?;
     caps::hold(keep).map_err(|e| setup("giving up capabilities", e))
 }
 
 /// Groups, ids, capabilities. Leaving uid 0 empties the permitted set by itself.
-fn become_user(identity: &Identity, spec: &ExecSpec) -> Result<(), Error> {
+fn become_user(identity: &Identity, spec: &ExecSpec, means: Means) -> Result<(), Error> {
     let fail =
         |e: rustix::io::Errno| Error::Start(format!("becoming user {}:{}: {e}", identity.uid, identity.gid));
-    let keep = bound(spec)?;
+    let keep = bound(spec, means)?;
 
     let gid = rustix::process::Gid::from_raw(identity.gid);
     let uid = rustix::process::Uid::from_raw(identity.uid);

@@ -57,8 +57,28 @@ pub(crate) fn clone_into(namespaces: u64) -> io::Result<Option<OwnedFd>> {
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM and with no new stack this is fork(2): the child continues here on its
     // own copy of the memory. `args` and `pidfd` live across the call.
-    let pid =
-        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })?;
+    let mut made =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) });
+    if made
+        .as_ref()
+        .is_err_and(|e| e.raw_os_error() == Some(libc::ENOSYS))
+    {
+        // The filter of a container cannot look into the arguments of clone3, so it denies that there is one. The pidfd goes
+        // where clone puts the child's id otherwise.
+        let flags = namespaces | (libc::CLONE_PIDFD | libc::SIGCHLD) as u64;
+        // SAFETY: as above; a null stack means a copy of ours, and both machines take these three arguments first.
+        made = check(unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                flags,
+                ptr::null_mut::<u8>(),
+                &raw mut pidfd,
+                ptr::null_mut::<u8>(),
+                ptr::null_mut::<u8>(),
+            )
+        });
+    }
+    let pid = made?;
     if pid == 0 {
         return Ok(None);
     }
@@ -182,9 +202,10 @@ pub(crate) fn close_on_exec_from_3() -> io::Result<()> {
         .map(drop)
 }
 
-/// Closes every descriptor from 3 on but `keep`. Only for a fresh child that will not use any other.
-pub(crate) fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
-    let keep = keep.as_raw_fd() as libc::c_uint;
+/// Closes every descriptor from 3 on but those of `keep`. Only for a fresh child that will not use any other.
+pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<libc::c_uint> = keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
+    keep.sort_unstable();
     let close = |first: libc::c_uint, last: libc::c_uint| {
         if first > last {
             return Ok(0);
@@ -193,8 +214,12 @@ pub(crate) fn close_all_but(keep: BorrowedFd<'_>) -> io::Result<()> {
         // descriptors again: they stay on a stack that is not returned to.
         check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
     };
-    close(3, keep.saturating_sub(1))?;
-    close(keep + 1, libc::c_uint::MAX)?;
+    let mut first = 3;
+    for kept in keep {
+        close(first, kept.saturating_sub(1))?;
+        first = first.max(kept + 1);
+    }
+    close(first, libc::c_uint::MAX)?;
     Ok(())
 }
 
@@ -337,6 +362,15 @@ pub(crate) fn reset_signals() {
 /// A second descriptor for `fd`, never one of 0, 1, 2.
 pub(crate) fn duplicate_above_standard(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)?)
+}
+
+/// The process that a pidfd means, by its number in this pid namespace.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<rustix::process::Pid> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|number| rustix::process::Pid::from_raw(number.trim().parse().ok()?))
+        .ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Soft and hard limit of this process.
@@ -586,4 +620,86 @@ pub(crate) fn set_limit_of(thread: i32, resource: u32, soft: u64, hard: u64) -> 
         )
     })
     .map(drop)
+}
+
+/// What a Landlock ruleset handles, laid out as `struct landlock_ruleset_attr`.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct RulesetAttributes {
+    pub(crate) files: u64,
+    pub(crate) network: u64,
+    pub(crate) scoped: u64,
+}
+
+/// The version of Landlock that the kernel has.
+pub(crate) fn landlock_version() -> io::Result<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    // SAFETY: no attributes are passed, as this flag wants it.
+    let version = check(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            ptr::null::<RulesetAttributes>(),
+            0usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    })?;
+    Ok(u32::try_from(version).unwrap_or(0))
+}
+
+/// A ruleset that allows nothing of what it handles. Members that are zero are cut off, so that older kernels know the size.
+pub(crate) fn landlock_ruleset(attributes: &RulesetAttributes) -> io::Result<OwnedFd> {
+    let size: usize = if attributes.scoped != 0 { 24 } else { 8 };
+    // SAFETY: the structure lives across the call and is at least `size` bytes long.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            ptr::from_ref(attributes),
+            size,
+            0u32,
+        )
+    })?;
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Allows `access` to all that lies below `directory`.
+pub(crate) fn landlock_allow_beneath(
+    ruleset: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    access: u64,
+) -> io::Result<()> {
+    #[repr(C, packed)]
+    struct PathBeneath {
+        access: u64,
+        parent: RawFd,
+    }
+    const LANDLOCK_RULE_PATH_BENEATH: u32 = 1;
+    let rule = PathBeneath {
+        access,
+        parent: directory.as_raw_fd(),
+    };
+    // SAFETY: the rule has the layout of landlock_path_beneath_attr and lives across the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_add_rule,
+            ruleset.as_raw_fd(),
+            LANDLOCK_RULE_PATH_BENEATH,
+            &raw const rule,
+            0u32,
+        )
+    })
+    .map(drop)
+}
+
+/// Puts this process and its future descendants under `ruleset` for good.
+pub(crate) fn landlock_restrict_self(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0u32) }).map(drop)
+}
+
+/// SIGKILL for every process that this one may signal, except itself and pid 1. Only for a process that Landlock
+/// lets signal nobody but its descendants.
+pub(crate) fn kill_all_in_reach() {
+    // SAFETY: no memory is passed. That nobody is left to signal is as good.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
 }

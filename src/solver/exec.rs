@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use rbuild_cache::layer::Layer;
-use rbuild_cache::{Key, LayerId, Store};
+use rbuild_cache::{Key, LayerId};
 use rbuild_executor::{Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, SystemCalls};
 use rustix::event::{PollFd, PollFlags};
 
 use super::mounts::{self, Asking, MountInput};
+use super::root::Root;
 use super::{foreign, network};
 use crate::error::BuildError;
 use crate::graph::{self, Confinement, ExecOp, NetworkMode, Ulimit};
@@ -17,13 +17,15 @@ use crate::progress::{Event, Sink, Stream};
 /// Bytes read of a process' output at once.
 const CHUNK: usize = 64 * 1024;
 
-/// Runs `op` on the stack of layers `base` and gives the layer of what it changed. `read` is what its mounts read.
+/// Runs `op` on the stack of layers `base` and gives the layer of what it changed. `read` is what its mounts read; `successors`
+/// further steps will run directly on the result.
 pub(super) fn run(
     asking: &Asking<'_>,
     executor: &Executor,
     op: &ExecOp,
     base: &[LayerId],
     read: &[MountInput],
+    successors: usize,
 ) -> Result<LayerId, BuildError> {
     let Asking {
         inputs,
@@ -31,14 +33,8 @@ pub(super) fn run(
         vertex,
         ..
     } = asking;
-    let lowers = trees(inputs.store, base)?;
-    let snapshot = inputs.store.begin_snapshot().map_err(BuildError::new)?;
-    let rootfs = Rootfs::Overlay {
-        lowers,
-        upper: snapshot.upper().to_owned(),
-        work: snapshot.work().to_owned(),
-    };
-    let mut spec = spec(op, rootfs);
+    let root = Root::begin(inputs.store, executor.snapshots(), base)?;
+    let mut spec = spec(op, root.rootfs());
     spec.dns.clone_from(inputs.dns);
     spec.certificates = inputs.certificates.cloned();
     network::join(inputs, executor, cancel, op)?;
@@ -50,49 +46,17 @@ pub(super) fn run(
     let (stderr, stderr_write) = pipe()?;
     let exit = std::thread::scope(|scope| {
         scope.spawn(|| forward(inputs.sink, vertex, &stdout, &stderr));
-        executor.run(&spec, stdout_write, stderr_write, cancel)
+        executor.run_in_place(&spec, stdout_write, stderr_write, cancel)
     });
     // A step that was killed from here leaves its caches unfinished.
     if exit.is_ok() {
         prepared.finish()?;
     }
-    match exit.map_err(|error| failed_to_start(op, error))? {
-        exit if exit.success() => snapshot.commit().map_err(BuildError::new),
-        exit => Err(failed(op, exit)),
+    let ended = exit.map_err(|error| failed_to_start(op, error))?;
+    if !ended.exit.success() {
+        return Err(failed(op, ended.exit));
     }
-}
-
-/// The trees of the base's layers, topmost first, made now where they are not there yet.
-pub(super) fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<std::path::PathBuf>, BuildError> {
-    // Those of earlier steps are known: a step does not get dearer with the number of layers below it.
-    if let Some(trees) = base.iter().rev().map(|id| store.known_tree(id)).collect() {
-        return Ok(trees);
-    }
-    let layers = base
-        .iter()
-        .rev()
-        .map(|id| store.layer(id))
-        .collect::<Result<Vec<Layer>, _>>()
-        .map_err(BuildError::new)?;
-    // The layers of a base are fetched and unpacked side by side.
-    let trees: Vec<_> = std::thread::scope(|scope| {
-        let absent: Vec<_> = layers
-            .iter()
-            .map(|layer| (!layer.has_tree_for_steps()).then(|| scope.spawn(|| layer.tree())))
-            .collect();
-        let pairs = layers.iter().zip(absent);
-        pairs
-            .map(|(layer, thread)| {
-                thread
-                    .and_then(|thread| thread.join().ok())
-                    .unwrap_or_else(|| layer.tree())
-            })
-            .collect()
-    });
-    trees
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(BuildError::new)
+    root.commit(&ended.touched, successors)
 }
 
 fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {

@@ -12,6 +12,7 @@ mod network;
 pub mod ops;
 pub mod plan;
 mod remote;
+mod root;
 pub mod run;
 
 use std::collections::BTreeMap;

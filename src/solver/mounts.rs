@@ -10,8 +10,8 @@ use rbuild_cache::{
 };
 use rbuild_executor::{Cancel, Mount, MountSource, Scratch, Secret, SecretVariable};
 
-use super::exec::trees;
 use super::ops::{Sources, select};
+use super::root::trees;
 use super::{Inputs, interrupted};
 use crate::error::BuildError;
 use crate::graph::{CacheOp, CacheSharing, CopyOp, CopySource, ExecOp, MountKind, MountOp};

@@ -114,6 +114,21 @@ impl Plan {
             .any(|result| !inputs.store.layer_exists(&result.layer))
     }
 
+    /// How many processes have to run on what the process `id` leaves, with no other process between.
+    pub(super) fn successors(&self, inputs: &Inputs<'_>, id: VertexId) -> usize {
+        let definition = inputs.definition;
+        let runs =
+            |id: VertexId| matches!(definition.vertex(id).op, Op::Exec(_)) && self.missing.contains(&id);
+        let follows = |other: &&VertexId| {
+            let mut below = definition.vertex(**other).base;
+            while let Some(next) = below.filter(|below| !runs(*below)) {
+                below = definition.vertex(next).base;
+            }
+            runs(**other) && below == Some(id)
+        };
+        self.missing.iter().filter(follows).count()
+    }
+
     /// The layers of a vertex' root file system, as far as they are there before anything runs.
     fn known_layers(&self, inputs: &Inputs<'_>, id: VertexId) -> Vec<LayerId> {
         let mut layers = Vec::new();

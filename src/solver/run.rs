@@ -317,7 +317,8 @@ impl Work<'_, '_> {
             name: &self.vertex.name,
         };
         let read = self.mount_inputs()?;
-        let layer = exec::run(&asking, executor, op, &self.base, &read)?;
+        let successors = self.run.plan.successors(inputs, self.id);
+        let layer = exec::run(&asking, executor, op, &self.base, &read, successors)?;
         let mut seen = vec![("base".to_owned(), keys::layer_list(&self.base))];
         let mounted = |(number, input): (usize, &MountInput)| {
             (format!("mount {number}"), keys::layer_list(&input.layers))

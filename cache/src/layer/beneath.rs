@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::entry::LayerPath;
@@ -48,6 +48,8 @@ fn open_directory(root: BorrowedFd<'_>, path: &LayerPath) -> io::Result<OwnedFd>
 pub(super) struct DirectoryCursor {
     root: OwnedFd,
     open: Vec<(Vec<u8>, OwnedFd)>,
+    /// Whether something else than a directory makes room where one is wanted.
+    replaces: bool,
 }
 
 impl DirectoryCursor {
@@ -55,7 +57,13 @@ impl DirectoryCursor {
         Self {
             root,
             open: Vec::new(),
+            replaces: false,
         }
+    }
+
+    /// From now on a file or link where a directory is to be made is replaced by one.
+    pub fn replace_links(&mut self) {
+        self.replaces = true;
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -80,6 +88,11 @@ impl DirectoryCursor {
             let parent = self.current();
             let opened = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
                 Err(Errno::NOENT) if make => {
+                    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+                    rustix::fs::openat(parent, name, flags, Mode::empty())
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) if make && self.replaces => {
+                    rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
                     rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
                     rustix::fs::openat(parent, name, flags, Mode::empty())
                 }

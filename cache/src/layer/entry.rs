@@ -233,6 +233,19 @@ impl Entry {
         }
     }
 
+    /// Says that there is nothing at `path` any more.
+    pub fn whiteout(path: LayerPath) -> Self {
+        Self {
+            path,
+            kind: Kind::Whiteout,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        }
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         matches!(self.kind, Kind::Directory { .. })

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::compress::{Compression, Compressor, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
@@ -13,6 +14,7 @@ use super::pipe::{HashWriter, ThreadWriter};
 use super::receive::{Pass, Passed, index_of};
 use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
 use super::tar_write::TarWriter;
+use super::unpack::Unpacker;
 use super::upper::walk_tree;
 use crate::digest::{DiffId, Digest, LayerId};
 use crate::error::StoreError;
@@ -136,7 +138,8 @@ impl Layer {
     /// namespace.
     pub fn unpack_to(&self, directory: &std::path::Path) -> Result<(), StoreError> {
         let source = self.store().open_blob(&self.tar()?)?;
-        index_of(source, Some((directory, self.store().ownership())), false)
+        Unpacker::new(directory, self.store().ownership())
+            .and_then(|unpacker| index_of(source, Some(unpacker), false))
             .map_err(|error| self.failed("unpacking", error))?;
         Ok(())
     }
@@ -144,7 +147,8 @@ impl Layer {
     pub(super) fn unpack_tar(&self, _lock: &KeyLock, digest: &Digest) -> Result<(), StoreError> {
         let source = self.store().open_blob(digest)?;
         let (staged, tree) = self.stage_tree()?;
-        let index = index_of(source, Some((&tree, self.store().ownership())), false)
+        let index = Unpacker::new(&tree, self.store().ownership())
+            .and_then(|unpacker| index_of(source, Some(unpacker), false))
             .map_err(|error| self.failed("unpacking", error))?;
         if self.stored_index()?.is_none() {
             self.write_index(&index)?;
@@ -209,22 +213,66 @@ impl Layer {
         let Some(form) = forms.first() else {
             return Err(self.no_form());
         };
-        match self.pass(record, form, want_tree, want_tar) {
+        let pass = || {
+            if !want_tree {
+                return self.pass(record, form, None, want_tar);
+            }
+            let (staged, tree) = self.stage_tree()?;
+            let unpacker =
+                Unpacker::new(&tree, store.ownership()).map_err(|error| self.failed("unpacking", error))?;
+            self.pass(record, form, Some(unpacker), want_tar)?;
+            if self.existing_tree().is_none() {
+                self.place_tree(&tree)?;
+            }
+            drop(staged);
+            Ok(())
+        };
+        match pass() {
             // The blob was damaged and has been removed: the origin has another.
             Err(error)
                 if is_damage(&error) && !store.has_blob(&form.digest) && store.provider().is_some() =>
             {
-                self.pass(record, form, want_tree, want_tar)
+                pass()
             }
             result => result,
         }
+    }
+
+    /// Unpacks the layer onto a root that has all layers below it, without keeping a tree of it. After an error the root is
+    /// of no use.
+    pub(super) fn unpack_onto(&self, root: &Path) -> Result<(), StoreError> {
+        let store = self.store();
+        let fail = |error| self.failed("unpacking", error);
+        let unpacker = Unpacker::onto(root, store.ownership()).map_err(fail)?;
+        if let Some((tree, _)) = self.readable_tree() {
+            let index = self.index()?;
+            let tree = fs::File::open(tree).map_err(fail)?;
+            return unpacker.copy(&index, &tree).map_err(fail);
+        }
+        let record = self.record()?;
+        let Some(digest) = self.local_tar(&record) else {
+            let lock = self.lock()?;
+            let pulled = record.compressed.iter().filter(|form| form.encoder.is_none());
+            let form = pulled.min_by_key(|form| !store.has_blob(&form.digest));
+            let form = form.ok_or_else(|| self.no_form())?;
+            self.pass(&record, form, Some(unpacker), false)?;
+            drop(lock);
+            return Ok(());
+        };
+        let source = store.open_blob(&digest)?;
+        let index = index_of(source, Some(unpacker), false).map_err(fail)?;
+        if self.stored_index()?.is_none() {
+            let _lock = self.lock()?;
+            self.write_index(&index)?;
+        }
+        Ok(())
     }
 
     pub(super) fn pass(
         &self,
         record: &LayerRecord,
         form: &CompressedForm,
-        want_tree: bool,
+        tree: Option<Unpacker>,
         want_tar: bool,
     ) -> Result<(), StoreError> {
         let store = &self.store();
@@ -238,7 +286,6 @@ impl Layer {
         let diff_id = record.diff_id.as_ref();
         // A pulled blob that is not compressed is the tar already.
         let is_tar = diff_id.is_some_and(|diff_id| diff_id.0 == form.digest);
-        let staged = if want_tree { Some(self.stage_tree()?) } else { None };
         let pass = Pass {
             source,
             size: form.size,
@@ -248,9 +295,7 @@ impl Layer {
             } else {
                 None
             },
-            tree: staged
-                .as_ref()
-                .map(|(_, tree)| (tree.as_path(), store.ownership())),
+            tree,
             diff_id,
         };
         let Passed { index, blob, tar } = pass.run().map_err(|error| self.failed("reading", error))?;
@@ -263,12 +308,6 @@ impl Layer {
         }
         if want_tar || self.stored_index()?.is_none() {
             self.write_index(&index)?;
-        }
-        if let Some((staged, tree)) = staged {
-            if self.existing_tree().is_none() {
-                self.place_tree(&tree)?;
-            }
-            drop(staged);
         }
         self.change_record(|record| {
             record.size = Some(index.size());

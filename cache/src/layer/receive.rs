@@ -8,7 +8,6 @@
 //! Nothing of it is kept unless both digests are right.
 
 use std::io::{self, Read, Write};
-use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::thread::ScopedJoinHandle;
 
@@ -17,7 +16,6 @@ use sha2::Digest as _;
 use super::assemble::IndexAssembler;
 use super::compress::Decompressor;
 use super::index::LayerIndex;
-use super::ownership::Ownership;
 use super::pipe::{Piece, PieceReader, Pool, pieces};
 use super::tar_read::TarReader;
 use super::unpack::Unpacker;
@@ -39,8 +37,8 @@ pub(super) struct Pass<'a> {
     pub blob: Option<BlobWriter>,
     /// Keeps the uncompressed tar.
     pub tar: Option<BlobWriter>,
-    /// An empty directory to unpack into.
-    pub tree: Option<(&'a Path, Ownership)>,
+    /// Unpacks it on the way.
+    pub tree: Option<Unpacker>,
     /// What the uncompressed bytes must be; with `tar`, its commit sees to it.
     pub diff_id: Option<&'a DiffId>,
 }
@@ -108,17 +106,14 @@ impl Pass<'_> {
     }
 }
 
-/// The index of the tar that `source` gives to its end, unpacked into `tree` on the way.
+/// The index of the tar that `source` gives to its end, unpacked by `unpacker` on the way.
 pub(super) fn index_of(
     source: impl Read,
-    tree: Option<(&Path, Ownership)>,
+    mut unpacker: Option<Unpacker>,
     digests: bool,
 ) -> io::Result<LayerIndex> {
     let mut reader = TarReader::layer(source);
     let mut assembler = IndexAssembler::new();
-    let mut unpacker = tree
-        .map(|(root, ownership)| Unpacker::new(root, ownership))
-        .transpose()?;
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     while let Some(member) = reader.next_entry()? {
         let entry = member.entry.clone();

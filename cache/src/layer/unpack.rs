@@ -5,6 +5,7 @@
 //! Everything goes by descriptors of directories of this tree; nothing is followed.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -14,7 +15,8 @@ use rustix::io::Errno;
 
 use super::beneath::{DirectoryCursor, proc_path};
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
-use super::index::LayerIndex;
+use super::forms::open_file;
+use super::index::{IndexEntry, LayerIndex};
 use super::ownership::{Note, Ownership, is_note, set_note, set_note_of_open};
 use super::tar_read::{TarError, TarReader};
 
@@ -31,9 +33,33 @@ pub struct Unpacker {
     ownership: Ownership,
     /// Device nodes that must not be made here; the index keeps them.
     skipped: HashSet<LayerPath>,
+    /// Whether the root has the layers below: then they are replaced, and whiteouts remove.
+    onto: bool,
 }
 
 impl Unpacker {
+    /// Unpacks onto `root`, which looks as the layers below do when they lie on each other.
+    pub(super) fn onto(root: &Path, ownership: Ownership) -> io::Result<Self> {
+        let mut unpacker = Self::new(root, ownership)?;
+        unpacker.onto = true;
+        unpacker.cursor.replace_links();
+        Ok(unpacker)
+    }
+
+    /// Makes all entries of `index`, whose files lie in `tree`. Where the file system can, they share their bytes.
+    pub(super) fn copy(mut self, index: &LayerIndex, tree: &File) -> io::Result<()> {
+        for entry in index.entries().iter().map(|e| &e.entry) {
+            match entry.kind {
+                Kind::File { .. } => {
+                    open_file(tree, &entry.path).and_then(|source| self.copied(entry, &source))
+                }
+                _ => self.other(entry),
+            }
+            .map_err(|error| at(&entry.path, error))?;
+        }
+        self.finish(index)
+    }
+
     /// Unpacks into `root`, an empty directory, with owners as `ownership` says.
     pub fn new(root: &Path, ownership: Ownership) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -50,6 +76,7 @@ impl Unpacker {
             gid,
             ownership,
             skipped: HashSet::new(),
+            onto: false,
         })
     }
 
@@ -59,8 +86,16 @@ impl Unpacker {
             return Ok(());
         }
         match &entry.kind {
-            Kind::Directory { .. } => self.directory(&entry.path),
             Kind::File { .. } => self.file(entry, data),
+            _ => self.other(entry),
+        }
+        .map_err(|error| at(&entry.path, error))
+    }
+
+    /// Makes anything but a regular file.
+    fn other(&mut self, entry: &Entry) -> io::Result<()> {
+        match &entry.kind {
+            Kind::Directory { .. } => self.directory(&entry.path),
             Kind::Symlink { target } => self
                 .node(entry, |parent, name| {
                     rustix::fs::symlinkat(target.as_slice(), parent, name)
@@ -76,9 +111,8 @@ impl Unpacker {
             Kind::BlockDevice { major, minor } => {
                 self.special(entry, FileType::BlockDevice, rustix::fs::makedev(*major, *minor))
             }
-            Kind::Whiteout => Ok(()),
+            Kind::Whiteout | Kind::File { .. } => Ok(()),
         }
-        .map_err(|error| at(&entry.path, error))
     }
 
     /// Makes what `index` says about the layer as a whole.
@@ -89,8 +123,19 @@ impl Unpacker {
             .map(|e| &e.entry)
             .filter(|e| e.kind == Kind::Whiteout)
         {
-            self.whiteout(&entry.path)
-                .map_err(|error| at(&entry.path, error))?;
+            let made = if self.onto {
+                self.remove(&entry.path)
+            } else {
+                self.whiteout(&entry.path)
+            };
+            made.map_err(|error| at(&entry.path, error))?;
+        }
+        if self.onto {
+            let opaque = |e: &&IndexEntry| matches!(e.entry.kind, Kind::Directory { opaque: true });
+            for entry in index.entries().iter().filter(opaque) {
+                self.empty_but(&entry.entry.path, index)
+                    .map_err(|error| at(&entry.entry.path, error))?;
+            }
         }
         // A hard link brings its own mode and owner, and they are those of the file from then on.
         let linked: HashSet<&LayerPath> = index
@@ -117,12 +162,51 @@ impl Unpacker {
         Ok(())
     }
 
-    fn file<R: Read>(&mut self, entry: &Entry, data: &mut TarReader<R>) -> io::Result<()> {
+    /// Removes what lies in the directory `path` and below it without being in the layer: it shone through from below.
+    fn empty_but(&mut self, path: &LayerPath, index: &LayerIndex) -> io::Result<()> {
+        let directory = self.cursor.enter(path, false)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for child in rustix::fs::Dir::read_from(&directory)? {
+            let child = child?;
+            let name = child.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        drop(directory);
+        for name in names {
+            let child = path.join(&name);
+            match index.get(&child) {
+                None => self.remove(&child)?,
+                Some(found) if found.entry.is_dir() => self.empty_but(&child, index)?,
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn new_file(&mut self, entry: &Entry) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file: OwnedFd = self.make(&entry.path, |parent, name| {
             rustix::fs::openat(parent, name, flags, mode)
         })?;
+        Ok(File::from(file))
+    }
+
+    fn copied(&mut self, entry: &Entry, source: &File) -> io::Result<()> {
+        let file = self.new_file(entry)?;
+        if rustix::fs::ioctl_ficlone(&file, source).is_err() {
+            let (mut from, mut to) = (source, &file);
+            io::copy(&mut from, &mut to)?;
+        }
+        self.finish_file(&file, entry)
+    }
+
+    fn file<R: Read>(&mut self, entry: &Entry, data: &mut TarReader<R>) -> io::Result<()> {
+        let file = self.new_file(entry)?;
         loop {
             let piece = data.data()?;
             if piece.is_empty() {
@@ -134,9 +218,13 @@ impl Unpacker {
             }
             data.consume_data(length);
         }
+        self.finish_file(&file, entry)
+    }
+
+    fn finish_file(&self, file: &File, entry: &Entry) -> io::Result<()> {
         self.own_open(file.as_fd(), entry)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
-        rustix::fs::futimens(&file, &times(entry.mtime))?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        rustix::fs::futimens(file, &times(entry.mtime))?;
         Ok(())
     }
 
@@ -274,12 +362,32 @@ impl Unpacker {
             .enter(&entry.path.parent().unwrap_or_default(), false)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(parent, entry.path.name(), flags, Mode::empty())?;
-        if opaque {
+        if self.onto {
+            self.forget_attributes(directory.as_fd())?;
+        } else if opaque {
             rustix::fs::fsetxattr(&directory, OPAQUE_XATTR, b"y", XattrFlags::empty())?;
         }
         self.own_open(directory.as_fd(), entry)?;
         rustix::fs::fchmod(&directory, Mode::from_raw_mode(entry.mode))?;
         rustix::fs::futimens(&directory, &times(entry.mtime))?;
+        Ok(())
+    }
+
+    /// Takes away what a directory of a lower layer had: the layer on top says all about it.
+    fn forget_attributes(&self, directory: BorrowedFd<'_>) -> io::Result<()> {
+        let mut names = vec![0u8; 64 << 10];
+        let length = match rustix::fs::flistxattr(directory, names.as_mut_slice()) {
+            Ok(length) => length,
+            Err(Errno::OPNOTSUPP) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty()) {
+            match rustix::fs::fremovexattr(directory, name) {
+                // What the host has put there.
+                Err(_) if name.starts_with(b"security.") => {}
+                result => result?,
+            }
+        }
         Ok(())
     }
 

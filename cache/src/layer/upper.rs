@@ -1,6 +1,7 @@
 //! The entries of a tree form: an overlay upper directory after a step, or an unpacked layer.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::beneath::proc_path;
+use super::beneath::{open_beneath, proc_path};
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::index::{IndexEntry, LayerIndex};
 use super::ownership::{Note, OWNER, Ownership, take_note};
@@ -57,71 +58,17 @@ impl Walk {
 
     fn entry(&mut self, directory: BorrowedFd<'_>, name: &[u8], path: LayerPath) -> io::Result<()> {
         let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let file_type = FileType::from_raw_mode(stat.st_mode);
-        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-        let mut kind = match file_type {
-            FileType::RegularFile => Kind::File {
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-            },
-            FileType::Directory => Kind::Directory { opaque: false },
-            FileType::Symlink => Kind::Symlink {
-                target: rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes(),
-            },
-            FileType::Fifo => Kind::Fifo,
-            FileType::CharacterDevice if (major, minor) == (0, 0) => Kind::Whiteout,
-            FileType::CharacterDevice => Kind::CharDevice { major, minor },
-            FileType::BlockDevice => Kind::BlockDevice { major, minor },
-            FileType::Socket | FileType::Unknown => return Ok(()),
-        };
-        if kind == Kind::Whiteout {
-            let entry = Entry {
-                path,
-                kind,
-                mode: 0,
-                uid: 0,
-                gid: 0,
-                mtime: Timestamp::default(),
-                xattrs: Vec::new(),
-            };
-            self.entries.push(IndexEntry {
-                entry,
-                data_offset: None,
-                digest: None,
-            });
+        let Some(mut entry) = read_entry(directory, name, path.clone(), &stat, self.ownership)? else {
             return Ok(());
-        }
-        let (mut xattrs, opaque) = xattrs(&proc_path(directory, name), self.ownership)?;
-        let owner = match self.ownership {
-            Ownership::Real => Note {
-                uid: stat.st_uid,
-                gid: stat.st_gid,
-                device: None,
-            },
-            Ownership::Emulated => take_note(file_type, &mut xattrs)?,
         };
-        if let Some(device) = owner.device {
-            kind = device.kind();
-        }
-        if let Kind::Directory { opaque: is } = &mut kind {
-            *is = opaque;
-        } else if stat.st_nlink > 1
+        let is_dir = entry.is_dir();
+        if !is_dir
+            && entry.kind != Kind::Whiteout
+            && stat.st_nlink > 1
             && let Some(target) = self.first_name(&stat, &path)
         {
-            kind = Kind::Hardlink { target };
+            entry.kind = Kind::Hardlink { target };
         }
-        let is_dir = matches!(kind, Kind::Directory { .. });
-        let entry = Entry {
-            path: path.clone(),
-            kind,
-            mode: stat.st_mode & 0o7777,
-            uid: owner.uid,
-            gid: owner.gid,
-            mtime: Timestamp {
-                seconds: stat.st_mtime,
-                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            },
-            xattrs,
-        };
         self.entries.push(IndexEntry {
             entry,
             data_offset: None,
@@ -143,6 +90,75 @@ impl Walk {
         }
         seen
     }
+}
+
+/// As [`read_entry`], for the file at `path` below `root`.
+pub(super) fn read_file_entry(
+    root: &File,
+    path: &LayerPath,
+    ownership: Ownership,
+) -> io::Result<Option<Entry>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let directory = open_beneath(root.as_fd(), &path.parent().unwrap_or_default(), flags)?;
+    let stat = rustix::fs::statat(&directory, path.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+    read_entry(directory.as_fd(), path.name(), path.clone(), &stat, ownership)
+}
+
+/// What lies at `name` in `directory`, as an entry at `path`; `None` for what no tar can hold. A file with several names is
+/// told as a file each time.
+pub(super) fn read_entry(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    path: LayerPath,
+    stat: &Stat,
+    ownership: Ownership,
+) -> io::Result<Option<Entry>> {
+    let file_type = FileType::from_raw_mode(stat.st_mode);
+    let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let mut kind = match file_type {
+        FileType::RegularFile => Kind::File {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+        },
+        FileType::Directory => Kind::Directory { opaque: false },
+        FileType::Symlink => Kind::Symlink {
+            target: rustix::fs::readlinkat(directory, name, Vec::new())?.into_bytes(),
+        },
+        FileType::Fifo => Kind::Fifo,
+        FileType::CharacterDevice if (major, minor) == (0, 0) => Kind::Whiteout,
+        FileType::CharacterDevice => Kind::CharDevice { major, minor },
+        FileType::BlockDevice => Kind::BlockDevice { major, minor },
+        FileType::Socket | FileType::Unknown => return Ok(None),
+    };
+    if kind == Kind::Whiteout {
+        return Ok(Some(Entry::whiteout(path)));
+    }
+    let (mut xattrs, is_opaque) = xattrs(&proc_path(directory, name), ownership)?;
+    let owner = match ownership {
+        Ownership::Real => Note {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            device: None,
+        },
+        Ownership::Emulated => take_note(file_type, &mut xattrs)?,
+    };
+    if let Some(device) = owner.device {
+        kind = device.kind();
+    }
+    if let Kind::Directory { opaque } = &mut kind {
+        *opaque = is_opaque;
+    }
+    Ok(Some(Entry {
+        path,
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: owner.uid,
+        gid: owner.gid,
+        mtime: Timestamp {
+            seconds: stat.st_mtime,
+            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        },
+        xattrs,
+    }))
 }
 
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;

@@ -60,7 +60,7 @@ pub(crate) fn start() -> io::Result<(OwnedFd, OwnedFd)> {
         Some(child) => Ok((child, theirs)),
         None => {
             let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            if tied.is_err() || sys::close_all_but(ours.as_fd()).is_err() {
+            if tied.is_err() || sys::close_all_but(&[ours.as_fd()]).is_err() {
                 sys::exit_now(1)
             }
             let code = match supervise(&ours) {

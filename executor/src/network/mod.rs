@@ -123,7 +123,8 @@ impl Network {
         }
     }
 
-    fn host(reason: &str) -> Network {
+    /// No network of its own.
+    pub(crate) fn host(reason: &str) -> Network {
         Network::Host(NetworkTaken {
             own: false,
             line: format!("network: the machine's, for {reason}"),
