@@ -1,4 +1,5 @@
-//! Archives made to deceive: each is refused, or read as Go's archive/tar reads it.
+//! Archives made to deceive: each is refused, or read as Go's archive/tar reads it. Tests bear the IDs (A1-1, ...) of the
+//! attacks that they hold off.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::io::Read;
@@ -78,7 +79,7 @@ fn names(bytes: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn size_of_pax_counts_for_data_and_next_header_alike() {
+fn a1_1_a1_2_size_of_pax_counts_for_data_and_next_header_alike() {
     // TARmageddon: the file data is itself a header for /etc/evil.
     let inner = [header("etc/evil", b'0', 0, "").to_vec(), vec![0; 1024]].concat();
     for ustar_size in [0, 10, 1536] {
@@ -102,7 +103,7 @@ fn size_of_pax_counts_for_data_and_next_header_alike() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused() {
+fn a1_3_what_could_be_read_in_two_ways_is_refused() {
     let file = header("f", b'0', 0, "");
     let long = |name: &str| {
         [
@@ -191,13 +192,13 @@ fn what_could_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn long_headers_take_no_memory() {
+fn a1_11_long_headers_take_no_memory() {
     let huge = [header("x", b'x', 4 << 30, "").to_vec(), vec![b'a'; 4096]].concat();
     assert!(matches!(read_all(&huge, false), Err(TarError::Pax(_))));
 }
 
 #[test]
-fn the_root_is_a_directory_and_nothing_else() {
+fn a1_7_the_root_is_a_directory_and_nothing_else() {
     for name in [".", "./", "/", "", "//."] {
         for typeflag in *b"012346" {
             let link = if typeflag == b'2' { "/tmp" } else { "" };
@@ -212,7 +213,7 @@ fn the_root_is_a_directory_and_nothing_else() {
 }
 
 #[test]
-fn whiteouts_that_are_none() {
+fn a1_10_whiteouts_that_are_none() {
     for name in [
         ".wh.",
         ".wh..",
@@ -236,7 +237,7 @@ fn whiteouts_that_are_none() {
 }
 
 #[test]
-fn attributes_of_overlayfs_do_not_come_in() {
+fn a1_13_attributes_of_overlayfs_do_not_come_in() {
     let records = [
         ("SCHILY.xattr.user.overlay.redirect", "/../../etc"),
         ("SCHILY.xattr.trusted.overlay.metacopy", "1"),
@@ -248,7 +249,7 @@ fn attributes_of_overlayfs_do_not_come_in() {
 
 /// Every byte of a good archive changed: an error or members, never a panic, and the whole of the pipeline holds.
 #[test]
-fn mutations_do_no_harm() {
+fn a1_3_mutations_do_no_harm() {
     let long = "n".repeat(150);
     let good = archive(&[
         &pax(&[("path", &long), ("mtime", "1.5"), ("SCHILY.xattr.user.a", "b")]),
