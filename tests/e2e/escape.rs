@@ -5,7 +5,7 @@
 //! A2-2b and the races of A2-4 are in `executor/tests/sandbox/race.rs`, where steps start by the hundred.
 
 // The canary, the census, hostile images.
-mod guard;
+pub mod guard;
 // What the image holds where rbuild looks for devices, users, directories: A2-1 to A2-5, A2-10 to A2-12.
 mod image;
 // What a step may do, and what it learns of the machine: A2-13 to A2-17, A2-20, A2-21.

@@ -34,6 +34,8 @@ mod errors;
 mod escape;
 // What the work costs in system calls: nothing is created or looked at without need (design D3).
 mod economy;
+// Hostile archives.
+mod extract;
 // The golden vectors of the specification.
 mod golden;
 // ADD of URLs.
@@ -58,6 +60,9 @@ mod server;
 mod reproducible;
 // Steps for other architectures, with and without an emulator.
 mod foreign;
+// Archives byte by byte.
+#[path = "../common/tar.rs"]
+mod tar;
 // Which room may use which.
 mod rooms;
 // The rules of the specification that only a build shows, one test or row each, named by their IDs.
