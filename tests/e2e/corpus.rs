@@ -64,7 +64,7 @@ fn judge(cases: &[Case], table: &Table) -> Vec<String> {
         let mut layers: Option<(&str, &[String])> = None;
         for (tier, outcome) in outcomes {
             let excepted = exceptions.iter().any(|(t, c)| t == tier.name && c == name);
-            let wrong = case.wrong(outcome);
+            let wrong = case.wrong(outcome, tier.denies());
             match (&wrong, excepted) {
                 (Some(wrong), false) => failures.push(format!("{name} in tier {}: {wrong}", tier.name)),
                 (None, true) => {

@@ -113,6 +113,18 @@ impl Env {
         }
     }
 
+    /// Where a user builds of whom the machine knows nothing: no name, no subordinate ids.
+    pub fn without_range() -> Option<Self> {
+        let stranger = User {
+            name: String::new(),
+            uid: 54321,
+            gid: 54321,
+        };
+        rustix::process::geteuid()
+            .is_root()
+            .then(|| Self::new(Some(stranger)))
+    }
+
     /// Whether builds here are root's.
     pub fn is_root(&self) -> bool {
         self.user.is_none() && rustix::process::geteuid().is_root()
@@ -167,7 +179,11 @@ impl Env {
                 let mut command = Command::new("setpriv");
                 command.arg(format!("--reuid={}", user.uid));
                 command.arg(format!("--regid={}", user.gid));
-                command.arg("--init-groups");
+                command.arg(if user.name.is_empty() {
+                    "--clear-groups"
+                } else {
+                    "--init-groups"
+                });
                 command.arg(program);
                 command
             }

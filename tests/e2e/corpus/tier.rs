@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -20,13 +20,15 @@ pub struct Tier {
 enum Who {
     /// An ordinary user with subordinate ids.
     Ordinary,
+    /// An ordinary user without.
+    Alone,
     Root,
 }
 
 pub const TIERS: [Tier; 3] = [
     Tier::new("userns", "userns", Who::Ordinary),
-    Tier::new("userns-single", "userns-single", Who::Ordinary),
     Tier::new("root", "root", Who::Root),
+    Tier::new("userns-single", "userns-single", Who::Alone),
 ];
 
 /// Whether a tier was asked for.
@@ -39,6 +41,7 @@ pub fn selected(tier: &Tier) -> bool {
 pub struct Place {
     tier: Tier,
     env: Env,
+    contexts: PathBuf,
 }
 
 impl Tier {
@@ -46,21 +49,31 @@ impl Tier {
         Self { name, isolation, who }
     }
 
+    /// Whether the kernel knows the users of the image apart.
+    pub fn denies(self) -> bool {
+        self.who != Who::Alone
+    }
+
     /// Makes the store; `None`, with a note, where the tier cannot be entered.
     pub fn open(self, bases: &Bases) -> Option<Place> {
         let env = match self.who {
             Who::Ordinary => Env::ordinary(),
+            Who::Alone => Env::without_range(),
             Who::Root => Env::root(),
         };
         let Some(env) = env else {
             eprintln!("skipped: the tier {}: no such user to build as", self.name);
             return None;
         };
-        let place = Place { tier: self, env };
-        let ca = place.env.path("ca");
-        fs::create_dir(&ca).unwrap();
-        fs::copy(&bases.ca, ca.join("ca.crt")).unwrap();
-        readable(&ca);
+        let contexts = env.path("contexts");
+        fs::create_dir_all(contexts.join("ca")).unwrap();
+        fs::copy(&bases.ca, contexts.join("ca/ca.crt")).unwrap();
+        readable(&contexts);
+        let place = Place {
+            tier: self,
+            env,
+            contexts,
+        };
         for (base, name) in [
             (&bases.busybox, "busybox"),
             (&bases.debian, "debian:bookworm-slim"),
@@ -74,7 +87,7 @@ impl Tier {
 impl Place {
     /// Builds one case.
     pub fn build(&self, case: &Case) -> Outcome {
-        let context = self.env.path(&case.name);
+        let context = self.contexts.join(&case.name);
         let copied = Command::new("cp")
             .arg("-r")
             .arg(&case.directory)
@@ -83,7 +96,7 @@ impl Place {
         assert!(copied.unwrap().success());
         readable(&context);
         let isolation = format!("--isolation={}", self.tier.isolation);
-        let ca = format!("ca={}", self.env.path("ca").display());
+        let ca = format!("ca={}", self.contexts.join("ca").display());
         let began = Instant::now();
         let run = self.env.rbuild([
             "build",
