@@ -9,6 +9,9 @@ pub enum Error {
     /// The value of `--isolation` is unknown or not supported.
     #[error("{0}")]
     Isolation(String),
+    /// Limits that contradict each other.
+    #[error("{0}")]
+    Limits(String),
     /// No isolation can be had on this machine; the text says which setting is in the way.
     #[error("entering the build sandbox: {reason}")]
     Unavailable {

@@ -14,13 +14,15 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use crate::cover::{Cover, wait_for_tick};
 use crate::enter::{Means, enter};
 use crate::inroot::Created;
+use crate::limits::Limits;
 use crate::protocol::{
     self, Report, Request, order, receive_network_taken, receive_report, send_network, send_request,
 };
 use crate::spawner::{self, Plan};
 use crate::spec::pack;
 use crate::{
-    Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership, Rootfs,
+    Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership, Resources,
+    Rootfs,
 };
 
 /// The process inside its namespaces, with the spawner beside it. Share it among threads.
@@ -29,9 +31,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Executor {
     line: String,
+    warnings: Vec<String>,
     ownership: Ownership,
     means: Means,
     snapshots: Snapshots,
+    limits: Limits,
     control: OwnedFd,
     /// A pidfd.
     spawner: OwnedFd,
@@ -73,6 +77,16 @@ impl Executor {
     /// executor keeps its stub layer there, and the caller removes it after the build. From here on
     /// file owners are those of the namespace: the process is uid 0 in it.
     pub fn enter(isolation: Isolation, scratch: &Path) -> Result<Executor, Error> {
+        Executor::enter_with(isolation, scratch, &Resources::default())
+    }
+
+    /// The same, with limits for each step.
+    pub fn enter_with(
+        isolation: Isolation,
+        scratch: &Path,
+        resources: &Resources,
+    ) -> Result<Executor, Error> {
+        resources.check()?;
         let scratch = scratch
             .canonicalize()
             .map_err(|e| Error::internal(format!("finding {}", scratch.display()), e))?;
@@ -83,6 +97,8 @@ impl Executor {
             ownership: entered.ownership,
             means: entered.means,
         };
+        // Before the spawner is there: it has to follow the builder into its cgroup.
+        let (limits, warnings) = Limits::make(resources)?;
         let (spawner, control) = spawner::spawn(&plan)?;
         let snapshots = match entered.means.mounts && spawner::can_overlay(&plan.scratch) {
             true => Snapshots::Overlay,
@@ -90,6 +106,8 @@ impl Executor {
         };
         Ok(Executor {
             line: entered.line,
+            warnings,
+            limits,
             ownership: entered.ownership,
             means: entered.means,
             snapshots,
@@ -102,6 +120,16 @@ impl Executor {
     /// Which isolation was taken, in one line.
     pub fn describe(&self) -> String {
         self.line.clone()
+    }
+
+    /// Bytes of memory that each step may use.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.limits.memory()
+    }
+
+    /// What was asked for and cannot be had, one line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// How owners lie on the disk from now on.
@@ -193,8 +221,9 @@ impl Executor {
         let (reports, theirs) =
             protocol::sockets().map_err(|e| Error::internal("making the step's socket", e))?;
         let cover = self.prepare(spec)?;
+        let (group, limited) = self.limits.begin(spec)?;
         let (spec_file, secrets) =
-            describe_step(spec).map_err(|e| Error::internal("describing the step", e))?;
+            describe_step(&limited).map_err(|e| Error::internal("describing the step", e))?;
         let request = Request {
             spec: spec_file,
             secrets,
@@ -205,7 +234,13 @@ impl Executor {
         send_request(self.control.as_fd(), &request).map_err(|e| Error::internal("starting the step", e))?;
         drop(request);
 
-        let (result, created) = self.follow(&reports, cancel);
+        let (mut result, created) = self.follow(&reports, cancel);
+        if let (Ok(exit), Some(group)) = (&mut result, &group)
+            && !exit.success()
+            && group.ran_out_of_memory()
+        {
+            *exit = Exit::OutOfMemory;
+        }
         let mut touched = Vec::new();
         if !created.is_empty() {
             remove_mount_points(spec.rootfs.changed(), &created)?;

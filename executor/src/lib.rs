@@ -13,6 +13,7 @@
 mod attach;
 mod cancel;
 mod caps;
+mod cgroup;
 mod chroot;
 mod cover;
 mod emulation;
@@ -30,6 +31,7 @@ mod network;
 mod privilege;
 mod program;
 mod protocol;
+mod resources;
 mod seccomp;
 pub mod signals;
 mod spawner;
@@ -41,7 +43,6 @@ mod user;
 mod warden;
 
 pub use cancel::Cancel;
-
 pub use error::Error;
 pub use executor::{Ended, Executor, Snapshots};
 pub use isolation::{Isolation, Ownership};
@@ -49,6 +50,7 @@ pub use limits::{LimitError, Rlimit};
 pub use machines::{Emulation, Registration, architectures, emulation, native_architecture, registrations};
 pub use network::{NetworkPlan, NetworkTaken};
 pub use privilege::{Capabilities, CapabilityError, Privileges, SystemCalls};
+pub use resources::Resources;
 pub use seccomp::{ProfileError, check_profile};
 pub use spec::{
     Dns, ExecSpec, Exit, Mount, MountSource, Network, Rootfs, Scratch, Script, Secret, SecretVariable,

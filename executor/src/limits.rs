@@ -1,11 +1,13 @@
 //! Resource limits by docker's names (`--ulimit`).
 
+use std::borrow::Cow;
 use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, sys};
+use crate::cgroup::{Cgroups, StepGroup};
+use crate::{Error, ExecSpec, Resources, sys};
 
 const NAMES: [(&str, u32); 15] = [
     ("core", libc::RLIMIT_CORE),
@@ -107,6 +109,70 @@ impl Rlimit {
             .map(|(_, resource)| *resource)
             .ok_or_else(|| Error::Setup(format!("setting limits: unknown limit {:?}", self.name)))
     }
+}
+
+/// How the steps of a build are limited.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    cgroups: Option<Cgroups>,
+    memory: Option<u64>,
+    address_space: Option<u64>,
+}
+
+impl Limits {
+    /// Prepares what is needed for `resources`; what cannot be enforced, and why, is said in the second value. The
+    /// process has one thread.
+    pub(crate) fn make(resources: &Resources) -> Result<(Limits, Vec<String>), Error> {
+        let (cgroups, refused) = Cgroups::make(resources)?;
+        let mut address_space = None;
+        let warnings = refused.into_iter().map(|refused| {
+            let flags = refused.flags.join(", ");
+            let reason = refused.reason;
+            match resources.memory {
+                Some(bytes) if refused.flags.contains(&"--memory") => {
+                    address_space = Some(bytes);
+                    format!(
+                        "{flags}: no cgroup can be made ({reason}); instead each process of a step gets {bytes} bytes \
+                         of address space, and all of them together as much as they take"
+                    )
+                }
+                _ => format!("{flags}: not enforced ({}: {reason})", refused.controller.name()),
+            }
+        });
+        let warnings = warnings.collect();
+        let limits = Limits {
+            cgroups,
+            memory: resources.memory,
+            address_space,
+        };
+        Ok((limits, warnings))
+    }
+
+    /// Bytes of memory of a step.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        self.memory
+    }
+
+    /// The step as it is limited, and its cgroup while it runs.
+    pub(crate) fn begin<'a>(
+        &self,
+        spec: &'a ExecSpec,
+    ) -> Result<(Option<StepGroup>, Cow<'a, ExecSpec>), Error> {
+        let group = self.cgroups.as_ref().map(Cgroups::begin).transpose()?;
+        if group.is_none() && self.address_space.is_none() {
+            return Ok((None, Cow::Borrowed(spec)));
+        }
+        let mut limited = spec.clone();
+        limited.address_space = self.address_space;
+        limited.cgroups = group.as_ref().map(StepGroup::entrances).unwrap_or_default();
+        Ok((group, Cow::Owned(limited)))
+    }
+}
+
+/// Limits the address space of this process and those that come from it.
+pub(crate) fn limit_address_space(bytes: u64) -> Result<(), Error> {
+    sys::set_limit(libc::RLIMIT_AS, bytes, bytes)
+        .map_err(|error| Error::Setup(format!("limiting the address space: {error}")))
 }
 
 #[cfg(test)]

@@ -49,6 +49,12 @@ pub struct ExecSpec {
     pub privileges: Privileges,
     /// The programs are those of the machine's 32-bit predecessor: `uname` tells its name.
     pub is_32_bit: bool,
+    /// Files that let the step into its cgroups.
+    #[serde(default)]
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// Bytes of address space of each process, where there is no cgroup for memory.
+    #[serde(default)]
+    pub(crate) address_space: Option<u64>,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
     /// What is mounted beside the root.
@@ -89,6 +95,8 @@ impl ExecSpec {
             ulimits: Vec::new(),
             privileges: Privileges::default(),
             is_32_bit: false,
+            cgroups: Vec::new(),
+            address_space: None,
             shm_size: ExecSpec::DEFAULT_SHM_SIZE,
             mounts: Vec::new(),
             secret_env: Vec::new(),

@@ -22,7 +22,9 @@ use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs, Secret};
 use crate::user::{self, Identity};
-use crate::{Error, Ownership, attach, caps, chroot, emulation, network, program, sys, trust};
+use crate::{
+    Error, Ownership, attach, caps, cgroup, chroot, emulation, limits, network, program, sys, trust,
+};
 
 /// What all steps of a build share; made once by the spawner.
 #[derive(Debug)]
@@ -75,6 +77,7 @@ fn prepare(
     supervisor: Option<&OwnedFd>,
 ) -> Result<Infallible, Error> {
     die_with_spawner()?;
+    cgroup::enter(&spec.cgroups)?;
     rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
     rustix::process::umask(Mode::empty());
     // Before /sys is mounted, which shows the interfaces of the network that it is mounted in.
@@ -101,6 +104,9 @@ fn prepare(
     let identity = user::resolve_in(root.as_fd(), &spec.user)?;
     let cwd = working_directory(root.as_fd(), &spec.cwd)?;
 
+    if let Some(bytes) = spec.address_space {
+        limits::limit_address_space(bytes)?;
+    }
     for limit in &spec.ulimits {
         if supervisor.is_some() && limit.name == "locks" {
             return Err(Error::Start(

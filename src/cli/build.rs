@@ -13,6 +13,7 @@ mod proxies;
 mod received;
 pub mod report;
 mod request;
+mod resources;
 mod transfers;
 
 use std::cell::{OnceCell, RefCell};
@@ -354,13 +355,20 @@ impl<'a> Build<'a> {
         // The sandbox is entered by a process of one thread.
         let mut interrupts = self.interrupts.borrow_mut();
         interrupts.pause();
-        let executor = Executor::enter(self.options.isolation, scratch.path()).map_err(BuildError::new)?;
+        let executor = Executor::enter_with(self.options.isolation, scratch.path(), &self.options.resources)
+            .map_err(BuildError::new)?;
         interrupts.watch().map_err(BuildError::new)?;
         store.set_ownership(match executor.ownership() {
             rbuild_executor::Ownership::Real => Ownership::Real,
             rbuild_executor::Ownership::Emulated => Ownership::Emulated,
         });
         self.progress.emit(Event::Note(executor.describe()));
+        for message in executor.warnings() {
+            self.progress.emit(Event::Warning {
+                message: message.clone(),
+                location: None,
+            });
+        }
         store.sweep_temporary().map_err(BuildError::new)?;
         Ok((executor, scratch))
     }

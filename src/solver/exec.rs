@@ -54,7 +54,7 @@ pub(super) fn run(
     }
     let ended = exit.map_err(|error| failed_to_start(op, error))?;
     if !ended.exit.success() {
-        return Err(failed(op, ended.exit));
+        return Err(failed(op, ended.exit, executor.memory_limit()));
     }
     root.commit(&ended.touched, successors)
 }
@@ -152,12 +152,20 @@ fn forward(sink: &dyn Sink, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd) {
 }
 
 /// BuildKit's words (spec R8).
-fn failed(op: &ExecOp, exit: Exit) -> BuildError {
+fn failed(op: &ExecOp, exit: Exit, memory: Option<u64>) -> BuildError {
     let command = op.args.join(" ");
-    BuildError::message(format!(
+    let text = format!(
         "process \"{command}\" did not complete successfully: exit code: {}",
         exit.code()
-    ))
+    );
+    if exit != Exit::OutOfMemory {
+        return BuildError::message(text);
+    }
+    let hint = match memory {
+        Some(bytes) => format!("each step may use {bytes} bytes of memory: raise --memory"),
+        None => "this machine ran out of memory: give it more, or build less at the same time".to_owned(),
+    };
+    BuildError::message(format!("{text}: killed: out of memory")).hint(Some(hint))
 }
 
 fn failed_to_start(op: &ExecOp, error: rbuild_executor::Error) -> BuildError {

@@ -44,6 +44,8 @@ mod http;
 mod kill;
 // The network of RUN: what can be reached, and what stays in no image.
 mod network;
+// Memory, processors and processes of steps.
+mod limits;
 // One build for several platforms.
 mod platforms;
 // Capabilities, entitlements, system calls.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rbuild_executor::{Isolation, Rlimit};
+use rbuild_executor::{Isolation, Resources, Rlimit};
 
 use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
@@ -13,6 +13,7 @@ use super::dockerfile::DockerfileSource;
 use super::handed::HandedArgs;
 use super::network::{NetworkArgs, NetworkOptions};
 use super::received::{ContextPlace, is_web};
+use super::resources::ResourceArgs;
 use crate::cli::human;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
@@ -105,6 +106,8 @@ pub struct BuildArgs {
     handed: HandedArgs,
     #[command(flatten)]
     confinement: ConfinementArgs,
+    #[command(flatten)]
+    resources: ResourceArgs,
     /// How RUN steps are kept apart from the machine: auto, userns, userns-single or root
     #[arg(
         long,
@@ -198,6 +201,8 @@ pub struct BuildOptions {
     /// `--ssh`.
     pub agents: Vec<AgentSource>,
     volumes: Vec<MountOp>,
+    /// `--memory`, `--cpus`, `--resource` and the like.
+    pub resources: Resources,
     source_date_epoch: Option<i64>,
 }
 
@@ -285,6 +290,7 @@ impl BuildOptions {
             allow: args.allow,
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
+            resources: args.resources.resources()?,
             stop_grace: args.confinement.stop_grace,
             volumes: args.handed.volumes()?,
             secrets: args.handed.secrets,
