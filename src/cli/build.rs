@@ -216,6 +216,7 @@ impl<'a> Build<'a> {
             ..FetchOptions::default()
         };
         let http = HttpSource::new(store.clone(), registry.clone(), options)
+            .with_secrets(&self.secrets)
             .with_progress(transfers::files_shown_by(self.progress.clone()));
         Remotes { http }
     }

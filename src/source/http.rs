@@ -16,6 +16,7 @@ use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
 use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Record, Store};
 use sha2::Digest as _;
 
+use super::secret::Secrets;
 use crate::error::BuildError;
 use crate::frontend::HttpRequest;
 use crate::graph::address::decoded;
@@ -39,6 +40,8 @@ pub struct HttpSource {
     progress: Option<FetchProgress>,
     /// `Authorization` by address, as far as this build gave one.
     authorizations: Arc<Mutex<HashMap<String, String>>>,
+    /// `Authorization` by host, with its port or for all ports.
+    hosts: Arc<HashMap<String, String>>,
 }
 
 /// A file that is in the store.
@@ -58,6 +61,7 @@ impl HttpSource {
             options,
             progress: None,
             authorizations: Arc::default(),
+            hosts: Arc::default(),
         }
     }
 
@@ -68,6 +72,41 @@ impl HttpSource {
             progress: Some(progress),
             ..self
         }
+    }
+
+    /// Takes credentials of hosts from the build's secrets: `HTTP_AUTH_HEADER_<host>` is a whole header,
+    /// `HTTP_AUTH_TOKEN_<host>` a bearer token (spec D5). What an address says itself goes first.
+    #[must_use]
+    pub fn with_secrets(self, secrets: &Secrets) -> Self {
+        let value = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let mut hosts = HashMap::new();
+        for (id, secret) in secrets.iter() {
+            if let Some(host) = id.strip_prefix("HTTP_AUTH_TOKEN_") {
+                let header = format!("Bearer {}", value(secret.bytes()));
+                hosts.entry(host.to_ascii_lowercase()).or_insert(header);
+            } else if let Some(host) = id.strip_prefix("HTTP_AUTH_HEADER_") {
+                hosts.insert(host.to_ascii_lowercase(), value(secret.bytes()));
+            }
+        }
+        Self {
+            hosts: Arc::new(hosts),
+            ..self
+        }
+    }
+
+    /// The `Authorization` for an address.
+    fn authorization(&self, url: &str) -> Option<String> {
+        if let Some(own) = lock(&self.authorizations).get(url) {
+            return Some(own.clone());
+        }
+        let host = url
+            .split_once("://")?
+            .1
+            .split(['/', '?'])
+            .next()?
+            .to_ascii_lowercase();
+        let bare = host.rsplit_once(':').map_or(host.as_str(), |(bare, _)| bare);
+        self.hosts.get(&host).or_else(|| self.hosts.get(bare)).cloned()
     }
 
     /// What is at the address now. Asks the server unless the request has a digest; fetches what is new.
@@ -165,7 +204,7 @@ impl HttpSource {
         loop {
             let request = FetchRequest {
                 url: url.to_owned(),
-                authorization: lock(&self.authorizations).get(url).cloned(),
+                authorization: self.authorization(url),
                 known: known
                     .as_ref()
                     .map(|(_, validators)| validators.clone())

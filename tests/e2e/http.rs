@@ -265,6 +265,13 @@ fn credentials_go_to_their_server_and_nowhere_else() {
             assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{}", folder.display());
         }
         fs::remove_dir_all(layout).unwrap();
+        // The same by a secret.
+        let host = server.address().to_string();
+        let secret = env.write("header", "Basic bWU6czNjcjN0\n");
+        let source = format!("--secret=id=HTTP_AUTH_HEADER_{host},src={}", secret.display());
+        let body = format!("FROM scratch\nADD {} /by-secret", server.url("/g"));
+        build(env, &body, &env.path("layout"), &[&source]).ok();
+        fs::remove_dir_all(env.path("layout")).unwrap();
         let said = refused(env, &format!("ADD {} /x", server.url("/f")), &[]);
         assert!(said.contains("invalid response status 401"), "{said}");
         let said = refused(env, &format!("ADD {}x /x", url("/f").replace("me:", "you:")), &[]);
