@@ -232,7 +232,7 @@ fn resolver_and_hosts_are_as_told() {
 }
 
 #[test]
-fn proxies_reach_steps_and_nothing_else() {
+fn a9_proxies_reach_steps_and_nothing_else() {
     as_every_user(|env| {
         env.base();
         let text = "FROM base\nRUN echo \"<$HTTP_PROXY|$https_proxy|$no_proxy>\"\n";
