@@ -18,6 +18,9 @@ const FILE_SYSTEM: u64 = capability(0) // CHOWN
     | capability(32); // MAC_OVERRIDE
 
 pub(super) const CHOWN: u64 = capability(0);
+pub(super) const DAC_OVERRIDE: u64 = capability(1);
+pub(super) const DAC_READ_SEARCH: u64 = capability(2);
+pub(super) const FOWNER: u64 = capability(3);
 pub(super) const SETGID: u64 = capability(6);
 pub(super) const SETUID: u64 = capability(7);
 const SETPCAP: u64 = capability(8);

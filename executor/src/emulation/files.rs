@@ -333,7 +333,7 @@ fn with_umask<T>(task: &Task<'_>, make: impl FnOnce() -> T) -> T {
 }
 
 /// The directory and the name in it; `None` when the name is none that can be created.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = path.iter().rposition(|b| *b != b'/')? + 1;
     let path = &path[..end];
     let (above, name) = match path.iter().rposition(|b| *b == b'/') {

@@ -5,8 +5,8 @@
 
 use crate::seccomp::{Arguments, Filter};
 
-/// `O_CREAT`, and the bit that tells `O_TMPFILE` from `O_DIRECTORY`.
-const CREATES: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+/// The same number everywhere.
+pub(super) const FCHMODAT2: i64 = 452;
 
 /// The numbers of calls that not every machine has.
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +20,15 @@ pub(super) mod legacy {
     pub(in crate::emulation) const MKDIR: i64 = libc::SYS_mkdir;
     pub(in crate::emulation) const MKNOD: i64 = libc::SYS_mknod;
     pub(in crate::emulation) const SYMLINK: i64 = libc::SYS_symlink;
+    pub(in crate::emulation) const FUTIMESAT: i64 = libc::SYS_futimesat;
+    pub(in crate::emulation) const UTIMES: i64 = libc::SYS_utimes;
+    pub(in crate::emulation) const UTIME: i64 = libc::SYS_utime;
+    pub(in crate::emulation) const CHMOD: i64 = libc::SYS_chmod;
+    pub(in crate::emulation) const LINK: i64 = libc::SYS_link;
+    pub(in crate::emulation) const RENAME: i64 = libc::SYS_rename;
+    pub(in crate::emulation) const RMDIR: i64 = libc::SYS_rmdir;
+    pub(in crate::emulation) const UNLINK: i64 = libc::SYS_unlink;
+    pub(in crate::emulation) const ACCESS: i64 = libc::SYS_access;
 }
 
 /// Numbers that no call has.
@@ -34,10 +43,43 @@ pub(super) mod legacy {
     pub(in crate::emulation) const MKDIR: i64 = -7;
     pub(in crate::emulation) const MKNOD: i64 = -8;
     pub(in crate::emulation) const SYMLINK: i64 = -9;
+    pub(in crate::emulation) const ACCESS: i64 = -18;
+    pub(in crate::emulation) const UNLINK: i64 = -17;
+    pub(in crate::emulation) const RMDIR: i64 = -16;
+    pub(in crate::emulation) const RENAME: i64 = -15;
+    pub(in crate::emulation) const LINK: i64 = -14;
+    pub(in crate::emulation) const CHMOD: i64 = -13;
+    pub(in crate::emulation) const UTIME: i64 = -12;
+    pub(in crate::emulation) const UTIMES: i64 = -11;
+    pub(in crate::emulation) const FUTIMESAT: i64 = -10;
 }
 
 /// Answered whatever the arguments.
 const ALWAYS: &[i64] = &[
+    legacy::OPEN,
+    libc::SYS_openat,
+    legacy::ACCESS,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_chdir,
+    libc::SYS_fchdir,
+    legacy::UNLINK,
+    legacy::RMDIR,
+    libc::SYS_unlinkat,
+    legacy::RENAME,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    legacy::LINK,
+    libc::SYS_linkat,
+    legacy::CHMOD,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_truncate,
+    legacy::UTIME,
+    legacy::UTIMES,
+    legacy::FUTIMESAT,
+    libc::SYS_utimensat,
     legacy::STAT,
     legacy::LSTAT,
     libc::SYS_fstat,
@@ -90,8 +132,6 @@ const ALWAYS: &[i64] = &[
 /// The filter.
 pub(crate) fn notifying() -> Option<Filter> {
     let sometimes = [
-        (legacy::OPEN, Arguments::Bits(1, CREATES)),
-        (libc::SYS_openat, Arguments::Bits(2, CREATES)),
         (libc::SYS_prctl, Arguments::Value(0, libc::PR_SET_KEEPCAPS as u32)),
         (libc::SYS_prlimit64, Arguments::Value(1, super::task::TAG)),
         (libc::SYS_getrlimit, Arguments::Value(0, super::task::TAG)),

@@ -3,11 +3,11 @@
 //! In such a namespace every file belongs to one user and every process is that user, its root. A *supervisor*, a process
 //! beside each step, answers the calls that deal with anything else (seccomp user notification): chown notes the
 //! owner on the file ([`note`]), stat shows it, setuid and its kind change what the process believes to be
-//! ([`credentials`]), getuid and its kind tell it. Everything that it does not have to know better it leaves to the kernel, so
+//! ([`credentials`]), getuid and its kind tell it, and what it may do to files is decided by it ([`permission`]). Everything that it does not have to know better it leaves to the kernel, so
 //! that errors, modes, times, copies on write and file capabilities are the kernel's own.
 //!
-//! What is not kept apart: whether a process may read or write an existing file is the kernel's decision for the one id, which is root's.
-//! `/proc/PID/status` and credentials passed over sockets show that one id. A supervisor has no more rights than the
+//! What is not kept apart: `/proc/PID/status` and credentials passed over sockets show that one id; access control lists
+//! name nobody else. A supervisor has no more rights than the
 //! step, so a step that deceives it gains nothing.
 
 mod credentials;
@@ -15,6 +15,7 @@ mod files;
 mod filter;
 mod identity;
 mod note;
+mod permission;
 mod task;
 
 use std::io;
@@ -35,14 +36,18 @@ use serde::{Deserialize, Serialize};
 
 use self::credentials::{Change, Credentials};
 use self::files::{Asked, New, current};
-use self::filter::legacy;
+use self::filter::{FCHMODAT2, legacy};
 use self::note::Notes;
+use self::permission::{EXECUTE, NameChange, Named, WRITE};
 use self::task::{Known, Task};
 use crate::sys::{self, Answer, Notification};
 use crate::user::Identity;
 use crate::{Error, mounts, protocol};
 
 pub(crate) use self::filter::notifying;
+
+/// The bit that tells `O_TMPFILE` from `O_DIRECTORY`.
+const NAMELESS: OFlags = OFlags::from_bits_retain((libc::O_TMPFILE & !libc::O_DIRECTORY) as u32);
 
 /// What a step tells its supervisor, beside two descriptors: the listener and the mount namespace.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,6 +134,9 @@ fn supervise(socket: &OwnedFd) -> Result<(), Error> {
     let mut supervisor = Supervisor {
         known: Known::new(first),
         notes: Notes::default(),
+        processes: rustix::fs::fstat(&processes)
+            .map_err(|e| fail("looking at /proc")(e.into()))?
+            .st_dev,
         executed: false,
     };
     supervisor
@@ -164,6 +172,8 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Start, OwnedFd, OwnedFd)>> {
 struct Supervisor {
     known: Known,
     notes: Notes,
+    /// The device of the supervisor's `/proc`.
+    processes: u64,
     /// Has the command been executed? Before, the sandbox makes itself, and the kernel knows best.
     executed: bool,
 }
@@ -234,6 +244,44 @@ impl Supervisor {
             }
         }
         match call {
+            legacy::ACCESS | libc::SYS_faccessat | libc::SYS_faccessat2 => {
+                let (directory, path, mode, flags) = match call {
+                    legacy::ACCESS => (current(), args[0], args[1], 0),
+                    libc::SYS_faccessat => (args[0] as i32, args[1], args[2], 0),
+                    _ => (args[0] as i32, args[1], args[2], args[3] as i32),
+                };
+                if self.known.all_root() {
+                    return Ok(Reply::Continue);
+                }
+                let Ok(path) = path_of(task, path, flags) else {
+                    return Ok(Reply::Continue);
+                };
+                let named = Named {
+                    directory,
+                    path: &path,
+                    follow: flags & libc::AT_SYMLINK_NOFOLLOW == 0,
+                };
+                self.reply_to_access(task, named, mode as u32, flags & libc::AT_EACCESS != 0)
+            }
+            libc::SYS_chdir
+            | libc::SYS_fchdir
+            | legacy::UNLINK
+            | legacy::RMDIR
+            | libc::SYS_unlinkat
+            | legacy::RENAME
+            | libc::SYS_renameat
+            | libc::SYS_renameat2
+            | legacy::LINK
+            | libc::SYS_linkat
+            | legacy::CHMOD
+            | libc::SYS_fchmod
+            | libc::SYS_fchmodat
+            | FCHMODAT2
+            | libc::SYS_truncate
+            | legacy::UTIME
+            | legacy::UTIMES
+            | legacy::FUTIMESAT
+            | libc::SYS_utimensat => self.reply_to_change(task, call, args),
             legacy::STAT | legacy::LSTAT | libc::SYS_fstat | libc::SYS_newfstatat | libc::SYS_statx => {
                 self.reply_to_stat(task, call, args)
             }
@@ -302,6 +350,14 @@ impl Supervisor {
             return Ok(Reply::Continue);
         };
         let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+        if let Some(caller) = self.confined(task)? {
+            let named = Named {
+                directory,
+                path: &path,
+                follow,
+            };
+            self.check_access(task, &caller, named, 0)?;
+        }
         match task.place(&self.known, directory, &path, follow) {
             Ok(place) if !path.is_empty() || flags & libc::AT_EMPTY_PATH != 0 => {
                 self.stat(task, place, asked)
@@ -357,7 +413,7 @@ impl Supervisor {
                 let field = |at: usize| how[at..].first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
                 let flags = flags(field(0));
                 // With rules for the way to the file only the kernel finds it.
-                if !flags.intersects(OFlags::CREATE | OFlags::TMPFILE) || field(16) != 0 {
+                if field(16) != 0 {
                     return Ok(Reply::Continue);
                 }
                 (args[0] as i32, args[1], New::File(flags, field(8) as u32))
@@ -378,10 +434,97 @@ impl Supervisor {
                 (directory, path, New::Symlink(&target))
             }
         };
+        if let New::File(flags, _) = new
+            && self.known.all_root()
+            && !flags.intersects(OFlags::CREATE | NAMELESS)
+        {
+            return Ok(Reply::Continue);
+        }
         let Ok(path) = task.text(path) else {
             return Ok(Reply::Continue);
         };
-        self.create(task, directory, &path, new)
+        if let Some(caller) = self.confined(task)? {
+            let named = Named {
+                directory,
+                path: &path,
+                follow: true,
+            };
+            match new {
+                New::File(flags, _) => self.check_open(task, &caller, named, flags)?,
+                _ => self.check_change_of_name(task, &caller, named, NameChange::Make)?,
+            }
+        }
+        match new {
+            New::File(flags, _) if !flags.intersects(OFlags::CREATE | NAMELESS) => Ok(Reply::Continue),
+            _ => self.create(task, directory, &path, new),
+        }
+    }
+
+    /// Calls that the kernel would refuse to some.
+    fn reply_to_change(&self, task: &Task<'_>, call: i64, args: &[u64; 6]) -> Result<Reply, Errno> {
+        let Some(caller) = self.confined(task)? else {
+            return Ok(Reply::Continue);
+        };
+        let descriptor = |at: usize| args[at] as i32;
+        let path_at = |at: usize| path_of(task, args[at], libc::AT_EMPTY_PATH);
+        let named = |directory: i32, at: usize, follow: bool| -> Result<(i32, Vec<u8>, bool), Errno> {
+            Ok((directory, path_at(at)?, follow))
+        };
+        let follow = |flags: u64| flags as i32 & libc::AT_SYMLINK_NOFOLLOW == 0;
+        let subject = match call {
+            libc::SYS_fchdir | libc::SYS_fchmod => Ok((descriptor(0), Vec::new(), true)),
+            libc::SYS_unlinkat => named(descriptor(0), 1, false),
+            libc::SYS_renameat | libc::SYS_renameat2 => named(descriptor(0), 1, false),
+            libc::SYS_linkat => named(descriptor(2), 3, false),
+            legacy::LINK => named(current(), 1, false),
+            libc::SYS_fchmodat => named(descriptor(0), 1, true),
+            FCHMODAT2 => named(descriptor(0), 1, follow(args[3])),
+            legacy::FUTIMESAT => named(descriptor(0), 1, true),
+            libc::SYS_utimensat => named(descriptor(0), 1, follow(args[3])),
+            _ => named(current(), 0, true),
+        };
+        // What is wrong with the path, the kernel says.
+        let Ok((directory, path, follow)) = subject else {
+            return Ok(Reply::Continue);
+        };
+        let named = Named {
+            directory,
+            path: &path,
+            follow,
+        };
+        match call {
+            libc::SYS_chdir | libc::SYS_fchdir => self.check_access(task, &caller, named, EXECUTE)?,
+            libc::SYS_truncate => self.check_access(task, &caller, named, WRITE)?,
+            legacy::CHMOD | libc::SYS_fchmod | libc::SYS_fchmodat | FCHMODAT2 => {
+                self.check_owner(task, &caller, named)?;
+            }
+            legacy::UTIME | legacy::UTIMES => self.check_times(task, &caller, named, args[1] == 0)?,
+            legacy::FUTIMESAT => self.check_times(task, &caller, named, args[2] == 0)?,
+            libc::SYS_utimensat => {
+                let now = args[2] == 0 || is_now(task, args[2])?;
+                self.check_times(task, &caller, named, now)?;
+            }
+            legacy::LINK | libc::SYS_linkat => {
+                self.check_change_of_name(task, &caller, named, NameChange::Make)?
+            }
+            _ => self.check_change_of_name(task, &caller, named, NameChange::Remove)?,
+        }
+        let target = match call {
+            legacy::RENAME => Some((current(), 1)),
+            libc::SYS_renameat | libc::SYS_renameat2 => Some((descriptor(2), 3)),
+            _ => None,
+        };
+        if let Some((directory, at)) = target
+            && let Ok(path) = path_at(at)
+        {
+            let named = Named {
+                directory,
+                path: &path,
+                follow: false,
+            };
+            self.check_change_of_name(task, &caller, named, NameChange::Replace)?;
+        }
+        Ok(Reply::Continue)
     }
 
     fn reply_about_identity(&mut self, task: &Task<'_>, call: i64, args: &[u64; 6]) -> Result<Reply, Errno> {
@@ -420,9 +563,18 @@ impl Supervisor {
                     libc::SYS_execve => (current(), args[0], 0),
                     _ => (args[0] as i32, args[1], args[4] as i32),
                 };
-                let place = path_of(task, path, flags)
-                    .and_then(|path| task.place(&self.known, directory, &path, true));
-                match place {
+                let Ok(path) = path_of(task, path, flags) else {
+                    return Ok(Reply::Continue);
+                };
+                if let Some(caller) = self.confined(task)? {
+                    let named = Named {
+                        directory,
+                        path: &path,
+                        follow: true,
+                    };
+                    self.check_access(task, &caller, named, EXECUTE)?;
+                }
+                match task.place(&self.known, directory, &path, true) {
                     Ok(place) => self.execute(task, place),
                     Err(_) => Ok(Reply::Continue),
                 }
@@ -434,6 +586,17 @@ impl Supervisor {
             _ => Ok(Reply::Continue),
         }
     }
+}
+
+/// Do both times of `utimensat` mean now, or stay?
+fn is_now(task: &Task<'_>, times: u64) -> Result<bool, Errno> {
+    const NOW: u32 = libc::UTIME_NOW as u32;
+    const OMIT: u32 = libc::UTIME_OMIT as u32;
+    let words = task.numbers(times, 8)?;
+    Ok([words[2], words[6]].iter().all(|nanoseconds| *nanoseconds == NOW)
+        || [words[2], words[6]]
+            .iter()
+            .all(|nanoseconds| *nanoseconds == OMIT))
 }
 
 /// Unlimited.

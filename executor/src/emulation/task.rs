@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, DAC_OVERRIDE, FOWNER};
 use crate::sys;
 
 /// A limit that no kernel enforces. Its soft value says which credentials a process has: the kernel
@@ -34,6 +34,11 @@ const OWN: [(&[u8], &str); 6] = [
     (b"/dev/stdout", "fd/1"),
     (b"/dev/stderr", "fd/2"),
 ];
+
+/// Does the path lead through `/proc` to what the process has open?
+pub(super) fn is_own(path: &[u8]) -> bool {
+    OWN.iter().any(|(prefix, _)| path.starts_with(prefix))
+}
 
 /// A thread that waits for the answer to a call.
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +248,8 @@ pub(super) struct Known {
     table: Vec<Credentials>,
     numbers: HashMap<Credentials, usize>,
     roots_changed: bool,
+    /// Does every one of them have all of root's power over files?
+    all_root: bool,
 }
 
 impl Known {
@@ -250,9 +257,14 @@ impl Known {
     pub(super) fn new(first: Credentials) -> Known {
         Known {
             numbers: HashMap::from([(first.clone(), 0)]),
+            all_root: first.can(DAC_OVERRIDE | FOWNER),
             table: vec![first],
             roots_changed: false,
         }
+    }
+
+    pub(super) fn all_root(&self) -> bool {
+        self.all_root
     }
 
     pub(super) fn of(&self, task: &Task<'_>) -> Result<&Credentials, Errno> {
@@ -264,6 +276,8 @@ impl Known {
     /// From now on the task has `credentials`.
     pub(super) fn set(&mut self, task: &Task<'_>, credentials: Credentials) -> Result<(), Errno> {
         self.roots_changed |= credentials.changed_root;
+        // Even a process that may use it again has put it aside.
+        self.all_root &= credentials.can(DAC_OVERRIDE | FOWNER) && credentials.uid.real == 0;
         let number = match self.numbers.get(&credentials) {
             Some(number) => *number,
             None => {
