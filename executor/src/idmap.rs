@@ -158,7 +158,7 @@ fn ranges(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/local/bin".into());
     std::env::split_paths(&path)
         .filter(|directory| directory.is_absolute())

@@ -30,6 +30,18 @@ pub enum Ownership {
     Emulated,
 }
 
+impl Isolation {
+    /// The ways, in the order in which `auto` prefers them.
+    pub(crate) fn in_order() -> [Isolation; 4] {
+        [
+            Isolation::Root,
+            Isolation::Userns,
+            Isolation::UsernsSingle,
+            Isolation::Chroot,
+        ]
+    }
+}
+
 impl FromStr for Isolation {
     type Err = Error;
 

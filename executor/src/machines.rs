@@ -67,6 +67,13 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     MACHINES.iter().map(|machine| machine.name)
 }
 
+/// A program of this machine that ends at once with 0; empty on a machine that is not known.
+pub(crate) fn native_program() -> Vec<u8> {
+    let native = native_architecture();
+    let machine = MACHINES.iter().find(|machine| machine.name == native);
+    machine.map(Machine::program).unwrap_or_default()
+}
+
 /// An entry of binfmt_misc.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registration {

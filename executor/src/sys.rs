@@ -308,13 +308,38 @@ const STOP_SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHU
 
 /// Blocks the stop signals for this thread and its future threads, and opens a descriptor to read them.
 pub(crate) fn stop_signals() -> io::Result<OwnedFd> {
+    signals_as_descriptor(&STOP_SIGNALS)
+}
+
+/// Lets signals through again that [`signals_as_descriptor`] has blocked.
+pub(crate) fn unblock(signals: &[libc::c_int]) -> io::Result<()> {
+    // SAFETY: as in signals_as_descriptor.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        check(libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()).into()).map(drop)
+    }
+}
+
+/// Forks the process: the child's number, or `None` in the child. The caller has one thread.
+pub(crate) fn fork() -> io::Result<Option<rustix::process::Pid>> {
+    // SAFETY: with one thread nobody else holds a lock that the child would miss.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(rustix::process::Pid::from_raw(pid as i32))
+}
+
+/// Blocks signals for this thread and its future threads, and opens a descriptor to read them.
+pub(crate) fn signals_as_descriptor(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     // SAFETY: an all-zero sigset_t is initialised by sigemptyset before anything reads it, and
     // lives across the calls.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        for signal in STOP_SIGNALS {
-            libc::sigaddset(&raw mut set, signal);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
         }
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) < 0 {
             return Err(io::Error::last_os_error());
@@ -326,13 +351,20 @@ pub(crate) fn stop_signals() -> io::Result<OwnedFd> {
 
 /// Reads one signal number from a descriptor of [`stop_signals`]; blocks.
 pub(crate) fn read_signal(fd: BorrowedFd<'_>) -> io::Result<i32> {
+    read_signal_and_origin(fd).map(|(number, _)| number)
+}
+
+/// The same, and whether the kernel itself sent it, as for a key of the terminal.
+pub(crate) fn read_signal_and_origin(fd: impl AsFd) -> io::Result<(i32, bool)> {
+    const SI_KERNEL: i32 = 0x80;
     let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut buffer[..]))?;
-    if read < 4 {
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(&fd, &mut buffer[..]))?;
+    if read < 12 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // The first field of signalfd_siginfo is the number, 32 bits.
-    Ok(i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]))
+    // The first and the third field of signalfd_siginfo, 32 bits each.
+    let field = |at: usize| i32::from_ne_bytes([buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]]);
+    Ok((field(0), field(8) == SI_KERNEL))
 }
 
 /// Gives every signal its default action and unblocks all: what a program expects at its start.

@@ -3,10 +3,12 @@
 pub mod build;
 pub mod context;
 pub mod context_ls;
+pub mod doctor;
 pub mod human;
 pub mod images;
 pub mod import;
 pub mod inspect;
+pub mod leaving;
 pub mod load;
 pub mod lookup;
 pub mod parse;
@@ -64,6 +66,8 @@ enum Command {
     /// Look at build contexts
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Say what this machine offers to builds, and what changes that
+    Doctor(doctor::DoctorArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Create an image from the tar of a root file system
@@ -92,6 +96,23 @@ enum Command {
     /// Manage the build cache
     #[command(subcommand)]
     Builder(BuilderCommand),
+}
+
+impl Command {
+    /// Whether it works on files that have to go when it is interrupted. A build looks after them itself, and what removes
+    /// things has none.
+    fn leaves_temporary_files(&self) -> bool {
+        use Command as C;
+        use ImageCommand as I;
+        match self {
+            C::Import(_) | C::Load(_) | C::Pull(_) | C::Push(_) | C::Save(_) => true,
+            C::Image(image) => matches!(
+                image,
+                I::Import(_) | I::Load(_) | I::Pull(_) | I::Push(_) | I::Save(_)
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// `rbuild image ...`: docker's other names for the same commands.
@@ -139,6 +160,10 @@ enum BuilderCommand {
 /// The program: parses the arguments, does what they say, and tells how it went. 0 is success, 1 a failure,
 /// 2 arguments that cannot be understood.
 pub fn run() -> ExitCode {
+    if let Err(error) = rbuild_executor::init::stand_behind() {
+        context::note(&format!("error: starting as the first process: {error}"));
+        return ExitCode::FAILURE;
+    }
     let cli = Cli::parse_from(with_verb(std::env::args_os().collect()));
     let context = Context {
         root: cli.global.root,
@@ -176,11 +201,15 @@ fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
 
 fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     use {BuilderCommand as Builder, ImageCommand as Image};
+    if command.leaves_temporary_files() {
+        leaving::end_in_order()?;
+    }
     match command {
         Command::Build(args)
         | Command::Image(Image::Build(args))
         | Command::Builder(Builder::Build(args)) => build::run(*args, context),
         Command::Context(ContextCommand::Ls(args)) => context_ls::run(args, context),
+        Command::Doctor(args) => doctor::run(args, context),
         Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
         Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),
         Command::Inspect(args) | Command::Image(Image::Inspect(args)) => inspect::run(args, context),

@@ -10,6 +10,7 @@ pub mod push;
 mod replacement;
 pub mod rootfs;
 pub mod stored;
+pub mod unfinished;
 
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::View;

@@ -15,8 +15,8 @@ use rbuild_cache::tree::Tree;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::Destination;
 use super::archive::to_destination;
+use super::{Destination, unfinished};
 
 /// Writes `tree` as a tar to `dest`: owners, modes, links and xattrs as they are in the image.
 pub fn write_tar(tree: &dyn Tree, dest: &Destination, epoch: Option<i64>) -> anyhow::Result<()> {
@@ -45,7 +45,7 @@ pub fn write_tar(tree: &dyn Tree, dest: &Destination, epoch: Option<i64>) -> any
 /// left out, which only root could make.
 pub fn write_directory(tree: &dyn Tree, dest: &Path, epoch: Option<i64>) -> anyhow::Result<u64> {
     let doing = || format!("writing the root file system to {}", dest.display());
-    std::fs::create_dir_all(dest).with_context(doing)?;
+    let unfinished = unfinished::begin(dest).with_context(doing)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(dest, flags, Mode::empty()).with_context(doing)?;
     let mut writer = DirectoryWriter {
@@ -60,6 +60,7 @@ pub fn write_directory(tree: &dyn Tree, dest: &Path, epoch: Option<i64>) -> anyh
         writer.write(&entry).with_context(at)
     })?;
     writer.finish().with_context(doing)?;
+    unfinished.finish();
     Ok(writer.devices)
 }
 

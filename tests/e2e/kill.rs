@@ -164,7 +164,7 @@ fn listing(env: &Env, name: &str) -> Vec<String> {
 }
 
 /// No process of the build and no mount of it, soon.
-fn gone_within(env: &Env, limit: Duration) {
+pub fn gone_within(env: &Env, limit: Duration) {
     let folder = env.path("").to_str().unwrap().to_owned();
     let began = Instant::now();
     loop {
@@ -178,7 +178,7 @@ fn gone_within(env: &Env, limit: Duration) {
 }
 
 /// Processes that name the folder in their arguments or belong to the steps here.
-fn processes(folder: &str) -> Vec<String> {
+pub fn processes(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().into_string().unwrap_or_default().parse::<u32>() else {

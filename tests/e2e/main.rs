@@ -44,6 +44,10 @@ mod http;
 mod kill;
 // The network of RUN: what can be reached, and what stays in no image.
 mod network;
+// How rbuild goes: signals at any moment, as process 1, in the middle of an export.
+mod leaving;
+// What the machine offers to builds.
+mod doctor;
 // Memory, processors and processes of steps.
 mod limits;
 // One build for several platforms.

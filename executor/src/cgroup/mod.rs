@@ -71,6 +71,25 @@ pub(crate) struct StepGroup {
     counts: Vec<PathBuf>,
 }
 
+/// Whether a controller can be used, and if not why.
+pub(crate) fn available(controller: Controller) -> Result<String, String> {
+    match own(controller)? {
+        Place::V1(directory) => {
+            may_write(&directory)?;
+            Ok(format!("version 1, {}", directory.display()))
+        }
+        Place::V2 { own, .. } => {
+            may_write(&own)?;
+            Ok(format!("version 2, {}", own.display()))
+        }
+    }
+}
+
+fn may_write(directory: &Path) -> Result<(), String> {
+    rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)
+        .map_err(|error| format!("{}: {error}", directory.display()))
+}
+
 fn own(controller: Controller) -> Result<Place, String> {
     let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("reading {path}: {error}"));
     let offers = |directory: &Path| {

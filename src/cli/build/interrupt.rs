@@ -146,6 +146,9 @@ impl Watcher {
             let _ = told.send(());
         });
         let _ = ended.recv_timeout(UNWIND_WITHIN);
+        for line in crate::exporter::unfinished::abandon_all() {
+            note(&line);
+        }
         rbuild_cache::abandon_temporary();
         std::process::exit(code)
     }
