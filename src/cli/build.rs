@@ -7,6 +7,7 @@ mod confinement;
 pub mod dockerfile;
 mod handed;
 mod interrupt;
+mod leaks;
 pub mod network;
 pub mod options;
 mod proxies;
@@ -42,6 +43,7 @@ use crate::source::context::{BuildContext, StoredContext};
 use crate::source::http::HttpSource;
 use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
+use crate::source::leak::Leaks;
 use crate::source::local::{ContextMode, LocalContext};
 use crate::source::remote::Remotes;
 use crate::source::secret::Secrets;
@@ -110,6 +112,7 @@ struct Build<'a> {
     interrupts: RefCell<Interrupts>,
     secrets: Secrets,
     agents: Agents,
+    leaks: Leaks,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
     /// Context and Dockerfile from elsewhere, once somebody asked.
@@ -120,14 +123,17 @@ impl<'a> Build<'a> {
     fn new(options: &'a BuildOptions, context: &'a Context, progress: &'a Arc<Tail>) -> anyhow::Result<Self> {
         let mut interrupts = Interrupts::catch(progress, options.stop_grace).context("catching signals")?;
         interrupts.watch().context("catching signals")?;
+        let secrets = Secrets::read(&options.secrets)?;
+        let agents = Agents::find(&options.agents)?;
         Ok(Self {
             options,
             context,
             progress,
             warnings: RefCell::default(),
             interrupts: RefCell::new(interrupts),
-            secrets: Secrets::read(&options.secrets)?,
-            agents: Agents::find(&options.agents)?,
+            leaks: leaks::of(options.secret_scan, &secrets, &agents)?,
+            secrets,
+            agents,
             ignore: OnceCell::new(),
             arrival: OnceCell::new(),
         })
@@ -150,6 +156,9 @@ impl<'a> Build<'a> {
             .map(|lowered| commit::commit(lowered, solved.as_ref(), &store, self.clamp(lowered)))
             .collect::<Result<Vec<BuiltImage>, BuildError>>()?;
         let epoch = lowered.first().and_then(|lowered| lowered.source_date_epoch);
+        for image in &images {
+            leaks::refuse_in_config(&self.leaks, &image.config, self.progress.as_ref())?;
+        }
         let exported = self.export(&images, &store, &registry, epoch)?;
         if let (Some(solved), Some(_)) = (&solved, &sandbox) {
             solved.seal(&store)?;
@@ -291,6 +300,7 @@ impl<'a> Build<'a> {
             remotes,
             secrets: &self.secrets,
             agents: &self.agents,
+            leaks: &self.leaks,
             sink: self.progress.as_ref(),
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),

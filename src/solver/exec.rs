@@ -1,6 +1,8 @@
 //! One RUN: a snapshot over the base's trees, a process in it, its log as events.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Instant;
 
 use rbuild_cache::{Key, LayerId};
@@ -9,10 +11,11 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::mounts::{self, Asking, MountInput};
 use super::root::Root;
-use super::{foreign, network};
+use super::{Inputs, foreign, leaks, network};
 use crate::error::BuildError;
 use crate::graph::{self, Confinement, ExecOp, NetworkMode, Ulimit};
-use crate::progress::{Event, Sink, Stream};
+use crate::progress::{Event, Stream};
+use crate::source::leak::Leak;
 
 /// Bytes read of a process' output at once.
 const CHUNK: usize = 64 * 1024;
@@ -44,9 +47,10 @@ pub(super) fn run(
     spec.secrets = std::mem::take(&mut prepared.secrets);
     let (stdout, stdout_write) = pipe()?;
     let (stderr, stderr_write) = pipe()?;
-    let exit = std::thread::scope(|scope| {
-        scope.spawn(|| forward(inputs.sink, vertex, &stdout, &stderr));
-        executor.run_in_place(&spec, stdout_write, stderr_write, cancel)
+    let (exit, printed) = std::thread::scope(|scope| {
+        let log = scope.spawn(|| forward(inputs, vertex, &stdout, &stderr));
+        let exit = executor.run_in_place(&spec, stdout_write, stderr_write, cancel);
+        (exit, log.join().unwrap_or_default())
     });
     // A step that was killed from here leaves its caches unfinished.
     if exit.is_ok() {
@@ -56,7 +60,30 @@ pub(super) fn run(
     if !ended.exit.success() {
         return Err(failed(op, ended.exit, executor.memory_limit()));
     }
+    refuse_leaks(asking, &root.written(), &printed)?;
     root.commit(&ended.touched, successors)
+}
+
+/// Looks for secrets in what the step wrote, and at what it printed.
+fn refuse_leaks(asking: &Asking<'_>, written: &Path, printed: &BTreeSet<Leak>) -> Result<(), BuildError> {
+    let inputs = asking.inputs;
+    if !inputs.leaks.are_sought() {
+        return Ok(());
+    }
+    let location = asking.location;
+    if let Some(leak) = printed.iter().next() {
+        leaks::report(inputs, leak, "the output of the step", location)?;
+    }
+    let found = leaks::in_tree(inputs.leaks, written).map_err(|error| {
+        BuildError::new(anyhow::Error::new(error).context("looking for secrets in what the step wrote"))
+    })?;
+    match found {
+        Some((path, leak)) => {
+            let place = format!("the layer of the step: {}", path.display());
+            leaks::report(inputs, leak, &place, location)
+        }
+        None => Ok(()),
+    }
 }
 
 fn spec(op: &ExecOp, rootfs: Rootfs) -> ExecSpec {
@@ -111,44 +138,57 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), BuildError> {
     })
 }
 
-/// Hands on what the process writes until both pipes are closed by everybody.
-fn forward(sink: &dyn Sink, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd) {
-    let mut open = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+/// Hands on what the process writes until both pipes are closed by everybody, with secrets hidden. Gives those that are
+/// long enough not to be there by chance.
+fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd) -> BTreeSet<Leak> {
+    let mut open = vec![
+        (Stream::Stdout, stdout, inputs.leaks.mask()),
+        (Stream::Stderr, stderr, inputs.leaks.mask()),
+    ];
+    let emit = |stream: Stream, data: Vec<u8>| {
+        if !data.is_empty() {
+            inputs.sink.emit(Event::Log {
+                vertex: *vertex,
+                stream,
+                data,
+                at: Instant::now(),
+            });
+        }
+    };
+    let mut printed = BTreeSet::new();
     let mut buffer = vec![0; CHUNK];
     while !open.is_empty() {
         let mut polled: Vec<PollFd<'_>> = open
             .iter()
-            .map(|(_, fd)| PollFd::new(*fd, PollFlags::IN))
+            .map(|(_, fd, _)| PollFd::new(*fd, PollFlags::IN))
             .collect();
         match rustix::event::poll(&mut polled, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return,
+            Err(_) => break,
         }
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
         let mut index = 0;
-        open.retain(|(stream, fd)| {
+        open.retain_mut(|(stream, fd, mask)| {
             index += 1;
             if !ready[index - 1] {
                 return true;
             }
-            match rustix::io::read(fd, &mut buffer) {
-                Ok(0) => false,
+            match rustix::io::read(&**fd, &mut buffer) {
+                Ok(0) => {}
                 Ok(count) => {
-                    let data = buffer[..count].to_vec();
-                    sink.emit(Event::Log {
-                        vertex: *vertex,
-                        stream: *stream,
-                        data,
-                        at: Instant::now(),
-                    });
-                    true
+                    emit(*stream, mask.push(buffer[..count].to_vec()));
+                    return true;
                 }
-                Err(rustix::io::Errno::INTR) => true,
-                Err(_) => false,
+                Err(rustix::io::Errno::INTR) => return true,
+                Err(_) => {}
             }
+            emit(*stream, mask.finish());
+            printed.extend(mask.found().filter(|leak| leak.sought).cloned());
+            false
         });
     }
+    printed
 }
 
 /// BuildKit's words (spec R8).

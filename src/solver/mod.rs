@@ -7,6 +7,7 @@
 pub mod exec;
 pub mod foreign;
 pub mod keys;
+mod leaks;
 mod mounts;
 mod network;
 pub mod ops;
@@ -27,6 +28,7 @@ use crate::graph::{Definition, Op, VertexId};
 use crate::progress::Sink;
 use crate::source::agent::Agents;
 use crate::source::context::BuildContext;
+use crate::source::leak::Leaks;
 use crate::source::remote::RemoteSource;
 use crate::source::secret::Secrets;
 
@@ -46,6 +48,8 @@ pub struct Inputs<'a> {
     pub remotes: &'a dyn RemoteSource,
     /// What the caller hands to steps that ask for it.
     pub secrets: &'a Secrets,
+    /// What must not get into a layer, and is not shown.
+    pub leaks: &'a Leaks,
     /// Ssh agents that he forwards.
     pub agents: &'a Agents,
     /// Where events go.

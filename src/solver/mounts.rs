@@ -14,7 +14,7 @@ use super::ops::{Sources, select};
 use super::root::trees;
 use super::{Inputs, interrupted};
 use crate::error::BuildError;
-use crate::graph::{CacheOp, CacheSharing, CopyOp, CopySource, ExecOp, MountKind, MountOp};
+use crate::graph::{CacheOp, CacheSharing, CopyOp, CopySource, ExecOp, Location, MountKind, MountOp};
 use crate::progress::{Event, Stream};
 use crate::source::agent::Forwarded;
 
@@ -33,6 +33,7 @@ pub(super) struct Asking<'a> {
     pub(super) cancel: &'a Cancel,
     pub(super) vertex: &'a Key,
     pub(super) name: &'a str,
+    pub(super) location: Option<&'a Location>,
 }
 
 /// The mounts of a step, and what has to live as long as it runs.

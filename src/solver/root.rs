@@ -49,6 +49,14 @@ impl Root {
         }
     }
 
+    /// The directory in which all that the step wrote can be found.
+    pub(super) fn written(&self) -> PathBuf {
+        match self {
+            Root::Overlay { snapshot, .. } => snapshot.upper().to_owned(),
+            Root::Copy(root) => root.path(),
+        }
+    }
+
     /// The layer of what has changed; of the paths `touched`, the executor itself has moved the change times. A copy is kept for
     /// the `successors` that run on it.
     pub(super) fn commit(self, touched: &[String], successors: usize) -> Result<LayerId, BuildError> {

@@ -9,6 +9,7 @@ use rbuild_cache::tree::Tree;
 use rbuild_cache::{Key, LayerId, Record, Store, View};
 use rbuild_executor::{Cancel, Executor};
 
+use super::leaks::{self, Guarded};
 use super::mounts::{Asking, MountInput, same_files};
 use super::ops::select::{self, Selection};
 use super::ops::{Sources, copy, mkdir};
@@ -315,6 +316,7 @@ impl Work<'_, '_> {
             cancel: self.run.cancel,
             vertex: &vertex,
             name: &self.vertex.name,
+            location: self.vertex.location.as_ref(),
         };
         let read = self.mount_inputs()?;
         let successors = self.run.plan.successors(inputs, self.id);
@@ -454,7 +456,20 @@ impl Work<'_, '_> {
             return Ok(Found::Cached(result));
         }
         let mut builder = self.builder()?;
-        plan.write(sources, &mut builder, self.time())?;
+        if inputs.leaks.are_sought() && !self.is_only_mounted() {
+            let mut guarded = Guarded {
+                sink: &mut builder,
+                leaks: inputs.leaks,
+                found: None,
+            };
+            plan.write(sources, &mut guarded, self.time())?;
+            if let Some((path, leak)) = guarded.found {
+                let place = format!("the layer of the step: /{path}");
+                leaks::report(inputs, leak, &place, self.vertex.location.as_ref())?;
+            }
+        } else {
+            plan.write(sources, &mut builder, self.time())?;
+        }
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
     }
@@ -477,6 +492,17 @@ impl Work<'_, '_> {
         plan.write(Sources::default(), &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
+    }
+
+    /// Whether the layer gets into no image, because it is only read by mounts.
+    fn is_only_mounted(&self) -> bool {
+        let definition = self.run.inputs.definition;
+        let has = |inputs: &[VertexId]| inputs.contains(&self.id);
+        let mounted = definition.ids().any(|id| has(&definition.vertex(id).mounts));
+        mounted
+            && definition
+                .ids()
+                .all(|id| definition.vertex(id).base != Some(self.id))
     }
 
     fn builder(&self) -> Result<LayerBuilder, BuildError> {

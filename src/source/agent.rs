@@ -104,7 +104,18 @@ impl Agents {
         Ok(Self(agents))
     }
 
-    /// A socket in `directory` that leads to the agent of this id, as long as the result lives; `None` when there is
+    /// Files with keys, by the id of the agent.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.0.iter().flat_map(|(id, agent)| {
+            let files: &[PathBuf] = match agent {
+                Agent::Running(_) => &[],
+                Agent::Keys { files, .. } => files,
+            };
+            files.iter().map(move |file| (id.as_str(), file.as_path()))
+        })
+    }
+
+    /// A socket that leads to the agent of this id, as long as the result lives; `None` when there is
     /// no such agent.
     pub fn forward(&self, id: &str, store: &Store) -> anyhow::Result<Option<Forwarded>> {
         let agent = match self.0.get(id) {

@@ -8,6 +8,7 @@ pub mod http;
 pub mod ignore_file;
 pub mod image;
 pub mod layout;
+pub mod leak;
 pub mod local;
 pub mod origins;
 pub mod remote;

@@ -73,3 +73,7 @@ mod tar;
 mod rooms;
 // The rules of the specification that only a build shows, one test or row each, named by their IDs.
 mod rules;
+// RUN --mount and --volume: what is seen, what is kept, what never gets out.
+mod mounts;
+// Secrets: in the step, and nowhere else.
+mod secrets;

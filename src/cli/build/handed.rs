@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 
 use crate::graph::{MountKind, MountOp};
 use crate::source::agent::AgentSource;
+use crate::source::leak::SecretScan;
 use crate::source::secret::SecretSource;
 
 /// Flags of a build.
@@ -21,6 +22,9 @@ pub struct HandedArgs {
     /// Directory or file of this machine to mount in every RUN; options: ro, rw, O (what is written is thrown away)
     #[arg(short = 'v', long = "volume", value_name = "HOST:PATH[:OPTIONS]")]
     volumes: Vec<Volume>,
+    /// When the value of a secret is found in a new layer, the config or the output: error, warn or off
+    #[arg(long = "secret-scan", value_name = "MODE", default_value = "error")]
+    pub secret_scan: SecretScan,
 }
 
 impl HandedArgs {

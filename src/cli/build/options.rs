@@ -22,6 +22,7 @@ use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::agent::AgentSource;
 use crate::source::image::PullPolicy;
+use crate::source::leak::SecretScan;
 use crate::source::secret::SecretSource;
 
 /// Build an image from a Dockerfile
@@ -198,6 +199,8 @@ pub struct BuildOptions {
     confinement: Confinement,
     /// `--secret`.
     pub secrets: Vec<SecretSource>,
+    /// `--secret-scan`.
+    pub secret_scan: SecretScan,
     /// `--ssh`.
     pub agents: Vec<AgentSource>,
     volumes: Vec<MountOp>,
@@ -293,6 +296,7 @@ impl BuildOptions {
             resources: args.resources.resources()?,
             stop_grace: args.confinement.stop_grace,
             volumes: args.handed.volumes()?,
+            secret_scan: args.handed.secret_scan,
             secrets: args.handed.secrets,
             agents: args.handed.agents,
             source_date_epoch: source_date_epoch()?,
