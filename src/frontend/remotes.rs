@@ -118,6 +118,7 @@ impl RemoteRequest {
                 keep_git_dir: false,
                 submodules: false,
                 commit_time: false,
+                lfs: false,
             }),
         }
     }

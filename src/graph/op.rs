@@ -92,6 +92,8 @@ pub struct GitOp {
     pub submodules: bool,
     /// Whether files bear the time of the commit instead of that of the checkout.
     pub commit_time: bool,
+    /// Whether large files (Git LFS) are fetched instead of their pointers.
+    pub lfs: bool,
 }
 
 /// Network of a RUN.

@@ -64,7 +64,11 @@ pub fn git(op: &GitOp) -> Key {
         .field("subdir", op.subdir.as_bytes())
         .field("keep git dir", &[u8::from(op.keep_git_dir)])
         .field("submodules", &[u8::from(op.submodules)])
-        .field("commit time", &[u8::from(op.commit_time)]);
+        .field("commit time", &[u8::from(op.commit_time)])
+        .field("lfs", &[u8::from(op.lfs)]);
+    if op.keep_git_dir {
+        key.field("reference", op.reference.as_bytes());
+    }
     if op.keep_git_dir || op.submodules {
         // Where it came from is written in .git, and is what relative submodules are relative to.
         key.field("remote", op.remote.as_bytes());

@@ -6,6 +6,7 @@ pub mod compressed;
 pub mod context;
 pub mod http;
 pub mod ignore_file;
+pub mod git;
 pub mod image;
 pub mod layout;
 pub mod leak;

@@ -1,0 +1,95 @@
+//! Git repositories: which commit a ref leads to, and its files as a layer.
+//!
+//! Everything goes through the `git` binary ([`command`]), once to ask (`ls-remote`; not for a full commit id) and once to fetch,
+//! into a clone that the store keeps ([`clone`]). Nothing is ever checked out ([`export`]).
+
+mod auth;
+mod clone;
+mod command;
+mod connection;
+mod export;
+mod failure;
+mod git_dir;
+mod lfs;
+mod listing;
+mod refs;
+mod submodules;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rbuild_cache::{LayerId, Store};
+use rbuild_parser::git_url::{GitUrl, Mtime, Remote};
+
+pub use auth::GitAuth;
+pub use command::kill_running;
+
+use crate::error::BuildError;
+use crate::graph::GitOp;
+use command::Git;
+use connection::{Connection, Moved};
+
+/// Repositories.
+#[derive(Debug)]
+pub struct GitSource {
+    store: Store,
+    git: Git,
+    auth: GitAuth,
+    moved: Moved,
+    lfs: OnceLock<bool>,
+}
+
+impl GitSource {
+    /// Repositories whose clones are kept in `store`. `ssh_key` is a file with a private key.
+    pub fn new(store: Store, auth: GitAuth, ssh_key: Option<&Path>) -> Self {
+        Self {
+            store,
+            git: Git::new(ssh_key),
+            auth,
+            moved: Moved::default(),
+            lfs: OnceLock::new(),
+        }
+    }
+
+    /// Says that the user named this repository: secrets for Git servers that name none are for its server.
+    pub fn name(&self, url: &GitUrl) {
+        self.auth.name(&url.remote, url.credentials.as_ref());
+    }
+
+    /// The commit that `url` leads to.
+    pub fn resolve(&self, url: &GitUrl) -> Result<GitOp, BuildError> {
+        let connection = self.connection(&url.remote);
+        let checksum = url.checksum.as_deref();
+        let reference = match checksum {
+            Some(commit) if url.fetch_by_commit => Some(commit),
+            _ => url.reference.as_deref(),
+        };
+        let found = refs::resolve(&connection, reference)?;
+        found.check(checksum)?;
+        Ok(GitOp {
+            remote: url.remote.to_string(),
+            reference: found.reference,
+            commit: found.commit,
+            subdir: url.subdir.clone().unwrap_or_default(),
+            keep_git_dir: url.keep_git_dir.unwrap_or(false),
+            submodules: url.submodules.unwrap_or(true),
+            commit_time: url.mtime != Some(Mtime::Checkout),
+            lfs: *self.lfs.get_or_init(|| lfs::is_there(&self.git)),
+        })
+    }
+
+    /// The files of a commit as a layer.
+    pub fn fetch(&self, op: &GitOp) -> Result<LayerId, BuildError> {
+        match export::export(self, op, false) {
+            Err(error) if error.cause.is::<export::Damaged>() => export::export(self, op, true),
+            other => other,
+        }
+    }
+
+    fn connection<'a>(&'a self, remote: &'a Remote) -> Connection<'a> {
+        Connection::new(&self.git, &self.auth, &self.moved, remote)
+    }
+}
+
+#[cfg(test)]
+mod tests;
