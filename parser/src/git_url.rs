@@ -126,6 +126,15 @@ impl GitUrl {
         Self::parse(text, false)
     }
 
+    /// Whether only the server knows which commit it is.
+    pub fn asks_server(&self) -> bool {
+        let known = match self.fetch_by_commit {
+            true => self.checksum.as_deref(),
+            false => self.reference.as_deref(),
+        };
+        !known.is_some_and(is_commit)
+    }
+
     fn parse(text: &str, any_path: bool) -> Result<Option<Self>, GitUrlError> {
         let Some((remote, rest)) = remote::split(text, any_path) else {
             return Ok(None);

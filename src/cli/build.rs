@@ -29,6 +29,7 @@ use anyhow::Context as _;
 use rbuild_cache::layer::Ownership;
 use rbuild_cache::{KeyBuilder, Store, TempDir};
 use rbuild_executor::{Executor, NetworkPlan};
+use rbuild_parser::git_url::GitUrl;
 
 use super::Context;
 use crate::error::BuildError;
@@ -40,6 +41,7 @@ use crate::registry::{FetchOptions, Registry};
 use crate::solver::{self, Inputs, Plan, run::Solved};
 use crate::source::agent::Agents;
 use crate::source::context::{BuildContext, StoredContext};
+use crate::source::git::{GitAuth, GitSource};
 use crate::source::http::HttpSource;
 use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
@@ -52,7 +54,7 @@ use announced::Announced;
 use interrupt::Interrupts;
 pub use options::BuildArgs;
 use options::{BuildOptions, Metadata};
-use received::Arrival;
+use received::{Arrival, ContextPlace};
 
 /// How often clocks in the progress output tick.
 const TICK: Duration = Duration::from_millis(100);
@@ -147,7 +149,7 @@ impl<'a> Build<'a> {
         let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull)
             .with_progress(transfers::shown_by(self.progress.clone()));
         store.set_provider(Arc::new(images.origins().clone()));
-        let remotes = self.remotes(&store, &registry);
+        let remotes = self.remotes(&store, &registry)?;
         let lowered = self.lower(dockerfile, &images, &remotes)?;
         let locals = self.locals(&lowered, &store)?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals, &remotes)?;
@@ -214,12 +216,13 @@ impl<'a> Build<'a> {
         Announced {
             images,
             remotes,
+            trusts_dockerfile: !matches!(self.options.context, ContextPlace::Remote(_)),
             sink: self.progress.as_ref(),
         }
     }
 
     /// What fetches remote sources.
-    fn remotes(&self, store: &Store, registry: &Registry) -> Remotes {
+    fn remotes(&self, store: &Store, registry: &Registry) -> anyhow::Result<Remotes> {
         let options = FetchOptions {
             link_local: self.options.allows_host_network(),
             ..FetchOptions::default()
@@ -227,7 +230,17 @@ impl<'a> Build<'a> {
         let http = HttpSource::new(store.clone(), registry.clone(), options)
             .with_secrets(&self.secrets)
             .with_progress(transfers::files_shown_by(self.progress.clone()));
-        Remotes { http }
+        let secrets = self
+            .secrets
+            .iter()
+            .map(|(id, value)| (id, value.bytes().as_ref()));
+        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?);
+        for url in self.options.typed_addresses() {
+            if let Some(url) = GitUrl::of_context(url)? {
+                git.trust(&url.remote);
+            }
+        }
+        Ok(Remotes { http, git })
     }
 
     /// Opens the contexts that steps read.

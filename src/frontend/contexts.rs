@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use rbuild_parser::git_url::GitUrl;
+use rbuild_parser::git_url::{GitUrl, GitUrlError};
 
 use super::stage::{Base, CopyFrom};
 use crate::graph::Reference;
@@ -15,7 +15,7 @@ pub enum NamedContext {
     Local,
     /// An image: a reference as [`super::MetaResolver`] takes it.
     Image(String),
-    /// A file of a web server, called `context`.
+    /// A Git repository, or a file of a web server, called `context`.
     Remote(String),
     /// Nothing at all.
     Scratch,
@@ -26,9 +26,12 @@ pub enum NamedContext {
 pub enum ContextError {
     /// A kind that is not there yet.
     #[error(
-        "the context {0:?} is not supported yet: use a directory, docker-image://, oci-layout:// or https://"
+        "the context {0:?} is not supported yet: use a directory, docker-image://, oci-layout://, https:// or a git URL"
     )]
     Unsupported(String),
+    /// A git URL that is refused.
+    #[error(transparent)]
+    Git(GitUrlError),
     /// No image name.
     #[error("the context {text:?} names no image: {reason}")]
     Reference {
@@ -62,14 +65,14 @@ impl FromStr for NamedContext {
         if text.starts_with("oci-layout://") {
             return Ok(Self::Image(text.to_owned()));
         }
+        let is_git = GitUrl::of_context(text).map_err(ContextError::Git)?.is_some();
         let web = ["http://", "https://"]
             .iter()
             .any(|scheme| text.starts_with(scheme));
-        if web && !matches!(GitUrl::of_context(text), Ok(Some(_)) | Err(_)) {
+        if is_git || web {
             return Ok(Self::Remote(text.to_owned()));
         }
-        let remote = text.contains("://") || text.starts_with("git@") || text.starts_with("target:");
-        if remote {
+        if text.contains("://") || text.starts_with("target:") {
             return Err(ContextError::Unsupported(text.to_owned()));
         }
         Ok(Self::Local)
@@ -140,6 +143,7 @@ mod tests {
             ("docker://quay.io/a/b", image("quay.io/a/b")),
             ("container-image://scratch", Ok(NamedContext::Scratch)),
             ("oci-layout://dir:tag", image("oci-layout://dir:tag")),
+            ("git@host:x", Ok(NamedContext::Remote("git@host:x".to_owned()))),
             (
                 "https://host/file.tar",
                 Ok(NamedContext::Remote("https://host/file.tar".to_owned())),
@@ -148,8 +152,9 @@ mod tests {
             assert_eq!(text.parse::<NamedContext>(), expected, "{text}");
         }
         for bad in [
-            "https://x/y.git",
-            "git@host:x",
+            "https://x/y.git#-u",
+            "git@-host:x",
+            "ftp://host/x",
             "target:other",
             "docker-image://UPPER",
         ] {

@@ -2,6 +2,7 @@
 
 use rbuild_cache::LayerId;
 
+use super::git::GitSource;
 use super::http::HttpSource;
 use crate::error::BuildError;
 use crate::graph::Op;
@@ -18,16 +19,15 @@ pub trait RemoteSource: Sync {
 pub struct Remotes {
     /// Files of web servers.
     pub http: HttpSource,
+    /// Commits of repositories.
+    pub git: GitSource,
 }
 
 impl RemoteSource for Remotes {
     fn fetch(&self, op: &Op) -> Result<LayerId, BuildError> {
         match op {
             Op::Http(op) => self.http.layer(op),
-            Op::Git(op) => Err(BuildError::message(format!(
-                "{}#{} cannot be fetched yet",
-                op.remote, op.commit
-            ))),
+            Op::Git(op) => self.git.fetch(op),
             _ => Err(BuildError::message("what is no remote source cannot be fetched")),
         }
     }

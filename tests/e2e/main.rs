@@ -36,6 +36,8 @@ mod escape;
 mod economy;
 // Hostile archives.
 mod extract;
+// Git repositories as contexts and sources.
+mod git;
 // The golden vectors of the specification.
 mod golden;
 // ADD of URLs.

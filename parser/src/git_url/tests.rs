@@ -272,6 +272,26 @@ fn flags_of_add_agree_with_the_url() {
 }
 
 #[test]
+fn full_commits_are_known() {
+    let full = "0123456789abcdef0123456789abcdef01234567";
+    for (rest, asks) in [
+        (String::new(), true),
+        ("#main".to_owned(), true),
+        (format!("#{full}:sub"), false),
+        (format!("?checksum={full}"), false),
+        (format!("?checksum={full}#main"), true),
+        (format!("?checksum={full}&fetch-by-commit#main"), false),
+        ("#0123456".to_owned(), true),
+    ] {
+        assert_eq!(
+            url(&format!("https://h/r.git{rest}")).asks_server(),
+            asks,
+            "{rest}"
+        );
+    }
+}
+
+#[test]
 fn remotes_of_submodules() {
     let remote = |text| Remote::parse(text).map(|(remote, _)| remote.to_string());
     assert_eq!(remote("https://h/any"), Ok("https://h/any".to_owned()));

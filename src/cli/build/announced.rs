@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
+use anyhow::Context as _;
 use rbuild_cache::KeyBuilder;
+use rbuild_parser::git_url::GitUrl;
 
 use super::transfers;
-use crate::frontend::{HttpRequest, ImageMeta, MetaResolver};
+use crate::frontend::{GitRequest, HttpRequest, ImageMeta, MetaResolver};
 use crate::graph::address::masked;
-use crate::graph::{HttpOp, Platform};
+use crate::graph::{GitOp, HttpOp, Platform};
 use crate::progress::{Event, Sink, VertexOutcome};
 use crate::source::image::ImageSource;
 use crate::source::remote::Remotes;
@@ -16,6 +18,8 @@ use crate::source::remote::Remotes;
 pub(super) struct Announced<'a> {
     pub(super) images: &'a ImageSource,
     pub(super) remotes: Option<&'a Remotes>,
+    /// Servers that the Dockerfile names may be told secrets that name no server: it is the user's own.
+    pub(super) trusts_dockerfile: bool,
     pub(super) sink: &'a dyn Sink,
 }
 
@@ -68,5 +72,25 @@ impl MetaResolver for Announced<'_> {
         self.step(transfers::of_file(&request.url), name, || {
             remotes.http.resolve(request)
         })
+    }
+
+    fn resolve_git(&self, request: &GitRequest) -> anyhow::Result<GitOp> {
+        let Some(remotes) = self.remotes else {
+            anyhow::bail!("{} is not asked for here", masked(&request.url));
+        };
+        let url = GitUrl::of_context(&request.url)?
+            .with_context(|| format!("{} is no git repository", masked(&request.url)))?
+            .with_flags(request.checksum.as_deref(), request.keep_git_dir)?;
+        if self.trusts_dockerfile {
+            remotes.git.trust(&url.remote);
+        }
+        if !url.asks_server() {
+            return Ok(remotes.git.resolve(&url)?);
+        }
+        let name = format!("[internal] load git source {url}");
+        let vertex = KeyBuilder::new("git source")
+            .field("url", request.url.as_bytes())
+            .finish();
+        self.step(vertex, name, || Ok(remotes.git.resolve(&url)?))
     }
 }

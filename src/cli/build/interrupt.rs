@@ -149,6 +149,7 @@ impl Watcher {
         for line in crate::exporter::unfinished::abandon_all() {
             note(&line);
         }
+        crate::source::git::kill_running();
         rbuild_cache::abandon_temporary();
         std::process::exit(code)
     }

@@ -43,7 +43,7 @@ pub struct BuildArgs {
     /// Value of an ARG; without `=` it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     build_args: Vec<String>,
-    /// Directory, docker-image://NAME, oci-layout://DIR[:TAG] or the address of a file to use for a stage or image of this name
+    /// Directory, docker-image://NAME, oci-layout://DIR[:TAG], a Git repository or the address of a file to use for a stage or image of this name
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     build_contexts: Vec<String>,
     /// Stage to build, by name or number [default: the last one]
@@ -132,7 +132,7 @@ pub struct BuildArgs {
     /// Most bytes of a context that is no directory, packed and unpacked, for example 500m [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = context_size)]
     max_context_size: Option<u64>,
-    /// The build context: a directory, the address of an archive or a Dockerfile, or `-` for one on standard input
+    /// The build context: a directory, a Git repository (URL.git[#REF[:DIR]]), the address of an archive or a Dockerfile, or `-` for one on standard input
     #[arg(value_name = "PATH|URL|-")]
     context: String,
 }
@@ -335,6 +335,31 @@ impl BuildOptions {
     /// Whether the context is no directory of this machine: it has no ignore file.
     pub fn is_received(&self) -> bool {
         self.context.directory().is_none()
+    }
+
+    /// Whether `.git` of a context that is a repository stays: it does if a build argument says so.
+    pub fn keeps_git_dir(&self) -> bool {
+        let last = self
+            .build_args
+            .iter()
+            .rfind(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        matches!(
+            last.and_then(|(_, value)| value.as_deref()),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True")
+        )
+    }
+
+    /// The addresses that were typed: of the context and of named ones.
+    pub fn typed_addresses(&self) -> impl Iterator<Item = &str> {
+        let main = match &self.context {
+            ContextPlace::Remote(url) => Some(url.as_str()),
+            _ => None,
+        };
+        let named = self.contexts.iter().filter_map(|(_, context)| match context {
+            NamedContext::Remote(url) => Some(url.as_str()),
+            _ => None,
+        });
+        main.into_iter().chain(named)
     }
 
     /// Whether the build may use all of the machine's network.

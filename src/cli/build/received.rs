@@ -1,5 +1,5 @@
 //! Contexts and Dockerfiles that are no files of this machine (spec 7.1): archives and Dockerfiles from standard input and
-//! from web servers.
+//! from web servers, Git repositories.
 //!
 //! An archive is extracted by the rules of ADD into a layer of the store, and the context is that layer: what comes from
 //! elsewhere is never a directory of this machine. One from a web server is extracted once and known by its digest.
@@ -13,14 +13,15 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::layer::{Kind, LayerPath};
 use rbuild_cache::tree::{self, Tree};
-use rbuild_cache::{Digest, KeyBuilder, LayerId, Record, Store, View};
+use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Record, Store, View};
 use rbuild_parser::git_url::GitUrl;
 
 use super::dockerfile::DockerfileSource;
 use super::options::BuildOptions;
 use crate::cli::human;
-use crate::frontend::{CONTEXT, HttpRequest, MetaResolver};
+use crate::frontend::{CONTEXT, GitRequest, HttpRequest, MetaResolver};
 use crate::graph::address::masked;
+use crate::solver::keys;
 use crate::solver::ops::extract::{begins_as_archive, extract};
 use crate::source::context::LoneFile;
 use crate::source::remote::Remotes;
@@ -45,14 +46,19 @@ impl ContextPlace {
         if text == "-" {
             return Ok(Self::Stdin);
         }
-        if is_web(text) {
-            return Ok(Self::Remote(text.to_owned()));
-        }
-        if text.contains("://") || GitUrl::of_context(text).is_ok_and(|git| git.is_some()) {
-            bail!(
-                "unable to prepare context: {:?} is not supported yet: give a directory or the address of an archive",
-                masked(text)
-            );
+        let is_directory = std::path::Path::new(text).is_dir();
+        if !is_directory {
+            let git = GitUrl::of_context(text);
+            let git = git.with_context(|| format!("unable to prepare context: {:?}", masked(text)))?;
+            if is_web(text) || git.is_some() {
+                return Ok(Self::Remote(text.to_owned()));
+            }
+            if text.contains("://") {
+                bail!(
+                    "unable to prepare context: {:?} is not supported: give a directory, a git URL or the address of an archive",
+                    masked(text)
+                );
+            }
         }
         let path = PathBuf::from(text);
         match std::fs::metadata(&path) {
@@ -121,6 +127,8 @@ pub(super) struct Receiver<'a> {
     pub(super) remotes: &'a Remotes,
     /// Asks and shows what is asked.
     pub(super) resolver: &'a dyn MetaResolver,
+    /// `.git` of a repository stays (`BUILDKIT_CONTEXT_KEEP_GIT_DIR`).
+    pub(super) keep_git_dir: bool,
 }
 
 impl Receiver<'_> {
@@ -187,10 +195,7 @@ impl Receiver<'_> {
     /// What is at an address: an archive, or a Dockerfile.
     fn remote(&self, url: &str, limit: Option<u64>) -> anyhow::Result<Received> {
         if GitUrl::of_context(url)?.is_some() {
-            bail!(
-                "unable to prepare context: {:?} is not supported yet: clone it and give the directory",
-                masked(url)
-            );
+            return self.git(url);
         }
         let op = self.resolver.resolve_http(&HttpRequest {
             url: url.to_owned(),
@@ -217,6 +222,20 @@ impl Receiver<'_> {
         })
     }
 
+    /// The files of a repository. The commit is asked for; what is here of it is not fetched.
+    fn git(&self, url: &str) -> anyhow::Result<Received> {
+        let op = self.resolver.resolve_git(&GitRequest {
+            url: url.to_owned(),
+            keep_git_dir: self.keep_git_dir.then_some(true),
+            checksum: None,
+        })?;
+        let layer = self.recorded(&keys::git(&op), || Ok(self.remotes.git.fetch(&op)?))?;
+        Ok(Received {
+            layer: Some(layer),
+            dockerfile: None,
+        })
+    }
+
     /// An archive with this digest as a layer; extracted when it was not before.
     fn extracted(
         &self,
@@ -228,24 +247,29 @@ impl Receiver<'_> {
         let key = KeyBuilder::new("context archive/1")
             .field("digest", digest.as_bytes())
             .finish();
-        if let Some(record) = self.store.record(&key)?
+        self.recorded(&key, || extract(self.store, view, path, limit))
+    }
+
+    /// The layer that the store has for this key, or one that is made.
+    fn recorded(&self, key: &Key, make: impl FnOnce() -> anyhow::Result<LayerId>) -> anyhow::Result<LayerId> {
+        if let Some(record) = self.store.record(key)?
             && self.store.layer_exists(&record.layer)
         {
             return Ok(record.layer);
         }
-        let layer = extract(self.store, view, path, limit)?;
+        let layer = make()?;
         let created = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
         let record = Record {
-            op: key,
+            op: *key,
             layer: layer.clone(),
             inputs: Vec::new(),
             created,
             duration_ms: 0,
         };
-        self.store.put_record(&key, &record)?;
+        self.store.put_record(key, &record)?;
         Ok(layer)
     }
 

@@ -65,12 +65,13 @@ impl Build<'_> {
             return Ok(self.arrival.get_or_init(Arrival::default));
         }
         let (store, registry) = (self.context.store()?, self.context.registry());
-        let remotes = self.remotes(&store, &registry);
+        let remotes = self.remotes(&store, &registry)?;
         let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull);
         let receiver = Receiver {
             store: &store,
             remotes: &remotes,
             resolver: &self.announced(&images, Some(&remotes)),
+            keep_git_dir: self.options.keeps_git_dir(),
         };
         let arrival = receiver.receive(self.options);
         registry.quiesce();

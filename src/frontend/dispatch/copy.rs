@@ -2,6 +2,7 @@
 
 use rbuild_cache::Digest;
 use rbuild_parser::expand::ExpandError;
+use rbuild_parser::git_url::GitUrl;
 use rbuild_parser::{Add, Copy, Heredoc, Source};
 
 use super::{LayerInputs, StageLowering};
@@ -223,6 +224,11 @@ impl Transfer<'_> {
             .map(|text| stage.expand(text, location))
             .transpose()?
             .filter(|text| !text.is_empty());
+        // What is wrong with it is told at its line, whether it is asked for or not.
+        let url = GitUrl::of_add(operand).map_err(BuildError::new)?;
+        url.map(|url| url.with_flags(checksum.as_deref(), self.keep_git_dir))
+            .transpose()
+            .map_err(BuildError::new)?;
         let request = RemoteRequest::Git(GitRequest {
             url: operand.to_owned(),
             keep_git_dir: self.keep_git_dir,
@@ -334,33 +340,11 @@ fn in_heredoc(
 /// Tells URLs and git repositories from paths (spec 7.2, D7); what could be a path is one.
 fn place(operand: &str) -> Place {
     let lower = operand.to_ascii_lowercase();
-    let scp_like = || {
-        let (user, rest) = operand.split_once('@')?;
-        let (host, path) = rest.split_once(':')?;
-        let plain = |text: &str| {
-            !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        };
-        Some(plain(user) && plain(host) && !path.is_empty())
-    };
-    if ["http://", "https://"]
-        .iter()
-        .any(|scheme| lower.starts_with(scheme))
-    {
-        let path = operand.split(['#', '?']).next().unwrap_or_default();
-        if path.ends_with(".git") {
-            Place::Git
-        } else {
-            Place::Http
-        }
-    } else if ["git://", "ssh://"]
-        .iter()
-        .any(|scheme| lower.starts_with(scheme))
-        || scp_like() == Some(true)
-    {
+    let web = ["http://", "https://"];
+    if !matches!(GitUrl::of_add(operand), Ok(None)) {
         Place::Git
+    } else if web.iter().any(|scheme| lower.starts_with(scheme)) {
+        Place::Http
     } else {
         Place::Local
     }

@@ -12,6 +12,7 @@ mod run;
 mod workdir;
 
 use rbuild_parser::expand::Expander;
+use rbuild_parser::git_url::GitUrl;
 use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Instruction, Spanned};
 
@@ -24,7 +25,7 @@ use super::remotes::{RemoteRequest, Remotes};
 use super::stage::{Base, Command, CopyFrom, StageTable};
 use super::text::shown_with;
 use super::warnings::Warnings;
-use super::{BuildRequest, HttpRequest, Warning};
+use super::{BuildRequest, GitRequest, HttpRequest, Warning};
 use crate::error::BuildError;
 use crate::graph::address::masked;
 use crate::graph::{Address, CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Vertex, VertexId};
@@ -264,15 +265,23 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// A named context that lies elsewhere: a file called `context` (spec 7.3).
+    /// A named context that lies elsewhere: a repository, or a file called `context` (spec 7.3).
     fn remote_context(&mut self, url: &str, location: &Location) -> Result<VertexId, BuildError> {
-        Address::parse(url).map_err(BuildError::new)?;
-        let request = RemoteRequest::Http(HttpRequest {
-            url: url.to_owned(),
-            filename: super::CONTEXT.to_owned(),
-            checksum: None,
-            limit: None,
-        });
+        let request = if GitUrl::of_context(url).map_err(BuildError::new)?.is_some() {
+            RemoteRequest::Git(GitRequest {
+                url: url.to_owned(),
+                keep_git_dir: None,
+                checksum: None,
+            })
+        } else {
+            Address::parse(url).map_err(BuildError::new)?;
+            RemoteRequest::Http(HttpRequest {
+                url: url.to_owned(),
+                filename: super::CONTEXT.to_owned(),
+                checksum: None,
+                limit: None,
+            })
+        };
         Ok(self.remote_vertex(request, location))
     }
 

@@ -19,33 +19,28 @@ pub struct GitAuth {
     /// `GIT_AUTH_TOKEN[.HOST]` and `GIT_AUTH_HEADER[.HOST]`.
     secrets: BTreeMap<String, String>,
     /// Servers that the secrets without a host are for.
-    named: Mutex<Vec<String>>,
+    trusted: Mutex<Vec<String>>,
     of_urls: Mutex<Vec<(Remote, Credentials)>>,
 }
 
 impl GitAuth {
-    /// Whether the secret `id` is one for a Git server.
-    pub fn takes(id: &str) -> bool {
-        [HEADER, TOKEN].iter().any(|name| {
-            id.strip_prefix(name)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-    }
-
-    /// Those of `secrets` that are for Git servers.
-    pub fn new(secrets: impl IntoIterator<Item = (String, Vec<u8>)>) -> anyhow::Result<Self> {
+    /// Those of `secrets`, ids and values, that are for Git servers.
+    pub fn new<'s>(secrets: impl IntoIterator<Item = (&'s str, &'s [u8])>) -> anyhow::Result<Self> {
         let mut known = BTreeMap::new();
         for (id, value) in secrets {
-            if !Self::takes(&id) {
+            let is_ours = [HEADER, TOKEN].iter().any(|name| {
+                let rest = id.strip_prefix(name);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            });
+            if !is_ours {
                 continue;
             }
-            let value = String::from_utf8(value).ok();
+            let value = std::str::from_utf8(value).ok();
             let value = value
-                .as_deref()
                 .map(|text| text.trim_end_matches(['\r', '\n']))
                 .filter(|text| !text.chars().any(char::is_control));
             ensure!(value.is_some(), "the secret {id} is not one line of text");
-            known.insert(id, value.unwrap_or_default().to_owned());
+            known.insert(id.to_owned(), value.unwrap_or_default().to_owned());
         }
         Ok(Self {
             secrets: known,
@@ -53,13 +48,17 @@ impl GitAuth {
         })
     }
 
-    /// The user names this repository, perhaps with credentials: it may be told the secrets that name no server.
-    pub fn name(&self, remote: &Remote, credentials: Option<&Credentials>) {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The user named this server: it may be told the secrets that name none.
+    pub fn trust(&self, remote: &Remote) {
+        let mut trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
         let authority = remote.authority();
-        if !named.contains(&authority) {
-            named.push(authority);
+        if !trusted.contains(&authority) {
+            trusted.push(authority);
         }
+    }
+
+    /// Takes the credentials of a URL for its repository, and for others of the same server.
+    pub fn learn(&self, remote: &Remote, credentials: Option<&Credentials>) {
         if let Some(credentials) = credentials {
             let mut known = self.of_urls.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|(other, _)| other != remote);
@@ -93,13 +92,13 @@ impl GitAuth {
         }
         drop(known);
         let authority = remote.authority();
-        let named = self
-            .named
+        let trusted = self
+            .trusted
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&authority);
         let mut ids = vec![format!(".{authority}")];
-        if named {
+        if trusted {
             ids.push(String::new());
         }
         ids.iter().find_map(|suffix| {
@@ -127,9 +126,7 @@ mod tests {
     }
 
     fn auth(secrets: &[(&str, &str)]) -> GitAuth {
-        let secrets = secrets
-            .iter()
-            .map(|(id, value)| ((*id).to_owned(), value.as_bytes().to_vec()));
+        let secrets = secrets.iter().map(|(id, value)| (*id, value.as_bytes()));
         GitAuth::new(secrets).unwrap()
     }
 
@@ -157,7 +154,7 @@ mod tests {
         );
         // A submodule's server, a redirect's: the user did not name it.
         assert_eq!(auth.header(&remote("https://three/r")), None);
-        auth.name(&remote("https://three/r"), None);
+        auth.trust(&remote("https://three/r"));
         assert_eq!(auth.header(&remote("https://three/other")), token("all"));
         assert_eq!(auth.header(&remote("https://four/r")), None);
         assert_eq!(auth.header(&remote("ssh://git@one/r")), None);
@@ -171,7 +168,7 @@ mod tests {
     fn credentials_of_urls_stay_with_their_server() {
         let auth = auth(&[]);
         let url = GitUrl::of_context("https://u:p@host/a.git").unwrap().unwrap();
-        auth.name(&url.remote, url.credentials.as_ref());
+        auth.learn(&url.remote, url.credentials.as_ref());
         let expected = Some(format!("basic {}", STANDARD.encode("u:p")));
         assert_eq!(auth.header(&remote("https://host/a.git")), expected);
         assert_eq!(auth.header(&remote("https://host/sub.git")), expected);
@@ -181,7 +178,7 @@ mod tests {
 
     #[test]
     fn headers_cannot_be_split() {
-        let bad = [("GIT_AUTH_HEADER".to_owned(), b"a\r\nX-Evil: 1".to_vec())];
+        let bad = [("GIT_AUTH_HEADER", &b"a\r\nX-Evil: 1"[..])];
         assert!(GitAuth::new(bad).unwrap_err().to_string().contains("one line"));
     }
 }

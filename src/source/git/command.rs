@@ -80,8 +80,8 @@ pub struct Git {
 }
 
 impl Git {
-    /// `ssh_key` is a file with a private key to use beside those of the agent and the usual places.
-    pub fn new(ssh_key: Option<&Path>) -> Self {
+    /// With the caller's own connections: proxies, certificates, ssh agent.
+    pub fn new() -> Self {
         let caller = |name: &&str| Some((OsString::from(*name), std::env::var_os(*name)?));
         let mut environment: Vec<(OsString, OsString)> = PASSED.iter().filter_map(caller).collect();
         for (theirs, name) in [
@@ -113,7 +113,7 @@ impl Git {
         ] {
             environment.push((name.into(), value.into()));
         }
-        environment.push(("GIT_SSH_COMMAND".into(), ssh_command(&home, ssh_key)));
+        environment.push(("GIT_SSH_COMMAND".into(), ssh_command(&home)));
         Self {
             environment,
             stall: STALL,
@@ -343,7 +343,7 @@ impl Read for Lively<'_> {
 }
 
 /// ssh that asks nothing, trusts no key that it does not know and reads no configuration.
-fn ssh_command(home: &OsStr, key: Option<&Path>) -> OsString {
+fn ssh_command(home: &OsStr) -> OsString {
     let mut command = OsString::from(
         "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o UpdateHostKeys=no \
          -o PermitLocalCommand=no -o ClearAllForwardings=yes -o ConnectTimeout=30 \
@@ -357,10 +357,6 @@ fn ssh_command(home: &OsStr, key: Option<&Path>) -> OsString {
         option.push("\"");
         command.push(" -o ");
         command.push(quoted(&option));
-    }
-    if let Some(key) = key {
-        command.push(" -o IdentitiesOnly=yes -i ");
-        command.push(quoted(key.as_os_str()));
     }
     command
 }
@@ -390,7 +386,7 @@ mod tests {
 
     #[test]
     fn what_is_said_and_how_it_ends() {
-        let git = Git::new(None);
+        let git = Git::new();
         let version = git.call(["version"]).output().unwrap();
         assert!(version.starts_with(b"git version"));
         let failed = git.call(["no-such-verb"]).output().unwrap_err();
@@ -406,7 +402,7 @@ mod tests {
     /// No variable of the caller and no file of the machine configures it.
     #[test]
     fn the_configuration_is_closed() {
-        let listed = Git::new(None).call(["config", "--list", "--show-scope"]).output();
+        let listed = Git::new().call(["config", "--list", "--show-scope"]).output();
         let listed = String::from_utf8(listed.unwrap()).unwrap();
         assert_eq!(listed.lines().count(), CLOSED.len(), "{listed}");
         assert!(
@@ -419,7 +415,7 @@ mod tests {
     fn a_git_that_says_nothing_is_ended() {
         let git = Git {
             stall: Duration::from_millis(300),
-            ..Git::new(None)
+            ..Git::new()
         };
         let began = Instant::now();
         let alias = [("alias.wait".to_owned(), "!sleep 60".to_owned())];

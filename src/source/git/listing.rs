@@ -76,10 +76,11 @@ mod tests {
 
     #[test]
     fn entries_are_told_apart() {
-        let lines = &b"100644 aa\tx\0160000 cc\td/s\0"[..];
-        let entries = parse(b"100644 blob aa\tx\0160000 commit cc\td/s\0").unwrap();
+        let lines = &b"100644 aa\tx\x00160000 cc\td/s\0"[..];
+        let entries = parse(b"100644 blob aa\tx\x00160000 commit cc\td/s\0").unwrap();
         assert_eq!(index_info(&entries), lines);
-        let listed = parse(b"100644 blob aa\ta b\tc\n\0120000 blob bb\tl\0160000 commit cc\td/s\0").unwrap();
+        let listed =
+            parse(b"100644 blob aa\ta b\tc\n\x00120000 blob bb\tl\x00160000 commit cc\td/s\0").unwrap();
         let kinds: Vec<Kind> = listed.iter().map(|entry| entry.kind).collect();
         assert_eq!(kinds, [Kind::File, Kind::Link, Kind::Submodule]);
         assert_eq!(

@@ -15,7 +15,6 @@ mod listing;
 mod refs;
 mod submodules;
 
-use std::path::Path;
 use std::sync::OnceLock;
 
 use rbuild_cache::{LayerId, Store};
@@ -40,24 +39,25 @@ pub struct GitSource {
 }
 
 impl GitSource {
-    /// Repositories whose clones are kept in `store`. `ssh_key` is a file with a private key.
-    pub fn new(store: Store, auth: GitAuth, ssh_key: Option<&Path>) -> Self {
+    /// Repositories whose clones are kept in `store`.
+    pub fn new(store: Store, auth: GitAuth) -> Self {
         Self {
             store,
-            git: Git::new(ssh_key),
+            git: Git::new(),
             auth,
             moved: Moved::default(),
             lfs: OnceLock::new(),
         }
     }
 
-    /// Says that the user named this repository: secrets for Git servers that name none are for its server.
-    pub fn name(&self, url: &GitUrl) {
-        self.auth.name(&url.remote, url.credentials.as_ref());
+    /// Says that the user trusts the server of this repository with secrets that name no server.
+    pub fn trust(&self, remote: &Remote) {
+        self.auth.trust(remote);
     }
 
     /// The commit that `url` leads to.
     pub fn resolve(&self, url: &GitUrl) -> Result<GitOp, BuildError> {
+        self.auth.learn(&url.remote, url.credentials.as_ref());
         let connection = self.connection(&url.remote);
         let checksum = url.checksum.as_deref();
         let reference = match checksum {

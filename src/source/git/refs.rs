@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(pick(&listed, "other"), None);
         let both = format!("{A}\trefs/heads/v1\n{B}\trefs/tags/v1\n");
         assert_eq!(pick(&both, "v1").unwrap().commit, A);
-        for checksum in [&B[..7], &C[..], &C[..4]] {
+        for checksum in [&B[..7], C, &C[..4]] {
             assert!(tag.check(Some(checksum)).is_ok());
         }
         let error = tag.check(Some(A)).unwrap_err();

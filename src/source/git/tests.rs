@@ -44,7 +44,7 @@ impl Fixture {
             std::thread::sleep(Duration::from_millis(10));
         }
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let source = GitSource::new(store, GitAuth::default(), None);
+        let source = GitSource::new(store, GitAuth::default());
         Self {
             directory,
             daemon,

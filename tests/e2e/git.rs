@@ -1,0 +1,283 @@
+//! Git repositories as contexts and sources (spec 7.2, D6, D7; security A3-1, A3-5 to A3-8).
+
+mod served;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use served::{Repositories, SshServer, WebServer};
+
+use crate::env::{Env, Run, as_every_user};
+
+const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
+
+/// Builds a context into a folder.
+fn build(env: &Env, context: &str, more: &[&str]) -> Run {
+    let out = env.path("out");
+    if out.exists() {
+        fs::remove_dir_all(&out).unwrap();
+    }
+    let output = format!("type=local,dest={}", out.display());
+    let args = ["build", "--progress=plain", "-o", &output];
+    env.rbuild(args.into_iter().chain(more.iter().copied()).chain([context]))
+}
+
+fn text(env: &Env, file: &str) -> String {
+    fs::read_to_string(env.path("out").join(file)).unwrap()
+}
+
+#[test]
+fn contexts_of_every_form_are_fetched_once() {
+    as_every_user(|env| {
+        let repositories = Repositories::new();
+        let files = [
+            ("Dockerfile", DOCKERFILE),
+            ("f", "one"),
+            ("sub/Dockerfile", DOCKERFILE),
+            ("sub/f", "sub"),
+            ("other.docker", "FROM scratch\nCOPY sub/f /other\n"),
+        ];
+        let first = repositories.make("r.git", &files);
+        repositories.git("r.git", &["tag", "-a", "-m", "t", "v1"]);
+        repositories.git("r.git", &["update-ref", "refs/pull/1/head", &first]);
+        repositories.commit("r.git", &[("f", "two")]);
+        let server = WebServer::start(repositories.path("").as_path(), |_| None);
+        let url = server.url("r.git");
+        for (rest, file) in [
+            (String::new(), "two"),
+            ("#main:sub".to_owned(), "sub"),
+            ("?branch=main&subdir=sub".to_owned(), "sub"),
+            ("#v1".to_owned(), "one"),
+            ("?tag=v1".to_owned(), "one"),
+            ("#refs/pull/1/head".to_owned(), "one"),
+            (format!("#{first}"), "one"),
+            (format!("?ref=v1&checksum={}", &first[..8]), "one"),
+        ] {
+            let context = format!("{url}{rest}");
+            build(env, &context, &[]).ok();
+            assert_eq!(text(env, "f"), file, "{context}");
+            assert!(!env.path("out/.git").exists());
+            server.take();
+            let again = build(env, &context, &[]).ok();
+            let asked = server.take();
+            let fetched = asked
+                .iter()
+                .any(|asked| asked.path.contains(&first) || asked.sent > 2000);
+            let most = if rest.contains(&first) { 0 } else { 2 };
+            assert!(!fetched && asked.len() <= most, "{context}: {asked:?}");
+            assert_eq!(again.count("CACHED"), 1, "{context}: {}", again.stderr);
+        }
+        build(env, &url, &["-f", "other.docker"]).ok();
+        assert_eq!(text(env, "other"), "sub");
+        build(env, &url, &["--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"]).ok();
+        assert!(text(env, ".git/HEAD").len() > 40);
+        let wrong = build(env, &format!("{url}?ref=main&checksum={first}"), &[]).fails(1);
+        assert!(
+            wrong
+                .stderr
+                .contains(&format!("expected checksum to match {first}, got ")),
+            "{}",
+            wrong.stderr
+        );
+    });
+}
+
+#[test]
+fn named_contexts_and_add() {
+    as_every_user(|env| {
+        let repositories = Repositories::new();
+        repositories.make("r.git", &[("f", "f"), ("sub/run", "#!"), ("sub/deep/g", "g")]);
+        let server = WebServer::start(repositories.path("").as_path(), |_| None);
+        let url = server.url("r.git");
+        let dockerfile = format!(
+            "FROM named AS files\nFROM scratch\nCOPY --from=named sub /copied\nCOPY --from=files f /from\n\
+             ADD --chown=5:6 {url}#main:sub /added/\nADD --keep-git-dir=true {url} /whole\n"
+        );
+        let context = env.context("ctx", &[("Dockerfile", &dockerfile)]);
+        let named = format!("named={url}");
+        build(env, &context, &["--build-context", &named]).ok();
+        for (file, content) in [
+            ("copied/run", "#!"),
+            ("from", "f"),
+            ("added/deep/g", "g"),
+            ("whole/f", "f"),
+        ] {
+            assert_eq!(text(env, file), content, "{file}");
+        }
+        assert!(env.path("out/whole/.git/config").exists() && !env.path("out/added/.git").exists());
+        for (body, message) in [
+            (format!("ADD {url}#--upload-pack=touch /x"), "Dockerfile:2"),
+            (format!("ADD {url}?depth=1 /x"), "unexpected query \"depth\""),
+            (
+                format!("ADD --checksum=00000000 {url} /x"),
+                "expected checksum to match 00000000, got ",
+            ),
+            (format!("ADD {url}#main:nope /x"), "does not exist"),
+            (format!("COPY {url} /x"), "source can't be a git ref for COPY"),
+        ] {
+            let context = env.context("ctx", &[("Dockerfile", &format!("FROM scratch\n{body}\n"))]);
+            let failed = build(env, &context, &[]).fails(1);
+            assert!(failed.stderr.contains(message), "{body}: {}", failed.stderr);
+        }
+    });
+}
+
+/// A token reaches its server, and neither the one that this redirects to nor any file.
+#[test]
+fn tokens_stay_with_their_server() {
+    as_every_user(|env| {
+        let repositories = Repositories::new();
+        repositories.make("r.git", &[("Dockerfile", DOCKERFILE), ("f", "f")]);
+        let root = repositories.path("");
+        let open = WebServer::start(&root, |_| None);
+        let target = open.url("");
+        let closed = WebServer::start(&root, move |asked| {
+            if asked.path.starts_with("/moved.git") {
+                let rest = asked.path.trim_start_matches("/moved.git");
+                return Some((301, format!("Location: {target}r.git{rest}\r\n")));
+            }
+            if asked.path.starts_with("/metadata.git") {
+                return Some((302, "Location: http://169.254.169.254/x/info/refs\r\n".to_owned()));
+            }
+            match asked.authorization {
+                Some(_) => None,
+                None => Some((401, "WWW-Authenticate: Basic realm=x\r\n".to_owned())),
+            }
+        });
+        let url = closed.url("r.git");
+        let refused = build(env, &url, &[]).fails(1);
+        assert!(
+            refused.stderr.contains("--secret id=GIT_AUTH_TOKEN."),
+            "{}",
+            refused.stderr
+        );
+        let own = format!("id=GIT_AUTH_TOKEN.{}", closed.authority());
+        for id in ["id=GIT_AUTH_TOKEN", &own] {
+            let token = env.write("token", "hunter2-token\n");
+            let secret = format!("{id},src={}", token.display());
+            let built = build(env, &url, &["--secret", &secret]).ok();
+            assert_eq!(text(env, "f"), "f");
+            assert!(!built.stderr.contains("hunter2"));
+        }
+        // x-access-token:hunter2-token
+        let expected = "basic eC1hY2Nlc3MtdG9rZW46aHVudGVyMi10b2tlbg==";
+        assert!(
+            closed
+                .take()
+                .iter()
+                .any(|asked| asked.authorization.as_deref() == Some(expected))
+        );
+
+        let with_user = url.replace("http://", "http://u:hunter2-token@");
+        build(env, &with_user, &[]).ok();
+        let secret = format!("id=GIT_AUTH_TOKEN,src={}", env.path("token").display());
+        open.take();
+        build(
+            env,
+            &closed.url("moved.git"),
+            &["--secret", &secret, "--no-cache"],
+        )
+        .ok();
+        assert!(closed.take().iter().any(|asked| asked.authorization.is_some()));
+        let asked = open.take();
+        assert!(
+            !asked.is_empty() && asked.iter().all(|asked| asked.authorization.is_none()),
+            "{asked:?}"
+        );
+        let metadata = build(env, &closed.url("metadata.git"), &[]).fails(1);
+        assert!(metadata.stderr.contains("redirects to"), "{}", metadata.stderr);
+        let found = env
+            .command("grep")
+            .args(["-rlE", "hunter2|eC1hY2Nlc3M"])
+            .arg(env.store())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    });
+}
+
+#[test]
+fn repositories_behind_ssh() {
+    as_every_user(|env| {
+        let Some(server) = SshServer::start(env) else {
+            return;
+        };
+        let repositories = Repositories::new();
+        repositories.make("r", &[("Dockerfile", DOCKERFILE), ("f", "f")]);
+        let url = format!(
+            "ssh://{}@127.0.0.1:{}{}",
+            server.user,
+            server.port,
+            repositories.path("r").display()
+        );
+        let build = |url: &str| -> Run {
+            let out = env.path("out");
+            let output = format!("type=local,dest={}", out.display());
+            let mut command = env.rbuild_command(["build", "--progress=plain", "-o", &output, url]);
+            command
+                .env("SSH_AUTH_SOCK", &server.agent_socket)
+                .output()
+                .unwrap()
+                .into()
+        };
+        // A3-8: a host that is not known is not spoken to.
+        let unknown = build(&url).fails(1);
+        assert!(unknown.stderr.contains("known_hosts"), "{}", unknown.stderr);
+        env.write(".ssh/known_hosts", &server.host_key);
+        build(&format!("{url}#main")).ok();
+        assert_eq!(text(env, "f"), "f");
+    });
+}
+
+/// A3-1, A3-5, A3-6: nothing of the machine comes in and nothing of it changes.
+#[test]
+fn hostile_contexts() {
+    as_every_user(|env| {
+        let canary = env.write("canary/secret", "hunter2");
+        let repositories = Repositories::new();
+        repositories.make("r.git", &[("d/f", "f"), ("good/Dockerfile", DOCKERFILE)]);
+        for (link, target) in [
+            ("Dockerfile", canary.to_str().unwrap()),
+            ("up", "../.."),
+            ("good/out", canary.parent().unwrap().to_str().unwrap()),
+        ] {
+            symlink(target, repositories.path("r.git").join(link)).unwrap();
+        }
+        let touch = format!("touch {}", env.path("canary/run").display());
+        let modules = format!(
+            "[submodule \"x\"]\n\tpath = d\n\turl = ext::sh -c \"{touch}\"\n[core]\n\tfsmonitor = {touch}\n"
+        );
+        repositories.commit(
+            "r.git",
+            &[(".gitmodules", &modules), (".gitattributes", "* filter=x\n")],
+        );
+        let server = WebServer::start(repositories.path("").as_path(), |_| None);
+        let url = server.url("r.git");
+        for (rest, message) in [
+            ("", "no file \"Dockerfile\""),
+            ("#main:up", "is a symbolic link"),
+            ("#main:..", "leads out"),
+            ("#main:%2e%2e/%2e%2e", "leads out"),
+            ("#--upload-pack=touch", "invalid git ref"),
+        ] {
+            let failed = build(env, &format!("{url}{rest}"), &[]).fails(1);
+            assert!(failed.stderr.contains(message), "{rest}: {}", failed.stderr);
+            assert!(!failed.stderr.contains("hunter2"));
+        }
+        for context in [
+            "ssh://-oProxyCommand=x/r",
+            "ext::sh -c id",
+            "file:///etc",
+            "-oProxyCommand@h:r",
+        ] {
+            let mut command = env.rbuild_command(["build", "--", context]);
+            let failed: Run = command.output().unwrap().into();
+            failed.fails(1);
+        }
+        build(env, &format!("{url}#main:good"), &[]).ok();
+        assert!(env.path("out/out").is_symlink());
+        let names: Vec<_> = fs::read_dir(env.path("canary")).unwrap().collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!(fs::read_to_string(&canary).unwrap(), "hunter2");
+    });
+}
