@@ -288,10 +288,11 @@ impl Group {
             Ok(group) => return Ok(group),
             Err(error) => error,
         };
-        if own != root && rustix::process::geteuid().is_root() {
-            if let Ok(group) = Group::below(root, false, controllers, resources) {
-                return Ok(group);
-            }
+        if own != root
+            && rustix::process::geteuid().is_root()
+            && let Ok(group) = Group::below(root, false, controllers, resources)
+        {
+            return Ok(group);
         }
         Err(match error.raw_os_error() {
             Some(libc::EBUSY) => format!(
