@@ -18,9 +18,9 @@ use serde::Deserialize;
 
 use super::credentials::Login;
 use super::error::RegistryError;
+use super::origin::{may_point_at, origin_text, same_origin};
 use super::transport::{
-    Call, Exchange, Failure, Host, Retry, STALL_LIMIT, may_point_at, network, origin_text, read_limited,
-    refused, same_origin, stalled,
+    Call, Exchange, Failure, Host, Retry, STALL_LIMIT, network, read_limited, refused, stalled,
 };
 
 const TOKEN_LIMIT: u64 = 1 << 20;
@@ -281,7 +281,7 @@ fn check_realm(host: &Host, base: &Url, realm: &str) -> Result<(Url, bool), Stri
     let same_host = url.host_str() == base.host_str();
     let both_local = [base, &url]
         .iter()
-        .all(|u| u.host_str().is_some_and(super::transport::is_local));
+        .all(|u| u.host_str().is_some_and(super::origin::is_local));
     match url.scheme() {
         "https" => {
             // What an unverified registry says may have been said by anybody.

@@ -22,10 +22,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::credentials::CredentialFiles;
 use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
 use super::error::RegistryError;
+use super::origin::origin_text;
 use super::reference::Reference;
 use super::transport::{
-    Call, Clients, Exchange, Failure, Host, Retry, STALL_LIMIT, Session, network, origin_text, pause,
-    read_limited, refused, stalled,
+    Call, Clients, Exchange, Failure, Host, Retry, STALL_LIMIT, Session, network, pause, read_limited,
+    refused, stalled,
 };
 use crate::graph::Platform;
 

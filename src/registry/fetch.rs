@@ -21,10 +21,8 @@ use tokio::sync::mpsc;
 
 use super::client::{Registry, ended};
 use super::error::RegistryError;
-use super::transport::{
-    Exchange, Failure, Retry, deepest, is_link_local, is_local, origin_text, pause, refused, retry_after,
-    same_origin,
-};
+use super::origin::{is_link_local, is_local, origin_text, same_origin};
+use super::transport::{Exchange, Failure, Retry, deepest, pause, refused, retry_after};
 
 const REDIRECTS: u32 = 10;
 /// Chunks that wait for their reader; a chunk is what one read gave, at most some 100 KiB.

@@ -4,7 +4,7 @@
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
 //! * [`fetch`]: a file of any web server;
-//! * `auth` and `transport`: tokens, redirects, retries, and to whom a secret may go.
+//! * `auth`, `transport` and `origin`: tokens, retries, redirects, and to whom a secret may go.
 //!
 //! The only room with async code. Nothing here knows the store.
 
@@ -14,7 +14,8 @@ pub mod credentials;
 pub mod document;
 pub mod error;
 pub mod fetch;
-pub mod push;
+mod origin;
+mod push;
 mod transport;
 
 pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
