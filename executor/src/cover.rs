@@ -20,7 +20,7 @@ use crate::inroot::{self, Kind};
 use crate::mounts::{DEVICES, write_script};
 use crate::spawner::{host_resolv_conf, hosts_text};
 use crate::spec::ExecSpec;
-use crate::{Error, network};
+use crate::{Error, network, trust};
 
 /// The covered places of one step.
 #[derive(Debug)]
@@ -211,8 +211,11 @@ impl Cover {
             let path = format!("{}/{name}", by_descriptor(dev.as_fd()));
             rustix::fs::chmod(path, Mode::from_raw_mode(mode)).map_err(fail)?;
         }
-        match &spec.script {
-            Some(script) => write_script(&dev, script),
+        if let Some(script) = &spec.script {
+            write_script(&dev, script)?;
+        }
+        match &spec.certificates {
+            Some(certificates) => trust::write(self.root.as_fd(), certificates),
             None => Ok(()),
         }
     }

@@ -48,7 +48,9 @@ enum AskedNetwork {
     Not,
     /// The answer comes here.
     Coming(OwnedFd),
-    Known,
+    Known {
+        own: bool,
+    },
 }
 
 /// How a step that ran to its end has left its root.
@@ -175,8 +177,14 @@ impl Executor {
             }
         }
         let taken = receive_network_taken(answer.as_fd()).map_err(fail)?;
-        *network = AskedNetwork::Known;
+        *network = AskedNetwork::Known { own: taken.own };
         Ok(Some(taken))
+    }
+
+    /// Whether steps with [`Network::Default`] have a network of their own; no while that is not known.
+    pub fn has_own_network(&self) -> bool {
+        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*network, AskedNetwork::Known { own: true })
     }
 
     /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.

@@ -65,14 +65,16 @@ const VARIABLES: [&str; 11] = [
 /// No system trusts more than this.
 const MAX_BUNDLE: u64 = 8 << 20;
 
-/// Writes the files. `/dev` of the step is mounted in `root`.
+/// Writes the files into `/dev` of `root`, which has to be the step's own already.
 pub(crate) fn write(root: BorrowedFd<'_>, certificates: &Certificates) -> Result<(), Error> {
     let fail = |e: io::Error| Error::Setup(format!("placing the certificates of the step: {e}"));
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let dev = inroot::open(root, "/dev", flags).map_err(|e| fail(e.into()))?;
     rustix::fs::mkdirat(&dev, DIRECTORY, Mode::from_raw_mode(0o755)).map_err(|e| fail(e.into()))?;
-    let directory = rustix::fs::openat(&dev, DIRECTORY, flags | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| fail(e.into()))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(&dev, DIRECTORY, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
+    // Whatever the umask is, the step may be any user.
+    rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o755)).map_err(|e| fail(e.into()))?;
 
     let mut bundle = of_image(root).unwrap_or_else(|| certificates.otherwise.clone().into_bytes());
     bundle.push(b'\n');
@@ -116,7 +118,8 @@ fn of_image(root: BorrowedFd<'_>) -> Option<Vec<u8>> {
 
 fn place(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644))?;
+    let fd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o644))?;
     std::fs::File::from(fd).write_all(bytes)
 }
 

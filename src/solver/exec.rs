@@ -20,6 +20,9 @@ use crate::source::leak::Leak;
 /// Bytes read of a process' output at once.
 const CHUNK: usize = 64 * 1024;
 
+/// Bytes of a process' output that are looked at when it has failed.
+const LAST: usize = 8 * 1024;
+
 /// Runs `op` on the stack of layers `base` and gives the layer of what it changed. `read` is what its mounts read; `successors`
 /// further steps will run directly on the result.
 pub(super) fn run(
@@ -58,9 +61,10 @@ pub(super) fn run(
     }
     let ended = exit.map_err(|error| failed_to_start(op, error))?;
     if !ended.exit.success() {
-        return Err(failed(op, ended.exit, executor.memory_limit()));
+        let hint = network::explain(inputs, executor, op, &printed.last);
+        return Err(failed(op, ended.exit, executor.memory_limit()).hint(hint));
     }
-    refuse_leaks(asking, &root.written(), &printed)?;
+    refuse_leaks(asking, &root.written(), &printed.leaks)?;
     root.commit(&ended.touched, successors)
 }
 
@@ -138,9 +142,17 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), BuildError> {
     })
 }
 
-/// Hands on what the process writes until both pipes are closed by everybody, with secrets hidden. Gives those that are
-/// long enough not to be there by chance.
-fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd) -> BTreeSet<Leak> {
+/// What is known of a process' output.
+#[derive(Default)]
+struct Printed {
+    /// The secrets in it that are long enough not to be there by chance.
+    leaks: BTreeSet<Leak>,
+    /// Its end, as it was written.
+    last: Vec<u8>,
+}
+
+/// Hands on what the process writes until both pipes are closed by everybody, with secrets hidden.
+fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd) -> Printed {
     let mut open = vec![
         (Stream::Stdout, stdout, inputs.leaks.mask()),
         (Stream::Stderr, stderr, inputs.leaks.mask()),
@@ -155,7 +167,7 @@ fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd
             });
         }
     };
-    let mut printed = BTreeSet::new();
+    let mut printed = Printed::default();
     let mut buffer = vec![0; CHUNK];
     while !open.is_empty() {
         let mut polled: Vec<PollFd<'_>> = open
@@ -177,6 +189,9 @@ fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd
             match rustix::io::read(&**fd, &mut buffer) {
                 Ok(0) => {}
                 Ok(count) => {
+                    printed.last.extend_from_slice(&buffer[..count]);
+                    let surplus = printed.last.len().saturating_sub(LAST);
+                    printed.last.drain(..surplus);
                     emit(*stream, mask.push(buffer[..count].to_vec()));
                     return true;
                 }
@@ -184,7 +199,9 @@ fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd
                 Err(_) => {}
             }
             emit(*stream, mask.finish());
-            printed.extend(mask.found().filter(|leak| leak.sought).cloned());
+            printed
+                .leaks
+                .extend(mask.found().filter(|leak| leak.sought).cloned());
             false
         });
     }

@@ -42,6 +42,58 @@ pub(super) fn join(
     Ok(())
 }
 
+/// What the network may have to do with the failure of a step whose output ended with `last`.
+pub(super) fn explain(inputs: &Inputs<'_>, executor: &Executor, op: &ExecOp, last: &[u8]) -> Option<String> {
+    let last = String::from_utf8_lossy(last).to_ascii_lowercase();
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| last.contains(phrase));
+    let unresolved = says(&UNRESOLVED);
+    let unreached = says(&UNREACHED);
+    match op.network {
+        _ if !unresolved && !unreached => None,
+        NetworkMode::None => Some("this step has no network (--network=none)".to_owned()),
+        NetworkMode::Default
+            if unreached && says(&["127.0.0.1", "localhost", "169.254."]) && executor.has_own_network() =>
+        {
+            Some(
+                "the network of the steps reaches neither this machine's loopback nor cloud metadata: use --network host, \
+                 or --add-host NAME:host-gateway for the loopback"
+                    .to_owned(),
+            )
+        }
+        _ if unresolved => {
+            let servers: Vec<String> = inputs.dns.servers.iter().map(ToString::to_string).collect();
+            Some(match servers.as_slice() {
+                [] => "names are looked up at the servers of this machine's /etc/resolv.conf: do they know the name? --dns \
+                       names others, --network host uses this machine's network"
+                    .to_owned(),
+                servers => format!("names are looked up at --dns {}", servers.join(", ")),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Words of programs that did not find the address of a name.
+const UNRESOLVED: [&str; 8] = [
+    "could not resolve",
+    "couldn't resolve",
+    "temporary failure resolving",
+    "temporary failure in name resolution",
+    "name or service not known",
+    "bad address",
+    "eai_again",
+    "enotfound",
+];
+
+/// Words of programs that did not reach an address.
+const UNREACHED: [&str; 5] = [
+    "network is unreachable",
+    "network unreachable",
+    "connection refused",
+    "no route to host",
+    "enetunreach",
+];
+
 /// Is this proxy on the loopback of the machine?
 fn is_on_loopback(proxy: &str) -> bool {
     let rest = proxy.split_once("://").map_or(proxy, |(_, rest)| rest);

@@ -276,6 +276,44 @@ fn a9_proxies_reach_steps_and_nothing_else() {
     });
 }
 
+#[test]
+fn a_failure_of_the_network_is_explained() {
+    as_every_user(|env| {
+        env.base();
+        let port = server();
+        let none = "FROM base\nRUN nc -w 1 10.0.0.1 80 </dev/null\n";
+        let none = env.build("failed", none, &["--network=none"]).fails(1);
+        assert_eq!(
+            none.count("this step has no network (--network=none)"),
+            1,
+            "{}",
+            none.stderr
+        );
+        let run = env.build(
+            "failed",
+            &format!("FROM base\nRUN nc -w 1 127.0.0.1 {port} </dev/null\n"),
+            &[],
+        );
+        if has_own_network(&run) {
+            assert_eq!(
+                run.fails(1)
+                    .count("or --add-host NAME:host-gateway for the loopback"),
+                1
+            );
+        }
+        let run = env.build(
+            "failed",
+            "FROM base\nRUN echo could not resolve >&2; exit 3\n",
+            &["--dns=10.1.2.3"],
+        );
+        assert_eq!(run.fails(1).count("names are looked up at --dns 10.1.2.3"), 1);
+        let plain = env
+            .build("failed", "FROM base\nRUN exit 3\n", &["--network=none"])
+            .fails(1);
+        assert_eq!(plain.count("no network"), 0, "{}", plain.stderr);
+    });
+}
+
 /// A throw-away authority and a server's certificate below `directory`; `None`, with a note, without openssl.
 fn authority(directory: &Path) -> Option<()> {
     if !has("openssl") {
@@ -357,7 +395,8 @@ fn given_certificates_are_trusted_and_leave_nothing() {
         ];
         let bundle = ["--ca-bundle", bundle.to_str().unwrap()];
         let trusting = env.build("trust", &text, &[&epoch[..], &bundle].concat()).ok();
-        assert_eq!(trusting.count("return code: 0 (ok)"), 1, "{}", trusting.stderr);
+        // With every ticket of the server it is said again.
+        assert!(trusting.count("return code: 0 (ok)") > 0, "{}", trusting.stderr);
         assert_eq!(trusting.count(" lines 2\n"), 1, "{}", trusting.stderr);
         assert_eq!(trusting.count(" the image's own\n"), 1, "{}", trusting.stderr);
         assert_eq!(
