@@ -24,7 +24,7 @@ use crate::store::Store;
 #[derive(Debug, Clone, Default)]
 pub struct PruneOptions {
     /// Also what serves only builds: cache records that lead to layers of images, trees of layers that an image has as
-    /// blobs, remembered file digests, caches that steps mount. Named images stay.
+    /// blobs, remembered file digests, clones of repositories, caches that steps mount. Named images stay.
     pub all: bool,
     /// Only what was not used for this long.
     pub until: Option<Duration>,
@@ -132,6 +132,11 @@ impl Store {
                 .map_or(0, |stat| disk_bytes(stat.st_blocks));
             self.0.files.unlink(&name)?;
         }
+        if let Some(clones) = self.clones()? {
+            for name in plan.clones {
+                report.freed += self.take_apart(&clones, &name)?;
+            }
+        }
         for (name, id) in plan.mounts {
             report.freed += self.take_apart(&self.0.mounts, &name)?;
             report.mounts.push(id);
@@ -152,6 +157,15 @@ impl Store {
         c_name(&path)
             .and_then(|temporary| remove_tree(scratch.directory().as_fd(), &temporary))
             .map_err(|error| StoreError::io("removing what was in", directory.path_of(name), error))
+    }
+
+    /// The directory of clones of repositories, if there is one.
+    fn clones(&self) -> Result<Option<Directory>, StoreError> {
+        match self.0.root.child("git") {
+            Ok(directory) => Ok(Some(directory)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("opening", self.0.root.path_of("git"), error)),
+        }
     }
 
     /// Drops from the lists of keys those that have no record any more.
@@ -434,6 +448,33 @@ mod tests {
         let report = fixture.store.prune(&PruneOptions::default()).unwrap();
         assert_eq!((report.layers, report.blobs), (vec![old.0], vec![old.1]));
         assert_eq!(fixture.has(&new), [true; 3]);
+    }
+
+    #[test]
+    fn clones_go_with_all() {
+        let fixture = Fixture::new();
+        let clones = fixture.store.root().join("git");
+        for (name, hours) in [("old", 5), ("new", 1)] {
+            let path = clones.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("pack"), [0; 9000]).unwrap();
+            let used = SystemTime::now() - Duration::from_secs(3600 * hours);
+            std::fs::File::open(&path).unwrap().set_modified(used).unwrap();
+        }
+        fixture.store.prune(&PruneOptions::default()).unwrap();
+        assert_eq!(std::fs::read_dir(&clones).unwrap().count(), 2);
+        let all = |until| PruneOptions {
+            all: true,
+            until,
+            ..PruneOptions::default()
+        };
+        let report = fixture
+            .store
+            .prune(&all(Some(Duration::from_secs(7200))))
+            .unwrap();
+        assert!(report.freed >= 9000 && clones.join("new").exists() && !clones.join("old").exists());
+        fixture.store.prune(&all(None)).unwrap();
+        assert_eq!(std::fs::read_dir(&clones).unwrap().count(), 0);
     }
 
     #[test]

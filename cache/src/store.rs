@@ -6,6 +6,7 @@
 //! keys/v1/<key>, ops/v1/<op>              cache records, and which keys one operation has
 //! files/v1/<hash>                         digests of local files
 //! mounts/v1/<key>/                         directories that steps keep between builds
+//! git/<key>                               clones of repositories
 //! locks/<key>, index.lock, gc.lock        locks between processes
 //! tmp/<random>/                           what is being written
 //! ```

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{PruneKind, PruneOptions, PruneReport, TREES};
 use crate::digest::{DiffId, Digest, Key, LayerId};
-use crate::directory::{Directory, disk_bytes, disk_usage};
+use crate::directory::{Directory, c_name, disk_bytes, disk_usage};
 use crate::error::StoreError;
 use crate::layer::LayerRecord;
 use crate::store::Store;
@@ -113,6 +113,9 @@ impl Store {
             plan.trees.extend(idle.into_iter().map(|(id, _)| id.clone()));
         }
 
+        if options.all {
+            total += self.plan_clones(&mut plan, total, options, &expired)?;
+        }
         if options.all && options.kind.is_none() {
             self.plan_mounts(&mut plan, total, options, &expired)?;
         }
@@ -143,6 +146,40 @@ impl Store {
             }
         }
         Ok(plan)
+    }
+
+    /// Clones of repositories, the longest unused first; the size of those that stay. `others` is the size of what else is
+    /// kept.
+    fn plan_clones(
+        &self,
+        plan: &mut Plan,
+        others: u64,
+        options: &PruneOptions,
+        expired: &dyn Fn(SystemTime) -> bool,
+    ) -> Result<u64, StoreError> {
+        let Some(directory) = self.clones()? else {
+            return Ok(0);
+        };
+        let mut clones = Vec::new();
+        for name in directory.text_names()? {
+            let Some(stat) = directory.stat(&name)? else {
+                continue;
+            };
+            let bytes = c_name(&directory.path_of(&name))
+                .and_then(|name| disk_usage(directory.as_fd(), &name, &mut HashSet::new()))
+                .map_err(|error| StoreError::io("looking at", directory.path_of(&name), error))?;
+            clones.push((modified(&stat), name, bytes));
+        }
+        clones.sort();
+        let mut total: u64 = clones.iter().map(|(_, _, bytes)| bytes).sum();
+        for (used, name, bytes) in clones {
+            if expired(used) && options.keep_storage.is_none_or(|keep| others + total > keep) {
+                total -= bytes;
+                plan.bytes += bytes;
+                plan.clones.push(name);
+            }
+        }
+        Ok(total)
     }
 
     /// Caches that steps mount, the longest unused first. `others` is the size of what else is kept.
@@ -326,6 +363,8 @@ pub(super) struct Plan {
     pub(super) trees: Vec<LayerId>,
     pub(super) blobs: Vec<Digest>,
     pub(super) files: Vec<String>,
+    /// Clones of repositories.
+    pub(super) clones: Vec<String>,
     /// Directory and name of caches that steps mount.
     pub(super) mounts: Vec<(String, String)>,
     /// What that will give back.
