@@ -50,6 +50,8 @@ mod network;
 mod leaving;
 // What the machine offers to builds.
 mod doctor;
+// A namespace with one id: for whom, and beside others.
+mod single;
 // Memory, processors and processes of steps.
 mod limits;
 // One build for several platforms.
