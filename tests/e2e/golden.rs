@@ -1,5 +1,5 @@
-//! The golden vectors of the specification (section 16), each built by the real binary. V55 and V56 need
-//! mounts; V60 is in `reproducible`.
+//! The golden vectors of the specification (section 16), each built by the real binary. V56 is in
+//! `secrets`, V60 in `reproducible`.
 
 mod vectors;
 

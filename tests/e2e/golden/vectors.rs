@@ -125,6 +125,12 @@ pub const LAYERS: &[(&str, &str, &[&str])] = &[
         &["n d755 0:6", "n/a f644 0:6 a @1000000000"],
     ),
     (
+        "V55",
+        "FROM base\nRUN --mount=type=cache,target=/m,id=a,uid=1 touch /m/f\n\
+         RUN --mount=type=cache,target=/m,id=a,uid=2 echo it has $(ls -A /m | wc -l) > /n",
+        &["n f644 0:0 it has 0"],
+    ),
+    (
         "V25",
         "FROM base\nRUN echo bob:x:12:34::/:/bin/sh >> /etc/passwd\nCOPY --chown=bob a n/",
         &["n d755 12:34", "n/a f644 12:34 a @1000000000"],
