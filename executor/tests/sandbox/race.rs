@@ -1,11 +1,12 @@
 //! Races: parts of the paths that the sandbox opens and mounts on are swapped, a hundred thousand times, while steps start
-//! (A2-2b, A2-4 of the security tests). Whatever a step then gets, it is inside, and the masks hold.
+//! (A2-2b, A2-4, A2-7 of the security tests). Whatever a step then gets, it is inside, and the masks hold.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rbuild_executor::{Mount, MountSource};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Case;
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
         "a2_4_mount_points_of_the_layer_swapped",
         mount_points_of_the_layer_swapped,
     ),
+    ("a2_7_parts_of_a_cache_swapped", parts_of_a_cache_swapped),
 ];
 
 const SWAPS: usize = 100_000;
@@ -68,6 +70,46 @@ fn mount_points_of_the_layer_swapped() {
             // A work directory belongs to one mount.
             assert!(work.is_dir());
         });
+    });
+    assert!(swaps >= SWAPS);
+    canary.unchanged();
+}
+
+/// Another step of the same cache swaps directories of it while parts of it are mounted, and things are mounted in it.
+fn parts_of_a_cache_swapped() {
+    let bench = Bench::new();
+    let canary = Canary::new(&bench);
+    let cache = bench.directory.join("cache");
+    fs::create_dir_all(cache.join("a")).unwrap();
+    fs::write(cache.join("a/id"), "mine").unwrap();
+    let pairs = [canary.twin(&cache, "a")];
+    let mount = |target: &str, path: &str, source| Mount {
+        target: target.to_owned(),
+        source,
+        path: path.to_owned(),
+        read_only: false,
+    };
+    let host = |create| MountSource::Host {
+        path: cache.clone(),
+        create,
+        recursive: false,
+    };
+    let swaps = while_swapping(&pairs, || {
+        let mut spec = bench.spec(&[
+            "sh",
+            "-c",
+            "cat /part/id /all/a/id 2>/dev/null; touch /part/made /all/a/t/made /made/made 2>/dev/null; true",
+        ]);
+        spec.mounts = vec![
+            mount("/part", "a", host(false)),
+            mount("/made", "a/b/c", host(true)),
+            mount("/all", "/", host(false)),
+            mount("/all/a/t", "/", MountSource::Memory { size: None }),
+        ];
+        let outcome = bench.run(&spec);
+        if outcome.exit.is_ok() {
+            assert!(!outcome.out.contains("secret"), "{}", outcome.out);
+        }
     });
     assert!(swaps >= SWAPS);
     canary.unchanged();
