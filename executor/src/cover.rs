@@ -100,6 +100,10 @@ impl Cover {
                     .map_err(|e| Error::Setup(format!("preparing {path} of the image: {e}")))
             })
             .and_then(|()| cover.devices(spec))
+            .and_then(|()| match &spec.certificates {
+                Some(certificates) => trust::write(cover.root.as_fd(), certificates),
+                None => Ok(()),
+            })
             .and_then(|()| {
                 cover
                     .remember_parents()

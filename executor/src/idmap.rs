@@ -1,10 +1,13 @@
 //! The ids of a user namespace: 0 is the user, 1 and up are the user's subordinate ids.
 //!
 //! The maps are written by `newuidmap` and `newgidmap`, which check them against `/etc/subuid`
-//! and `/etc/subgid`; what is read here is only a proposal.
+//! and `/etc/subgid`; what is read here is only a proposal. Root of a container may write them itself, and maps every
+//! id to itself.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::Error;
 
@@ -12,16 +15,34 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IdMap(Vec<(u32, u32, u32)>);
 
-/// Both maps and the programs that write them.
+/// Both maps and who writes them.
 #[derive(Debug)]
 pub(crate) struct IdMaps {
-    uid: (PathBuf, IdMap),
-    gid: (PathBuf, IdMap),
+    uid: (Writer, IdMap),
+    gid: (Writer, IdMap),
     /// How many ids there are inside.
     pub(crate) count: u32,
 }
 
+#[derive(Debug)]
+enum Writer {
+    /// A program that may do it.
+    Program(PathBuf),
+    /// This process, into the file of that name.
+    Own(&'static str),
+}
+
 impl IdMap {
+    /// Every id of the namespace with the map `text` as itself.
+    fn same(text: &str) -> Option<IdMap> {
+        let ranges = text.lines().map(|line| {
+            let mut fields = line.split_whitespace().map(|field| field.parse::<u32>().ok());
+            let (first, _, count) = (fields.next()??, fields.next()??, fields.next()??);
+            Some((first, first, count))
+        });
+        ranges.collect::<Option<Vec<_>>>().map(IdMap)
+    }
+
     /// `own` as 0, then all ranges one after another.
     fn new(own: u32, ranges: &[(u32, u32)]) -> IdMap {
         let mut map = vec![(0, own, 1)];
@@ -50,6 +71,9 @@ impl IdMap {
 impl IdMaps {
     /// What the calling user can have; the error names what is missing.
     pub(crate) fn of_caller() -> Result<IdMaps, String> {
+        if let Some(maps) = IdMaps::of_container() {
+            return Ok(maps);
+        }
         let uid = rustix::process::getuid().as_raw();
         let gid = rustix::process::getgid().as_raw();
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -75,7 +99,7 @@ impl IdMaps {
                      --add-subgids 100000-165535 {who})"
                 ));
             }
-            Ok((path, IdMap::new(own, &ranges)))
+            Ok((Writer::Program(path), IdMap::new(own, &ranges)))
         };
         let uid_map = read("/etc/subuid", "newuidmap", uid)?;
         let gid_map = read("/etc/subgid", "newgidmap", gid)?;
@@ -87,9 +111,44 @@ impl IdMaps {
         })
     }
 
+    /// What root of a container may have: it lacks what makes root of the machine, and may give away all of its ids.
+    fn of_container() -> Option<IdMaps> {
+        let held = capabilities(None).ok()?.effective;
+        let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETFCAP;
+        if !rustix::process::geteuid().is_root()
+            || held.contains(CapabilitySet::SYS_ADMIN)
+            || !held.contains(needed)
+        {
+            return None;
+        }
+        let map = |name: &str| IdMap::same(&std::fs::read_to_string(format!("/proc/self/{name}")).ok()?);
+        let (uid, gid) = (map("uid_map")?, map("gid_map")?);
+        let count = uid.count().min(gid.count());
+        Some(IdMaps {
+            uid: (Writer::Own("uid_map"), uid),
+            gid: (Writer::Own("gid_map"), gid),
+            count,
+        })
+    }
+
     /// Writes both maps of the process `pid`. Called from outside its user namespace.
     pub(crate) fn write(&self, pid: i32) -> Result<(), Error> {
-        for (program, map) in [&self.uid, &self.gid] {
+        for (writer, map) in [&self.uid, &self.gid] {
+            let program = match writer {
+                Writer::Program(program) => program,
+                Writer::Own(file) => {
+                    let lines = map
+                        .0
+                        .iter()
+                        .map(|(inside, outside, count)| format!("{inside} {outside} {count}\n"));
+                    std::fs::write(format!("/proc/{pid}/{file}"), lines.collect::<String>()).map_err(
+                        |e| Error::Unavailable {
+                            reason: format!("writing the {file} of a user namespace: {e}"),
+                        },
+                    )?;
+                    continue;
+                }
+            };
             let fail = |why: String| Error::Unavailable {
                 reason: format!("{}: {why}", program.display()),
             };
@@ -185,6 +244,13 @@ mod tests {
         assert_eq!(map.count(), 65542);
         assert_eq!(map.arguments().take(3).collect::<Vec<_>>(), ["0", "1000", "1"]);
         assert_eq!(IdMap::new(0, &[(1, u32::MAX)]).count(), u32::MAX);
+    }
+
+    #[test]
+    fn every_id_as_itself() {
+        let map = IdMap::same("         0     100000      65536\n     65536 1 5\n").unwrap();
+        assert_eq!(map.0, [(0, 0, 65536), (65536, 65536, 5)]);
+        assert_eq!(IdMap::same("0 0 x\n"), None);
     }
 
     #[test]

@@ -257,14 +257,14 @@ pub(crate) fn by_descriptor(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// `/proc` of the step's pid namespace.
+/// `/proc` of the step's pid namespace. Where parts of the builder's own are hidden, as in a container, the kernel shows no other
+/// one: then it is the builder's, with what is hidden in it. The step still reaches only its own processes.
 pub(crate) fn proc(target: BorrowedFd<'_>, empty: &Path, masked: bool) -> Result<(), Error> {
-    let proc = detached("/proc", "proc", &[], QUIET).map_err(|e| match e {
-        Error::Setup(text) if text.contains("Operation not permitted") => Error::Setup(format!(
-            "{text}: parts of the machine's own /proc are hidden, as in a container; \
-             start that container with unmasked system paths (--security-opt systempaths=unconfined)"
-        )),
-        other => other,
+    let proc = detached("/proc", "proc", &[], QUIET).or_else(|refused| {
+        let own = clone_tree("/proc", CWD, "/proc", true).map_err(|_| refused)?;
+        sys::mount_setattr(own.as_fd(), QUIET_READ_ONLY & !attr::RDONLY, true)
+            .map_err(|e| failed("/proc", e))?;
+        Ok(own)
     })?;
     attach("/proc", &proc, target)?;
     if masked {

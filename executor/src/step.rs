@@ -95,8 +95,11 @@ fn prepare(
     }
 
     if shared.means.namespaces {
-        rustix::system::sethostname(spec.hostname.as_bytes())
-            .map_err(|e| setup("setting the host name", e))?;
+        match rustix::system::sethostname(spec.hostname.as_bytes()) {
+            // The filter of a surrounding container: its name stays, and `/etc/hosts` knows the other.
+            Err(rustix::io::Errno::PERM) => {}
+            set => set.map_err(|e| setup("setting the host name", e))?,
+        }
     }
     if spec.network == Network::None {
         sys::loopback_up().map_err(|e| setup("setting loopback up", e))?;

@@ -20,6 +20,8 @@ mod build;
 mod cache;
 // Ignore files, lists and modes of a directory.
 mod context;
+// Inside of containers that allow little.
+mod containers;
 // Named contexts: directories, images, OCI layouts.
 mod contexts;
 // What is said of a Dockerfile without building it, and of a doubtful one after it was built.

@@ -298,3 +298,6 @@ impl Store {
         roots.retain(|(_, parked)| parked.try_lock().map_or(true, |parked| parked.is_some()));
     }
 }
+
+#[cfg(test)]
+mod tests;
