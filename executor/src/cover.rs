@@ -5,7 +5,7 @@
 //! made of its own. Works in the builder, before the step's process exists and after the last of its processes has gone, so that
 //! nobody changes the tree meanwhile; places are found by the kernel inside of the root ([`inroot`]).
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use crate::inroot::{self, Kind};
 use crate::mounts::{DEVICES, write_script};
 use crate::spawner::{host_resolv_conf, hosts_text};
-use crate::spec::ExecSpec;
+use crate::spec::{ExecSpec, Mount};
+use crate::stand_in::{Origin, StandIn};
 use crate::{Error, network, trust};
 
 /// The covered places of one step.
@@ -38,34 +39,24 @@ struct Place {
     path: String,
     /// Whether the image had something there.
     has_original: bool,
+    /// Where that belongs which lies there now, if it is not thrown away.
+    origin: Option<Origin>,
 }
 
 /// A directory in which something was covered.
 #[derive(Debug)]
 struct Parent {
     path: String,
-    inode: u64,
+    /// Wherever the step moves it.
+    directory: OwnedFd,
     mtime: Timespec,
     /// After covering.
     ctime: Timespec,
 }
 
-/// A file or directory to put somewhere.
-struct Content<'a> {
-    path: &'a str,
-    bytes: Option<&'a [u8]>,
-}
-
 impl Cover {
     /// Covers what a step of `spec` must not see in `root`. `aside` is an empty directory on the same file system.
     pub(crate) fn lay(root: &Path, aside: &Path, spec: &ExecSpec) -> Result<Cover, Error> {
-        if let Some(mount) = spec.mounts.first() {
-            return Err(Error::Setup(format!(
-                "mounting {}: isolation \"chroot\" cannot mount (start the container that rbuild runs in with user namespaces: \
-                 --security-opt seccomp=unconfined)",
-                mount.target
-            )));
-        }
         let machine = String::from_utf8_lossy(&host_resolv_conf()).into_owned();
         let resolv_conf = network::resolv::text(&machine, &spec.dns, None);
         let extra: Vec<(String, String)> = spec
@@ -85,24 +76,44 @@ impl Cover {
             made: Vec::new(),
             parents: Vec::new(),
         };
-        let contents = [
-            ("/proc", None),
-            ("/sys", None),
-            ("/dev", None),
-            ("/etc/resolv.conf", Some(resolv_conf.as_bytes())),
-            ("/etc/hosts", Some(hosts.as_bytes())),
-        ];
-        let laid = contents
-            .into_iter()
-            .try_for_each(|(path, bytes)| {
-                cover
-                    .put(&Content { path, bytes })
-                    .map_err(|e| Error::Setup(format!("preparing {path} of the image: {e}")))
+        let directory = || Ok(StandIn::Directory(0o755));
+        let file = |bytes| {
+            Ok(StandIn::File {
+                bytes,
+                mode: 0o644,
+                owner: (0, 0),
             })
+        };
+        let usual = [
+            ("/proc", directory()),
+            ("/sys", directory()),
+            ("/dev", directory()),
+            ("/etc/resolv.conf", file(resolv_conf.as_bytes())),
+            ("/etc/hosts", file(hosts.as_bytes())),
+        ];
+        // `aside` lies in a directory of this build, and that in the temporary ones of the store.
+        let store = aside.ancestors().nth(3).unwrap_or(aside);
+        let mut mounts: Vec<&Mount> = spec.mounts.iter().collect();
+        mounts.sort_by_key(|mount| {
+            mount
+                .target
+                .split('/')
+                .filter(|part| !matches!(*part, "" | "."))
+                .count()
+        });
+        let laid = usual
+            .into_iter()
+            .try_for_each(|(path, stand_in)| cover.put(path, stand_in?))
+            // The nodes first: something may be mounted below them.
             .and_then(|()| cover.devices(spec))
             .and_then(|()| match &spec.certificates {
                 Some(certificates) => trust::write(cover.root.as_fd(), certificates),
                 None => Ok(()),
+            })
+            .and_then(|()| {
+                mounts
+                    .into_iter()
+                    .try_for_each(|mount| cover.put(&mount.target, StandIn::of(mount, spec, store)?))
             })
             .and_then(|()| {
                 cover
@@ -120,15 +131,16 @@ impl Cover {
         }
     }
 
-    fn put(&mut self, content: &Content<'_>) -> io::Result<()> {
-        let kind = if content.bytes.is_some() {
-            Kind::File
-        } else {
-            Kind::Directory
-        };
-        let before = inroot::probe(self.root.as_fd(), self.root.as_fd(), content.path)?;
+    fn put(&mut self, path: &str, stand_in: StandIn<'_>) -> Result<(), Error> {
+        self.try_put(path, stand_in)
+            .map_err(|e| Error::Setup(format!("preparing {path} of the image: {e}")))
+    }
+
+    fn try_put(&mut self, path: &str, stand_in: StandIn<'_>) -> io::Result<()> {
+        let kind = stand_in.kind();
+        let before = inroot::probe(self.root.as_fd(), self.root.as_fd(), path)?;
         let mut made = Vec::new();
-        let target = inroot::ensure(self.root.as_fd(), content.path, kind, &mut made)?;
+        let target = inroot::ensure(self.root.as_fd(), path, kind, &mut made)?;
         let path = path_below(self.root.as_fd(), target.as_fd())?;
         drop(target);
         let (parent, name) = split(&path).ok_or(io::ErrorKind::InvalidInput)?;
@@ -146,10 +158,9 @@ impl Cover {
         let directory = self.open(parent)?;
         let number = self.places.len();
         if is_new {
-            let flags = if content.bytes.is_some() {
-                AtFlags::empty()
-            } else {
-                AtFlags::REMOVEDIR
+            let flags = match kind {
+                Kind::File => AtFlags::empty(),
+                Kind::Directory => AtFlags::REMOVEDIR,
             };
             rustix::fs::unlinkat(&directory, name, flags)?;
         } else {
@@ -158,19 +169,11 @@ impl Cover {
         self.places.push(Place {
             path: path.clone(),
             has_original: !is_new,
+            origin: None,
         });
-        match content.bytes {
-            None => rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755))?,
-            Some(bytes) => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(0o644))?;
-                rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))?;
-                std::fs::File::from(file).write_all(bytes)?;
-            }
-        }
-        if content.bytes.is_none() {
-            let directory = self.open(&path)?;
-            rustix::fs::chmod(by_descriptor(directory.as_fd()), Mode::from_raw_mode(0o755))?;
+        let origin = stand_in.put(directory.as_fd(), name)?;
+        if let Some(place) = self.places.last_mut() {
+            place.origin = origin;
         }
         Ok(())
     }
@@ -235,16 +238,10 @@ impl Cover {
         // What the parents look like at the end of the step, before anything is moved in them.
         let mut parents = Vec::new();
         for parent in std::mem::take(&mut self.parents) {
-            // One that the step has removed or replaced takes its covered children along.
-            let Ok(directory) = self.open(&parent.path) else {
-                continue;
-            };
-            let stat = rustix::fs::fstat(&directory)?;
-            if stat.st_ino == parent.inode {
-                let touched = ctime(&stat) != parent.ctime;
-                let back = if touched { mtime(&stat) } else { parent.mtime };
-                parents.push((parent.path, directory, touched, back));
-            }
+            let stat = rustix::fs::fstat(&parent.directory)?;
+            let touched = ctime(&stat) != parent.ctime;
+            let back = if touched { mtime(&stat) } else { parent.mtime };
+            parents.push((parent.path, parent.directory, touched, back));
         }
         let mut quiet: Vec<String> = Vec::new();
         for (number, place) in self.places.iter().enumerate().rev() {
@@ -254,13 +251,20 @@ impl Cover {
             let Some((_, directory, ..)) = parents.iter().find(|(path, ..)| path == parent) else {
                 continue;
             };
+            if let Some(origin) = &place.origin {
+                origin.bring_back(directory.as_fd(), name)?;
+            }
             match rustix::fs::renameat(directory, name, &self.aside, format!("step{number}")) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => return Err(e.into()),
             }
             if place.has_original {
-                rustix::fs::renameat(&self.aside, format!("image{number}"), directory, name)?;
-                quiet.push(place.path.clone());
+                match rustix::fs::renameat(&self.aside, format!("image{number}"), directory, name) {
+                    Ok(()) => quiet.push(place.path.clone()),
+                    // The step has removed the directory.
+                    Err(Errno::NOENT) => {}
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
         for path in self.made.iter().rev() {
@@ -295,7 +299,8 @@ impl Cover {
         if self.parents.iter().any(|parent| parent.path == path) {
             return Ok(());
         }
-        let stat = rustix::fs::fstat(self.open(path)?)?;
+        let directory = self.open(path)?;
+        let stat = rustix::fs::fstat(&directory)?;
         let mtime = match mtime {
             Some((tv_sec, tv_nsec)) => Timespec {
                 tv_sec,
@@ -305,7 +310,7 @@ impl Cover {
         };
         self.parents.push(Parent {
             path: path.to_owned(),
-            inode: stat.st_ino,
+            directory,
             mtime,
             ctime: ctime(&stat),
         });
@@ -313,9 +318,8 @@ impl Cover {
     }
 
     fn remember_parents(&mut self) -> io::Result<()> {
-        for index in 0..self.parents.len() {
-            let stat = rustix::fs::fstat(self.open(&self.parents[index].path)?)?;
-            self.parents[index].ctime = ctime(&stat);
+        for parent in &mut self.parents {
+            parent.ctime = ctime(&rustix::fs::fstat(&parent.directory)?);
         }
         Ok(())
     }
@@ -371,7 +375,7 @@ fn directory(path: &Path) -> Result<OwnedFd, Error> {
         .map_err(|e| Error::Setup(format!("opening {}: {e}", path.display())))
 }
 
-fn by_descriptor(fd: BorrowedFd<'_>) -> String {
+pub(crate) fn by_descriptor(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

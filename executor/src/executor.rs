@@ -191,6 +191,11 @@ impl Executor {
     ///
     /// When this returns, no process of the step is left, and `upper` holds what the step wrote and
     /// nothing else. Nothing has been synced to disk: the step's own `fsync` calls do nothing.
+    /// Whether mounts can be made for a step, or what it mounts has to be moved into its root.
+    pub fn can_mount(&self) -> bool {
+        self.means.mounts
+    }
+
     /// What root file systems steps can have here.
     pub fn snapshots(&self) -> Snapshots {
         self.snapshots

@@ -7,6 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::sys::{self, RulesetAttributes};
 
 /// Everything that the first version knows: execute to make_sym.
@@ -50,15 +52,18 @@ impl Landlock {
     /// does not offer is left out. Needs `no_new_privs`.
     pub(crate) fn enclose(self, root: BorrowedFd<'_>) -> io::Result<()> {
         let scopes = SCOPE_SIGNALS | SCOPE_ABSTRACT_SOCKETS;
-        self.restrict(self.files(), scopes, Some(root))
+        self.restrict(self.files(), scopes, root)
     }
 
     /// From here on this process and its descendants signal only each other. Needs `no_new_privs`.
     pub(crate) fn keep_signals(self) -> io::Result<()> {
-        self.restrict(0, SCOPE_SIGNALS, None)
+        // Moving and linking to another directory is forbidden by every ruleset that does not allow it.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let everything = rustix::fs::open("/", flags, Mode::empty())?;
+        self.restrict(REFER, SCOPE_SIGNALS, everything.as_fd())
     }
 
-    fn restrict(self, files: u64, scopes: u64, root: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    fn restrict(self, files: u64, scopes: u64, root: BorrowedFd<'_>) -> io::Result<()> {
         let scoped = if self.has_signals() { scopes } else { 0 };
         if files == 0 && scoped == 0 {
             return Ok(());
@@ -68,7 +73,7 @@ impl Landlock {
             network: 0,
             scoped,
         })?;
-        if let (Some(root), true) = (root, files != 0) {
+        if files != 0 {
             sys::landlock_allow_beneath(ruleset.as_fd(), root, files)?;
         }
         sys::landlock_restrict_self(ruleset.as_fd())

@@ -38,6 +38,7 @@ mod seccomp;
 pub mod signals;
 mod spawner;
 mod spec;
+mod stand_in;
 mod step;
 mod sys;
 mod trust;

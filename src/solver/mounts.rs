@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rbuild_cache::layer::{LayerPath, Snapshot};
+use rbuild_cache::layer::{CopiedRoot, LayerPath, Snapshot};
 use rbuild_cache::tree;
 use rbuild_cache::{
     CacheMount, CacheMountFound, CacheMountRequest, CacheUse, Key, KeyBuilder, LayerId, StoreError,
 };
-use rbuild_executor::{Cancel, Mount, MountSource, Scratch, Secret, SecretVariable};
+use rbuild_executor::{Cancel, Executor, Mount, MountSource, Scratch, Secret, SecretVariable, Snapshots};
 
 use super::ops::{Sources, select};
 use super::root::trees;
@@ -34,6 +34,7 @@ pub(super) struct Asking<'a> {
     pub(super) vertex: &'a Key,
     pub(super) name: &'a str,
     pub(super) location: Option<&'a Location>,
+    pub(super) executor: &'a Executor,
 }
 
 /// The mounts of a step, and what has to live as long as it runs.
@@ -46,6 +47,8 @@ pub(super) struct Prepared {
     agents: Vec<Forwarded>,
     /// Where steps write what is thrown away.
     scratch: Vec<Snapshot>,
+    /// What steps see where no overlay can be mounted, and may change.
+    copies: Vec<CopiedRoot>,
 }
 
 impl Prepared {
@@ -113,6 +116,24 @@ fn source(
     let whole = || "/".to_owned();
     let inputs = asking.inputs;
     Ok(Some(match &mount.kind {
+        MountKind::Bind { input, source } if asking.executor.snapshots() == Snapshots::Copy => {
+            let layers = match input {
+                None => &[],
+                Some(input) => {
+                    let read = input_of(read, *input)?;
+                    look_for(inputs, &read.layers, source)?;
+                    read.layers.as_slice()
+                }
+            };
+            let copy = inputs.store.copy_of(layers).map_err(BuildError::new)?;
+            let shown = MountSource::Host {
+                path: copy.path(),
+                create: false,
+                recursive: false,
+            };
+            prepared.copies.push(copy);
+            (shown, source.clone())
+        }
         MountKind::Bind { input, source } => {
             let lowers = match input {
                 None => Vec::new(),
@@ -281,6 +302,8 @@ fn take_caches(
             continue;
         };
         let sharing = match cache.sharing {
+            // It is moved to the step that uses it.
+            CacheSharing::Shared if !asking.executor.can_mount() => CacheUse::Locked,
             CacheSharing::Shared => CacheUse::Shared,
             CacheSharing::Private => CacheUse::Private,
             CacheSharing::Locked => CacheUse::Locked,

@@ -317,6 +317,7 @@ impl Work<'_, '_> {
             vertex: &vertex,
             name: &self.vertex.name,
             location: self.vertex.location.as_ref(),
+            executor,
         };
         let read = self.mount_inputs()?;
         let successors = self.run.plan.successors(inputs, self.id);

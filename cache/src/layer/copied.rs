@@ -258,6 +258,13 @@ impl Store {
         Ok(root)
     }
 
+    /// As [`Store::begin_copied`], never one that another step waits for: a tree to show to a step, thrown away afterwards.
+    pub fn copy_of(&self, stack: &[LayerId]) -> Result<CopiedRoot, StoreError> {
+        let mut root = CopiedRoot::new(self)?;
+        root.complete(stack)?;
+        Ok(root)
+    }
+
     /// The parked root that has most of `stack`.
     fn parked_below(&self, stack: &[LayerId]) -> Result<Option<CopiedRoot>, StoreError> {
         let best = {

@@ -109,7 +109,7 @@ pub struct BuildArgs {
     confinement: ConfinementArgs,
     #[command(flatten)]
     resources: ResourceArgs,
-    /// How RUN steps are kept apart from the machine: auto, userns, userns-single or root
+    /// How RUN steps are kept apart from the machine: auto, userns, userns-single, root or chroot
     #[arg(
         long,
         value_name = "TIER",
