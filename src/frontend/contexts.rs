@@ -7,6 +7,7 @@ use rbuild_parser::git_url::{GitUrl, GitUrlError};
 
 use super::stage::{Base, CopyFrom};
 use crate::graph::Reference;
+use crate::graph::address::masked;
 
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl FromStr for NamedContext {
             return Ok(Self::Remote(text.to_owned()));
         }
         if text.contains("://") || text.starts_with("target:") {
-            return Err(ContextError::Unsupported(text.to_owned()));
+            return Err(ContextError::Unsupported(masked(text).into_owned()));
         }
         Ok(Self::Local)
     }

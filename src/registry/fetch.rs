@@ -323,7 +323,8 @@ impl Transfer {
 
     async fn request(&self, url: &Url, headers: &HeaderMap) -> Result<Response, Failure> {
         let local = url.host_str().is_some_and(is_local);
-        let client = self.exchange.clients.web(local, self.options.link_local)?;
+        let away = url.host_str() != self.start.host_str() && !self.start.host_str().is_some_and(is_local);
+        let client = self.exchange.clients.web(local, self.options.link_local, away)?;
         let mut request = client.get(url.clone()).headers(headers.clone());
         // What is fetched is the file, not how it is sent.
         request = request.header(ACCEPT_ENCODING, "identity");
@@ -357,7 +358,10 @@ impl Transfer {
         };
         let reason = match status {
             StatusCode::UNAUTHORIZED if self.request.authorization.is_none() => {
-                "invalid response status 401: it wants credentials".to_owned()
+                let host = super::origin::authority(&self.start);
+                format!(
+                    "invalid response status 401: it wants credentials, as the secret HTTP_AUTH_HEADER_{host} or HTTP_AUTH_TOKEN_{host}"
+                )
             }
             status => format!("invalid response status {}", status.as_u16()),
         };
@@ -397,7 +401,7 @@ impl Transfer {
 /// Behind an address that is refused.
 const LINK_LOCAL: &str = " is a link-local address, where clouds keep the credentials of machines: allow it with --allow=network.host";
 /// In the error of a name that leads to such an address.
-pub(super) const REFUSED_ADDRESS: &str = "leads to a link-local address";
+pub(super) const REFUSED_ADDRESS: &str = "leads to an address that is not asked";
 
 /// Where a redirection leads.
 fn follow(start: &Url, current: &Url, location: &str, link_local: bool) -> Result<Url, String> {

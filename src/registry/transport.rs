@@ -117,7 +117,7 @@ impl From<RegistryError> for Failure {
 
 /// The connections; they belong to a runtime and end with it.
 #[derive(Default)]
-pub(super) struct Clients([OnceLock<Client>; 5]);
+pub(super) struct Clients([OnceLock<Client>; 6]);
 
 /// How a host is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,8 @@ enum Reach {
     VerifiedLocal,
     /// As `Verified`, but no name may lead to a link-local address.
     Web,
+    /// As `Web`, where another host has led: no name may lead to this machine either.
+    WebAway,
 }
 
 /// Session and connections together: what an operation needs.
@@ -180,12 +182,14 @@ impl Session {
 }
 
 impl Clients {
-    /// For servers that are no registries: their certificates are verified.
-    pub(super) fn web(&self, local: bool, link_local: bool) -> Result<&Client, RegistryError> {
-        self.get(match (local, link_local) {
-            (true, _) => Reach::VerifiedLocal,
-            (false, true) => Reach::Verified,
-            (false, false) => Reach::Web,
+    /// For servers that are no registries: their certificates are verified. `away` says that another host, not of this
+    /// machine, has led there.
+    pub(super) fn web(&self, local: bool, link_local: bool, away: bool) -> Result<&Client, RegistryError> {
+        self.get(match (local, link_local, away) {
+            (true, ..) => Reach::VerifiedLocal,
+            (_, true, _) => Reach::Verified,
+            (.., true) => Reach::WebAway,
+            (.., false) => Reach::Web,
         })
     }
 
@@ -208,8 +212,9 @@ impl Clients {
         if matches!(reach, Reach::Local | Reach::VerifiedLocal) {
             builder = builder.no_proxy();
         }
-        if reach == Reach::Web {
-            builder = builder.dns_resolver(Names);
+        if matches!(reach, Reach::Web | Reach::WebAway) {
+            let away = reach == Reach::WebAway;
+            builder = builder.dns_resolver(Names { away });
         }
         let client = builder.build().map_err(|e| RegistryError::Start(deepest(&e)))?;
         Ok(slot.get_or_init(|| client))
@@ -217,15 +222,25 @@ impl Clients {
 }
 
 /// Looks names up, and does not find link-local addresses: a name that leads there is a way around the rule that
-/// such addresses are not asked.
-struct Names;
+/// such addresses are not asked. So is one of this machine that another host named.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    away: bool,
+}
+
+impl Names {
+    fn refuses(self, address: std::net::IpAddr) -> bool {
+        let text = address.to_string();
+        is_link_local(&text) || (self.away && is_local(&text))
+    }
+}
 
 impl reqwest::dns::Resolve for Names {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let names = *self;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let (refused, fine): (Vec<_>, Vec<_>) =
-                found.partition(|address| is_link_local(&address.ip().to_string()));
+            let (refused, fine): (Vec<_>, Vec<_>) = found.partition(|address| names.refuses(address.ip()));
             if fine.is_empty() && !refused.is_empty() {
                 return Err(format!("{} {REFUSED_ADDRESS}", name.as_str()).into());
             }
@@ -611,6 +626,22 @@ pub(super) mod tests {
             assert_eq!(session.host(host).insecure, insecure, "{host}");
         }
         assert_eq!(session.host("docker.io").address, "registry-1.docker.io");
+    }
+
+    #[test]
+    fn a4_13_names_lead_not_everywhere() {
+        for (address, direct, away) in [
+            ("169.254.169.254", true, true),
+            ("::ffff:169.254.169.254", true, true),
+            ("fe80::1", true, true),
+            ("127.0.0.1", false, true),
+            ("::1", false, true),
+            ("0.0.0.0", false, true),
+            ("10.0.0.1", false, false),
+        ] {
+            let refused = |away| Names { away }.refuses(address.parse().unwrap());
+            assert_eq!((refused(false), refused(true)), (direct, away), "{address}");
+        }
     }
 
     #[test]
