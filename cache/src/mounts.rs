@@ -247,12 +247,11 @@ fn take(directory: Directory, request: &CacheMountRequest<'_>) -> Result<CacheMo
     match lock(&file, operation) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let (living, _) = look_at(&users)?;
-            return Ok(CacheMountFound::Busy(living));
+            return Ok(CacheMountFound::Busy(look_at(&users)?.living));
         }
         Err(error) => return Err(fail(error)),
     }
-    let (_, left) = look_at(&users)?;
+    let left = look_at(&users)?.left;
     let (mark, held) = mark(&users, request.user)?;
     Ok(CacheMountFound::Ready(CacheMount {
         data: directory.path_of(DATA),
@@ -264,9 +263,16 @@ fn take(directory: Directory, request: &CacheMountRequest<'_>) -> Result<CacheMo
     }))
 }
 
-/// Those who use it, and those who were killed while they did, with the names of their files.
-fn look_at(users: &Directory) -> Result<(Vec<String>, Vec<(String, String)>), StoreError> {
-    let (mut living, mut left) = (Vec::new(), Vec::new());
+/// Who has a file there.
+#[derive(Default)]
+struct Users {
+    living: Vec<String>,
+    /// Those who were killed, with the names of their files.
+    left: Vec<(String, String)>,
+}
+
+fn look_at(users: &Directory) -> Result<Users, StoreError> {
+    let Users { mut living, mut left } = Users::default();
     for name in users.text_names()? {
         // One that is gone has just ended.
         let Some(file) = users.open_file(&name)? else {
@@ -287,7 +293,7 @@ fn look_at(users: &Directory) -> Result<(Vec<String>, Vec<(String, String)>), St
     }
     living.sort();
     left.sort();
-    Ok((living, left))
+    Ok(Users { living, left })
 }
 
 /// Makes and locks a file that names the user.

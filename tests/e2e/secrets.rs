@@ -71,9 +71,9 @@ fn a_secret_that_would_get_out_is_refused() {
             env.write("leak/leaked", format!("...{TOKEN}..."));
             let dockerfile = format!("FROM base\n{body}\n");
             let refused = env.build("leak", &dockerfile, &["--secret", &given]).fails(1);
-            let message = format!("the secret \"tok\"");
+            let message = "the secret \"tok\"";
             assert!(
-                refused.stderr.contains(&message) && refused.stderr.contains(place),
+                refused.stderr.contains(message) && refused.stderr.contains(place),
                 "{body}\n{}",
                 refused.stderr
             );
@@ -84,7 +84,7 @@ fn a_secret_that_would_get_out_is_refused() {
             let warned = env
                 .build("leak", &dockerfile, &["--secret", &given, "--secret-scan=warn"])
                 .ok();
-            assert!(warned.stderr.contains(&message), "{body}\n{}", warned.stderr);
+            assert!(warned.stderr.contains(message), "{body}\n{}", warned.stderr);
             env.rbuild(["rmi", "leak"]).ok();
             env.rbuild(["prune", "--force", "--all"]).ok();
             env.base();
@@ -210,14 +210,12 @@ fn twelve_canaries_are_found_nowhere() {
         let key = env.write("key", value("ssh-key"));
         env.write("sweep/bound", value("bind-file"));
         env.write("sweep/.dockerignore", "*\n!bound\n");
-        let dockerfile = format!(
-            "FROM base\n\
+        let dockerfile = "FROM base\n\
              RUN --mount=type=secret,id=file --mount=type=secret,id=env,env=FROM_ENV --mount=type=secret,id=empty,target=/e \
                  test -s /run/secrets/file && test -n \"$FROM_ENV\" && cat /run/secrets/file && echo \"$FROM_ENV\" >&2\n\
              RUN --mount=type=cache,id=c,target=/c --mount=type=secret,id=file,target=/s cp /s /c/kept\n\
-             RUN --mount=target=/b test -s /b/bound; env > /dev/null; test -n \"$HTTP_PROXY\"\n"
-        );
-        env.write("sweep/Dockerfile", &dockerfile);
+             RUN --mount=target=/b test -s /b/bound; env > /dev/null; test -n \"$HTTP_PROXY\"\n";
+        env.write("sweep/Dockerfile", dockerfile);
         let context = env.path("sweep");
         let image = env.path("sweep.tar");
         let proxy = format!("HTTP_PROXY=http://u:{}@127.0.0.1:9", value("proxy-password"));
