@@ -27,7 +27,7 @@ use std::ffi::CString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::{fs, io};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -261,8 +261,11 @@ static LIVING: Mutex<Vec<(Arc<Directory>, CString)>> = Mutex::new(Vec::new());
 /// Removes the temporary directories of all stores of this process, although they are in use: for a program that ends
 /// before its threads do.
 pub fn abandon_temporary() {
-    let living = std::mem::take(&mut *LIVING.lock().unwrap_or_else(PoisonError::into_inner));
-    for (parent, name) in living {
+    let mut guard = living();
+    let all = std::mem::take(&mut *guard);
+    // Nobody makes another one until the end.
+    std::mem::forget(guard);
+    for (parent, name) in all {
         // A thread that still writes may put a file into a directory that has just been emptied.
         for _ in 0..100 {
             match remove_tree(rustix::fd::AsFd::as_fd(&*parent), &name) {
@@ -273,8 +276,13 @@ pub fn abandon_temporary() {
     }
 }
 
+fn living() -> MutexGuard<'static, Vec<(Arc<Directory>, CString)>> {
+    LIVING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl TempDir {
     fn new(parent: Arc<Directory>) -> Result<Self, StoreError> {
+        let mut living = living();
         loop {
             let name = temporary_name(&parent)?;
             match rustix::fs::mkdirat(&*parent, name.as_str(), rustix::fs::Mode::from_raw_mode(0o700)) {
@@ -283,17 +291,18 @@ impl TempDir {
                 Err(errno) => return Err(StoreError::io("creating", parent.path_of(&name), errno)),
             }
             if let Some(directory) = hold(&parent, &name)? {
-                return Ok(Self::held(parent, directory));
+                return Ok(Self::held(parent, directory, &mut living));
             }
         }
     }
 
-    fn held(parent: Arc<Directory>, directory: Directory) -> Self {
+    fn held(
+        parent: Arc<Directory>,
+        directory: Directory,
+        living: &mut Vec<(Arc<Directory>, CString)>,
+    ) -> Self {
         if let Ok(name) = c_name(directory.path()) {
-            LIVING
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((Arc::clone(&parent), name));
+            living.push((Arc::clone(&parent), name));
         }
         Self {
             directory,
@@ -311,7 +320,7 @@ impl TempDir {
         let (cwd, place) = (rustix::fs::CWD, parent.path_of(&name));
         rustix::fs::renameat_with(cwd, from, cwd, &place, flags).map_err(|errno| fail(errno.into()))?;
         match hold(&parent, &name)? {
-            Some(directory) => Ok(Self::held(parent, directory)),
+            Some(directory) => Ok(Self::held(parent, directory, &mut living())),
             None => Err(fail(io::ErrorKind::NotFound.into())),
         }
     }
@@ -338,14 +347,12 @@ impl Drop for TempDir {
         let Ok(name) = c_name(self.directory.path()) else {
             return;
         };
-        LIVING
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(parent, living)| *living != name || !Arc::ptr_eq(parent, &self.parent));
         if !self.persisted {
             // What remains is swept later: the lock goes with the descriptor.
             let _ = remove_tree(rustix::fd::AsFd::as_fd(&*self.parent), &name);
         }
+        // Only now: an end that comes in between goes on with the removal.
+        living().retain(|(parent, living)| *living != name || !Arc::ptr_eq(parent, &self.parent));
     }
 }
 
