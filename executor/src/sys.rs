@@ -538,15 +538,25 @@ pub(crate) fn answer_with_file(
     close_on_exec: bool,
 ) -> io::Result<()> {
     const SEND: u32 = 2;
-    let request = SeccompAddFd {
-        id,
-        flags: SEND,
-        srcfd: file.as_raw_fd() as u32,
-        newfd: 0,
-        newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+    let add = |flags: u32| {
+        let request = SeccompAddFd {
+            id,
+            flags,
+            srcfd: file.as_raw_fd() as u32,
+            newfd: 0,
+            newfd_flags: if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 },
+        };
+        // SAFETY: the kernel reads a seccomp_notif_addfd, which lives across the call.
+        check(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) }.into())
     };
-    // SAFETY: the kernel reads a seccomp_notif_addfd, which lives across the call.
-    check(unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_ADDFD as _, &raw const request) }.into()).map(drop)
+    match add(SEND) {
+        // Before kernel 5.14 in two steps.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            let number = add(0)?;
+            answer(listener, id, Answer::Value(number))
+        }
+        added => added.map(drop),
+    }
 }
 
 /// Does the caller still wait? Then its thread number still is its own.

@@ -49,6 +49,9 @@ pub(crate) use self::filter::notifying;
 /// The bit that tells `O_TMPFILE` from `O_DIRECTORY`.
 const NAMELESS: OFlags = OFlags::from_bits_retain((libc::O_TMPFILE & !libc::O_DIRECTORY) as u32);
 
+/// What a supervisor says when it has understood.
+const READY: &[u8] = b"+";
+
 /// What a step tells its supervisor, beside two descriptors: the listener and the mount namespace.
 #[derive(Debug, Serialize, Deserialize)]
 struct Start {
@@ -70,7 +73,11 @@ pub(crate) fn start() -> io::Result<(OwnedFd, OwnedFd)> {
             }
             let code = match supervise(&ours) {
                 Ok(()) => 0,
-                Err(_) => 1,
+                Err(error) => {
+                    // Once the step runs nobody listens; then the exit code says enough.
+                    let _ = rustix::net::send(&ours, error.to_string().as_bytes(), SendFlags::NOSIGNAL);
+                    1
+                }
             };
             sys::exit_now(code)
         }
@@ -107,7 +114,14 @@ pub(crate) fn hand_over(socket: BorrowedFd<'_>, identity: &Identity, bounding: u
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     let packet = [io::IoSlice::new(&start)];
     rustix::io::retry_on_intr(|| sendmsg(socket, &packet, &mut ancillary, SendFlags::NOSIGNAL))?;
-    Ok(())
+    let mut answer = vec![0u8; 4096];
+    let (length, _) =
+        rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut answer[..], RecvFlags::empty()))?;
+    match &answer[..length] {
+        READY => Ok(()),
+        b"" => Err(io::Error::other("it has ended")),
+        error => Err(io::Error::other(String::from_utf8_lossy(error).into_owned())),
+    }
 }
 
 /// The life of a supervisor: it ends when no process of the step is left.
@@ -139,6 +153,8 @@ fn supervise(socket: &OwnedFd) -> Result<(), Error> {
             .st_dev,
         executed: false,
     };
+    rustix::io::retry_on_intr(|| rustix::net::send(socket, READY, SendFlags::NOSIGNAL))
+        .map_err(|e| fail("answering the step")(e.into()))?;
     supervisor
         .serve(listener.as_fd())
         .map_err(fail("answering the step"))
