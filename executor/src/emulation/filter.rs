@@ -130,7 +130,7 @@ const ALWAYS: &[i64] = &[
 ];
 
 /// The filter.
-pub(crate) fn notifying() -> Option<Filter> {
+pub(super) fn notifying() -> Option<Filter> {
     let sometimes = [
         (libc::SYS_prctl, Arguments::Value(0, libc::PR_SET_KEEPCAPS as u32)),
         (libc::SYS_prlimit64, Arguments::Value(1, super::task::TAG)),

@@ -268,6 +268,10 @@ impl Known {
     }
 
     pub(super) fn of(&self, task: &Task<'_>) -> Result<&Credentials, Errno> {
+        // As long as nobody has changed, nobody has to be asked.
+        if let [only] = self.table.as_slice() {
+            return Ok(only);
+        }
         let (tag, _) = sys::limit_of(task.thread, TAG).map_err(|_| Errno::SRCH)?;
         let number = tag.checked_sub(FIRST_TAG).map_or(0, |n| n as usize);
         Ok(self.table.get(number).unwrap_or(&self.table[0]))
