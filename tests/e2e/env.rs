@@ -234,16 +234,20 @@ impl Env {
             return None;
         }
         let trace = self.path("trace");
-        let mut strace = Command::new("strace");
+        let mut strace = match &self.user {
+            Some(user) if user.name.is_empty() => self.command("strace"),
+            _ => Command::new("strace"),
+        };
         strace
             .args(["-f", &format!("--trace={calls}")])
             .arg("-o")
             .arg(&trace);
         match &self.user {
             // Only so do programs with the setuid bit (newuidmap) keep their power when they are traced.
-            Some(user) => {
+            Some(user) if !user.name.is_empty() => {
                 strace.arg("-u").arg(&user.name);
             }
+            Some(_) => {}
             None if self.is_root() => {}
             None => {
                 eprintln!("skipped: without root, newuidmap cannot be traced");

@@ -8,6 +8,8 @@
 pub mod guard;
 // What the image holds where rbuild looks for devices, users, directories: A2-1 to A2-5, A2-10 to A2-12.
 mod image;
+// What RUN --mount reaches: A2-6 to A2-9, A2-18.
+mod mount;
 // What a step may do, and what it learns of the machine: A2-13 to A2-17, A2-20, A2-21.
 mod step;
 // What rbuild itself runs and maps: A2-19.

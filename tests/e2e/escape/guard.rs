@@ -23,7 +23,11 @@ pub struct Guard {
 
 /// Runs `test` in every tier that can be entered here, and compares the canary afterwards.
 pub fn in_every_tier(test: impl Fn(&Guard)) {
-    let tiers = [("root", Env::root()), ("userns", Env::ordinary())];
+    let tiers = [
+        ("root", Env::root()),
+        ("userns", Env::ordinary()),
+        ("userns-single", Env::without_range()),
+    ];
     for (tier, env) in tiers {
         let Some(env) = env else {
             eprintln!("skipped: the tier {tier}: no such user to build as");
@@ -92,6 +96,13 @@ impl Guard {
         // With its own directory as working directory, a name that is joined to nothing hits the canary.
         command.current_dir(self.env.path("host"));
         command
+    }
+
+    /// Runs rbuild on the store.
+    pub fn rbuild(&self, args: &[&str]) -> Run {
+        let mut command = self.env.command(&self.binary);
+        command.arg("--root").arg(self.env.store()).args(args);
+        command.output().unwrap().into()
     }
 
     /// Imports the busybox base with the files that `make` puts into a directory above it.

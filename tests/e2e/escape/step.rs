@@ -70,6 +70,10 @@ fn a2_14_capabilities_are_dockers_and_none_is_inherited() {
         ] {
             assert_eq!(run.count(&format!(" {line}\n")), 2, "{line}: {}", run.stderr);
         }
+        if guard.tier == "userns-single" {
+            // The file of the kernel shows the one id that there is.
+            return;
+        }
         for line in ["CapEff:00000000a80425fb", "CapEff:0000000000000000"] {
             assert_eq!(run.count(&format!(" {line}\n")), 1, "{line}: {}", run.stderr);
         }
