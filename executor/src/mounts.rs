@@ -257,15 +257,25 @@ pub(crate) fn by_descriptor(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// `/proc` of the step's pid namespace. Where parts of the builder's own are hidden, as in a container, the kernel shows no other
-/// one: then it is the builder's, with what is hidden in it. The step still reaches only its own processes.
-pub(crate) fn proc(target: BorrowedFd<'_>, empty: &Path, masked: bool) -> Result<(), Error> {
-    let proc = detached("/proc", "proc", &[], QUIET).or_else(|refused| {
+/// Whether the kernel gives a `/proc` of this pid namespace. It does not where parts of the one that is there are hidden,
+/// as in a container.
+pub(crate) fn has_own_processes() -> bool {
+    detached("/proc", "proc", &[], QUIET).is_ok()
+}
+
+/// `/proc` of this pid namespace, or else the one that is there, with what is hidden in it.
+pub(crate) fn processes() -> Result<OwnedFd, Error> {
+    detached("/proc", "proc", &[], QUIET).or_else(|refused| {
         let own = clone_tree("/proc", CWD, "/proc", true).map_err(|_| refused)?;
         sys::mount_setattr(own.as_fd(), QUIET_READ_ONLY & !attr::RDONLY, true)
             .map_err(|e| failed("/proc", e))?;
         Ok(own)
-    })?;
+    })
+}
+
+/// `/proc` of the step. Even when it is not of the step's pid namespace, the step reaches only its own processes.
+pub(crate) fn proc(target: BorrowedFd<'_>, empty: &Path, masked: bool) -> Result<(), Error> {
+    let proc = processes()?;
     attach("/proc", &proc, target)?;
     if masked {
         mask("/proc", proc.as_fd(), MASKED_IN_PROC, empty)?;

@@ -2,7 +2,7 @@
 //! allows user namespaces (podman's) and once under one that does not (Docker's).
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,6 +35,8 @@ const EPOCH: &str = "--build-arg=SOURCE_DATE_EPOCH=1000000000";
 enum Filter {
     Podman,
     Docker,
+    /// Podman's, for an ordinary user of the container.
+    Ordinary,
 }
 
 /// A container's root file system, and what is mounted into it.
@@ -60,6 +62,10 @@ impl<'a> Containers<'a> {
             .status();
         assert!(unpacked.unwrap().success());
         env.write("shared/token", "hush");
+        fs::create_dir(root.join("places")).unwrap();
+        for directory in [root.join("places"), env.path("shared")] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
+        }
         let containers = Self { env, root };
         let trial = containers.run(Filter::Podman, "", "true");
         if trial.code != Some(0) {
@@ -77,8 +83,11 @@ impl<'a> Containers<'a> {
             .args(["--runroot", self.env.path("podman-run").to_str().unwrap()])
             .args(["--cgroup-manager", "cgroupfs", "--runtime", "/usr/sbin/runc"])
             .args(["run", "--rm", "--network", "host", "--cap-drop", "all"])
-            .args(["--cap-add", CAPABILITIES])
             .args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        match filter {
+            Filter::Ordinary => command.args(["--user", "1000:1000"]),
+            Filter::Podman | Filter::Docker => command.args(["--cap-add", CAPABILITIES]),
+        };
         if let Filter::Docker = filter {
             let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/seccomp/docker-default.json");
             command.args(["--security-opt", &format!("seccomp={}", profile.display())]);
@@ -106,7 +115,7 @@ impl<'a> Containers<'a> {
             &format!(
                 "{rbuild} import /shared/busybox.tar base >/dev/null \
                  && {rbuild} build --progress=plain {EPOCH} --secret id=token,src=/shared/token -t result /shared/context 2>&1 \
-                 && {rbuild} inspect result > /shared/inspect && ls {store}/tmp && {{ {more}; }}"
+                 && rm -f /shared/inspect && {rbuild} inspect result > /shared/inspect && ls {store}/tmp && {{ {more}; }}"
             ),
         )
     }
@@ -152,6 +161,18 @@ fn layers_are_those_of_every_other_isolation() {
             // No overlay on an overlay: copied roots, with mounts and without.
             (Filter::Podman, ":O", "/store", "isolation: user namespace with"),
             (Filter::Docker, ":O", "/store", "isolation: chroot, which is weak"),
+            (
+                Filter::Ordinary,
+                "",
+                "/shared/ordinary",
+                "isolation: user namespace with one id",
+            ),
+            (
+                Filter::Ordinary,
+                ":O",
+                "/places/store",
+                "isolation: user namespace with one id",
+            ),
         ];
         for (filter, overlay, store, said) in cases {
             let run = containers

@@ -26,7 +26,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -120,11 +119,8 @@ pub(crate) fn hand_over(socket: BorrowedFd<'_>, identity: &Identity, bounding: u
 /// The life of a supervisor: it ends when no process of the step is left.
 fn supervise(socket: &OwnedFd) -> Result<(), Error> {
     let fail = |what: &'static str| move |e: io::Error| Error::internal(what, e);
-    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    // Of its own pid namespace, in which it knows the step's threads.
-    let processes = mounts::detached("/proc", "proc", &[], quiet)?;
+    // Of the pid namespace in which it knows the step's threads.
+    let processes = mounts::processes()?;
     let Some((start, listener, namespace)) = receive(socket).map_err(fail("receiving the step"))? else {
         return Ok(());
     };
