@@ -15,7 +15,7 @@ pub mod document;
 pub mod error;
 pub mod fetch;
 mod origin;
-mod push;
+pub mod push;
 mod transport;
 
 pub use client::{BlobReader, Registry, RegistryOptions, Resolved};

@@ -1,7 +1,7 @@
 //! Git repositories: which commit a ref leads to, and its files as a layer.
 //!
-//! Everything goes through the `git` binary ([`command`]), once to ask (`ls-remote`; not for a full commit id) and once to fetch,
-//! into a clone that the store keeps ([`clone`]). Nothing is ever checked out ([`export`]).
+//! Everything goes through the `git` binary (`command`), once to ask (`ls-remote`; not for a full commit id) and once to fetch,
+//! into a clone that the store keeps (`clone`). Nothing is ever checked out (`export`).
 
 mod auth;
 mod clone;
