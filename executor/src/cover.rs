@@ -106,10 +106,6 @@ impl Cover {
             .try_for_each(|(path, stand_in)| cover.put(path, stand_in?))
             // The nodes first: something may be mounted below them.
             .and_then(|()| cover.devices(spec))
-            .and_then(|()| match &spec.certificates {
-                Some(certificates) => trust::write(cover.root.as_fd(), certificates),
-                None => Ok(()),
-            })
             .and_then(|()| {
                 mounts
                     .into_iter()
