@@ -14,15 +14,12 @@ pub struct Case {
     dockerfile: String,
 }
 
-/// What is before a line that says what a user of the image may not do.
-const DENIED: &str = "! ";
-
 /// How a build ended.
 pub struct Outcome {
     pub time: Duration,
     /// What was printed, when the build failed.
     pub failure: Option<String>,
-    /// What the steps printed behind `= `, and behind `! ` with that sign, sorted.
+    /// What the steps printed behind `= `, sorted.
     pub seen: Vec<String>,
     /// The diff ids of the image.
     pub layers: Vec<String>,
@@ -111,17 +108,15 @@ impl Case {
         !self.dockerfile.contains("apt-get")
     }
 
-    /// What is wrong with a build of this case. Where one id stands for all users, what is
-    /// denied to them does not count.
-    pub fn wrong(&self, outcome: &Outcome, denies: bool) -> Option<String> {
+    /// What is wrong with a build of this case.
+    pub fn wrong(&self, outcome: &Outcome) -> Option<String> {
         if let Some(failure) = &outcome.failure {
             return Some(format!("failed:\n{failure}"));
         }
         let expect = fs::read_to_string(self.directory.join("expect")).unwrap_or_default();
-        let counts = |line: &&str| denies || !line.starts_with(DENIED);
-        let mut expected: Vec<&str> = expect.lines().filter(counts).collect();
+        let mut expected: Vec<&str> = expect.lines().collect();
         expected.sort_unstable();
-        let seen: Vec<&str> = outcome.seen.iter().map(String::as_str).filter(counts).collect();
+        let seen: Vec<&str> = outcome.seen.iter().map(String::as_str).collect();
         let missing = expected.iter().filter(|line| !seen.contains(line));
         let surplus = seen.iter().filter(|line| !expected.contains(line));
         let lines: Vec<String> = missing
@@ -165,9 +160,8 @@ pub fn seen(progress: &str) -> Vec<String> {
             let (vertex, rest) = rest.split_once(' ')?;
             let (time, text) = rest.split_once(' ')?;
             let numbers = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-            let seen = text.strip_prefix("= ");
-            let seen = seen.or_else(|| text.starts_with(DENIED).then_some(text))?;
-            (numbers(vertex) && numbers(time)).then(|| seen.to_owned())
+            let text = text.strip_prefix("= ")?;
+            (numbers(vertex) && numbers(time)).then(|| text.to_owned())
         })
         .collect();
     lines.sort();
