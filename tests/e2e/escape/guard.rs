@@ -23,12 +23,22 @@ pub struct Guard {
 
 /// Runs `test` in every tier that can be entered here, and compares the canary afterwards.
 pub fn in_every_tier(test: impl Fn(&Guard)) {
-    let tiers = [
-        ("root", Env::root()),
-        ("userns", Env::ordinary()),
-        ("userns-single", Env::without_range()),
-    ];
-    for (tier, env) in tiers {
+    in_tiers(&["root", "userns", "userns-single", "chroot"], test);
+}
+
+/// The same for what only namespaces can promise: mounts, processes, a `/proc` of its own.
+pub fn with_namespaces(test: impl Fn(&Guard)) {
+    in_tiers(&["root", "userns", "userns-single"], test);
+}
+
+/// Runs `test` in these tiers.
+pub fn in_tiers(tiers: &[&'static str], test: impl Fn(&Guard)) {
+    for &tier in tiers {
+        let env = match tier {
+            "userns" => Env::ordinary(),
+            "userns-single" => Env::without_range(),
+            _ => Env::root(),
+        };
         let Some(env) = env else {
             eprintln!("skipped: the tier {tier}: no such user to build as");
             continue;

@@ -5,11 +5,11 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::guard::{Guard, SECRET, in_every_tier};
+use super::guard::{Guard, SECRET, in_every_tier, with_namespaces};
 
 #[test]
 fn a2_1_no_descriptor_of_the_builder_reaches_a_step() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         let run = guard.build(
             "fds",
             "FROM base\nRUN ls /proc/self/fd; readlink /proc/self/fd/* | grep -c HOST; true\n",
@@ -44,7 +44,7 @@ const MASKS: &str = "for f in /proc/sysrq-trigger /proc/sys/kernel/core_pattern 
 
 #[test]
 fn a2_2_and_a2_3_mount_points_that_are_links_and_files() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         let host = guard.host();
         let links: [(&str, &str); 12] = [
             ("dev", &host),
@@ -111,7 +111,7 @@ fn hostile(guard: &Guard, name: &str, make: impl FnOnce(&Path)) {
 
 #[test]
 fn a2_4_the_builders_binary_cannot_be_reached() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         guard.image("self", |files| {
             fs::create_dir_all(files.join("etc")).unwrap();
             fs::write(files.join("etc/ld.so.preload"), "/evil.so\n").unwrap();

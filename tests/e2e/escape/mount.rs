@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use super::guard::{Guard, SECRET, in_every_tier};
+use super::guard::{Guard, SECRET, in_every_tier, with_namespaces};
 
 #[test]
 fn a2_6_sources_of_bind_mounts_stay_in_their_tree() {
@@ -68,7 +68,7 @@ const SWAPPER: &str = "#define _GNU_SOURCE\n#include <fcntl.h>\n#include <stdio.
 
 #[test]
 fn a2_7_parts_of_a_mounts_source_are_swapped_by_another_step() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         let source = guard.env.write("swap/swap.c", SWAPPER);
         let program = guard.env.path("swap/swap");
         let compiled = Command::new("gcc")
@@ -151,7 +151,7 @@ fn a2_8_identities_of_caches_are_no_paths() {
 
 #[test]
 fn a2_9_mounts_do_not_come_back() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         for option in [
             "type=bind,target=/m,bind-propagation=rshared",
             "type=bind,target=/m,bind-propagation=slave",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::guard::{Guard, in_every_tier};
+use super::guard::{Guard, with_namespaces};
 
 /// Where programs and libraries that a builder could be led to are found.
 const EVIL: [&str; 12] = [
@@ -24,7 +24,7 @@ const EVIL: [&str; 12] = [
 
 #[test]
 fn a2_19_nothing_of_the_image_is_run_or_mapped_by_the_builder() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         guard.image("evil", |files| {
             for path in EVIL {
                 let file = files.join(path);

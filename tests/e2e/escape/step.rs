@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use super::guard::{SECRET, in_every_tier};
+use super::guard::{SECRET, in_every_tier, with_namespaces};
 
 #[test]
 fn a2_13_rights_are_granted_on_the_command_line_only() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         let insecure = "RUN --security=insecure id; mount -t tmpfs x /tmp && echo mounted";
         let network = "RUN --network=host echo reached";
         for (step, right) in [(insecure, "security.insecure"), (network, "network.host")] {
@@ -53,7 +53,7 @@ fn a2_13_rights_are_granted_on_the_command_line_only() {
 
 #[test]
 fn a2_14_capabilities_are_dockers_and_none_is_inherited() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         let sets = "grep -e Cap -e NoNewPrivs /proc/self/status | tr -d '\\t'";
         let run = guard
             .build(
@@ -82,7 +82,7 @@ fn a2_14_capabilities_are_dockers_and_none_is_inherited() {
 
 #[test]
 fn a2_14_device_nodes_open_nothing() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         // Full and zero stand for disks: these would answer.
         let dockerfile = "FROM base\nRUN mknod /full c 1 7; mknod /zero c 1 5; mknod /disk b 7 0; true\n\
              RUN ( echo x >/full ) 2>&1; head -c 1 /zero | wc -c; head -c 1 /disk | wc -c; echo x >/dev/null && echo end\n";
@@ -164,7 +164,7 @@ fn a2_16_the_environment_of_the_builder_stays_outside() {
 
 #[test]
 fn a2_17_the_builder_cannot_be_killed_traced_or_read() {
-    in_every_tier(|guard| {
+    with_namespaces(|guard| {
         let script = "kill -9 -1; kill -9 $PPID 2>/dev/null; cat /proc/$PPID/environ 2>/dev/null; ls -d /proc/[0-9]* | wc -l; \
              ( echo 1 >/sys/fs/cgroup/cgroup.procs ) 2>/dev/null && echo WRITTEN; mkdir /sys/fs/cgroup/x 2>/dev/null && echo MADE; \
              ( echo -1000 >/proc/self/oom_score_adj ) 2>/dev/null && echo PREFERRED; chroot /proc/1/root /bin/true; \
@@ -193,6 +193,47 @@ fn a2_17_the_builder_cannot_be_killed_traced_or_read() {
                 run.stderr
             );
         }
+    });
+}
+
+/// The escape from a chroot that everybody knows: another one, out of which the working directory lies.
+const ESCAPE: &str = "#include <fcntl.h>\n#include <stdio.h>\n#include <sys/stat.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+    int main(int count, char **args) { int file, root = open(\"/\", O_RDONLY); char text[100] = {0};\n\
+      if (count == 1) return syscall(SYS_landlock_create_ruleset, 0, 0, 1) < 1;\n\
+      mkdir(\"/jail\", 0755); if (chroot(\"/jail\") == 0) puts(\"made a jail\");\n\
+      if (fchdir(root)) return 1;\n\
+      for (int i = 0; i < 50; i++) if (chdir(\"..\")) break;\n\
+      if (chroot(\".\") == 0) puts(\"left the jail\");\n\
+      file = open(args[1], O_RDONLY); if (file >= 0 && read(file, text, 99) > 0) puts(text);\n\
+      if (open(args[2], O_CREAT | O_WRONLY, 0644) >= 0 && access(args[1], R_OK) == 0) puts(\"made a file\");\n\
+      return 0; }\n";
+
+#[test]
+fn a2_17_who_leaves_the_root_of_a_step_reaches_no_file() {
+    in_every_tier(|guard| {
+        let source = guard.env.write("jail/jail.c", ESCAPE);
+        let program = guard.env.path("jail/jail");
+        let compiled = std::process::Command::new("gcc")
+            .args(["-static", "-o"])
+            .arg(program)
+            .arg(source)
+            .status();
+        assert!(compiled.unwrap().success());
+        let landlock = std::process::Command::new(guard.env.path("jail/jail")).status();
+        if guard.tier == "chroot" && !landlock.unwrap().success() {
+            eprintln!("skipped in chroot: this kernel has no Landlock");
+            return;
+        }
+        let dockerfile =
+            "FROM base\nCOPY jail /jail-break\nRUN /jail-break HOST/.ssh/id HOST/made; echo end\n";
+        let run = guard.build("jail", dockerfile, &["--cap-add=SYS_CHROOT"]).ok();
+        assert!(run.stderr.contains(" left the jail\n"), "{}", run.stderr);
+        assert!(run.stderr.contains(" end\n"), "{}", run.stderr);
+        assert!(
+            !run.stderr.contains(SECRET) && !run.stderr.contains(" made a file\n"),
+            "{}",
+            run.stderr
+        );
     });
 }
 
