@@ -200,6 +200,8 @@ impl Env {
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.folder.path())
+            // Without it other people's tools look into directories that root may have closed (/run/containers).
+            .env("XDG_RUNTIME_DIR", self.folder.path())
             .env("LC_ALL", "C.UTF-8")
             .current_dir(self.folder.path())
             .stdin(Stdio::null())

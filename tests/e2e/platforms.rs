@@ -3,7 +3,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::env::{Env, as_every_user, has};
+use crate::env::{Env, Run, as_every_user, has};
 use crate::registry::TestRegistry;
 
 const DOCKERFILE: &str = "FROM --platform=$BUILDPLATFORM base AS build
@@ -118,7 +118,8 @@ fn pushed(env: &Env, context: &str) {
         .arg(format!("docker://{name}"))
         .output()
         .unwrap();
-    let index: Value = serde_json::from_slice(&raw.stdout).unwrap();
+    let raw = Run::from(raw).ok();
+    let index: Value = serde_json::from_str(&raw.stdout).unwrap();
     assert_eq!(index["manifests"][0]["platform"]["architecture"], "arm64");
     // All of it is there: another store gets both.
     for arch in ["arm64", "amd64"] {
