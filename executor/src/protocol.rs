@@ -10,6 +10,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -199,13 +200,18 @@ pub(crate) fn send_network_taken(answer: BorrowedFd<'_>, taken: &NetworkTaken) -
 
 /// Reads what became of the network; fails when the spawner is gone.
 pub(crate) fn receive_network_taken(answer: BorrowedFd<'_>) -> io::Result<NetworkTaken> {
-    let mut packet = vec![0u8; MAX_PACKET];
-    let (length, _) =
-        rustix::io::retry_on_intr(|| rustix::net::recv(answer, &mut packet[..], RecvFlags::empty()))?;
-    if length == 0 {
+    let packet = receive_packet(answer)?;
+    if packet.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(serde_json::from_slice(&packet[..length])?)
+    Ok(serde_json::from_slice(&packet)?)
+}
+
+/// One packet; empty at the end. The memory is not written before the kernel does so: packets are mostly short.
+fn receive_packet(socket: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
+    let mut packet = Vec::with_capacity(MAX_PACKET);
+    rustix::io::retry_on_intr(|| rustix::net::recv(socket, spare_capacity(&mut packet), RecvFlags::empty()))?;
+    Ok(packet)
 }
 
 /// Sends a report.
@@ -217,15 +223,13 @@ pub(crate) fn send_report(socket: BorrowedFd<'_>, report: &Report) -> io::Result
 
 /// Receives a report; `None` at the end.
 pub(crate) fn receive_report(socket: BorrowedFd<'_>) -> io::Result<Option<Report>> {
-    let mut packet = vec![0u8; MAX_PACKET];
-    let (length, _) =
-        match rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut packet[..], RecvFlags::empty())) {
-            // The other end closed with an order unread: the same as an end.
-            Err(rustix::io::Errno::CONNRESET) => (0, 0),
-            result => result?,
-        };
-    if length == 0 {
+    let packet = match receive_packet(socket) {
+        // The other end closed with an order unread: the same as an end.
+        Err(rustix::io::Errno::CONNRESET) => Vec::new(),
+        result => result?,
+    };
+    if packet.is_empty() {
         return Ok(None);
     }
-    Ok(Some(serde_json::from_slice(&packet[..length])?))
+    Ok(Some(serde_json::from_slice(&packet)?))
 }

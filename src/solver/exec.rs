@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rbuild_cache::{Key, LayerId};
 use rbuild_executor::{Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, SystemCalls};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 
 use super::mounts::{self, Asking, MountInput};
@@ -168,7 +169,8 @@ fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd
         }
     };
     let mut printed = Printed::default();
-    let mut buffer = vec![0; CHUNK];
+    // Not written before the kernel does so: most processes print little.
+    let mut buffer = Vec::with_capacity(CHUNK);
     while !open.is_empty() {
         let mut polled: Vec<PollFd<'_>> = open
             .iter()
@@ -186,13 +188,14 @@ fn forward(inputs: &Inputs<'_>, vertex: &Key, stdout: &OwnedFd, stderr: &OwnedFd
             if !ready[index - 1] {
                 return true;
             }
-            match rustix::io::read(&**fd, &mut buffer) {
+            buffer.clear();
+            match rustix::io::read(&**fd, spare_capacity(&mut buffer)) {
                 Ok(0) => {}
-                Ok(count) => {
-                    printed.last.extend_from_slice(&buffer[..count]);
+                Ok(_) => {
+                    printed.last.extend_from_slice(&buffer);
                     let surplus = printed.last.len().saturating_sub(LAST);
                     printed.last.drain(..surplus);
-                    emit(*stream, mask.push(buffer[..count].to_vec()));
+                    emit(*stream, mask.push(buffer.clone()));
                     return true;
                 }
                 Err(rustix::io::Errno::INTR) => return true,

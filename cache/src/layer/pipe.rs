@@ -58,6 +58,9 @@ impl Deref for Piece {
 impl Drop for Shared {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() < PIECE {
+            return;
+        }
         self.pool
             .0
             .lock()
@@ -181,9 +184,16 @@ fn gone() -> io::Error {
 
 impl<W: Write + Send + 'static> Write for ThreadWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut buffer = self.pool.take();
-        let length = bytes.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&bytes[..length]);
+        let length = bytes.len().min(PIECE);
+        let buffer = match self.state {
+            // May be all there is.
+            State::Small(_, None) => bytes[..length].to_vec(),
+            _ => {
+                let mut buffer = self.pool.take();
+                buffer[..length].copy_from_slice(&bytes[..length]);
+                buffer
+            }
+        };
         let piece = self.pool.share(buffer, length);
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
             State::Small(out, None) => {

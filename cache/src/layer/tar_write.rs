@@ -13,6 +13,8 @@ use crate::digest::ContentDigest;
 
 /// What goes to the sink at once.
 const BUFFER: usize = 256 << 10;
+/// Size of the first buffer.
+const SMALL_BUFFER: usize = 8 << 10;
 /// Largest number in an 8-byte field of octal digits.
 const MAX_OCTAL_7: u64 = 0o777_7777;
 /// Largest number in a 12-byte field of octal digits.
@@ -22,7 +24,8 @@ const MAX_OCTAL_11: u64 = 0o777_7777_7777;
 #[derive(Debug)]
 pub struct TarWriter<W> {
     out: W,
-    buffer: Box<[u8]>,
+    /// Grows up to [`BUFFER`]: most layers of a RUN are far smaller, and fresh pages cost more than what is written to them.
+    buffer: Vec<u8>,
     filled: usize,
     position: u64,
 }
@@ -41,7 +44,7 @@ impl<W: Write> TarWriter<W> {
     pub fn new(out: W) -> Self {
         Self {
             out,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: Vec::new(),
             filled: 0,
             position: 0,
         }
@@ -119,7 +122,7 @@ impl<W: Write> TarWriter<W> {
             if self.filled == BUFFER {
                 self.write_out()?;
             }
-            let space = (BUFFER - self.filled).min(usize::try_from(remaining).unwrap_or(BUFFER));
+            let space = self.room_for(usize::try_from(remaining).unwrap_or(BUFFER));
             let target = &mut self.buffer[self.filled..self.filled + space];
             let length = match source.as_mut().map_or(Ok(0), |source| source.read(target)) {
                 Ok(length) => length.min(space),
@@ -162,12 +165,22 @@ impl<W: Write> TarWriter<W> {
             if self.filled == BUFFER {
                 self.write_out()?;
             }
-            let length = bytes.len().min(BUFFER - self.filled);
+            let length = self.room_for(bytes.len());
             self.buffer[self.filled..self.filled + length].copy_from_slice(&bytes[..length]);
             self.filled += length;
             bytes = &bytes[length..];
         }
         Ok(())
+    }
+
+    /// How many of `wanted` bytes fit behind those that are there.
+    fn room_for(&mut self, wanted: usize) -> usize {
+        let end = self.filled.saturating_add(wanted).min(BUFFER);
+        if end > self.buffer.len() {
+            let doubled = (2 * self.buffer.len()).clamp(SMALL_BUFFER, BUFFER);
+            self.buffer.resize(end.max(doubled), 0);
+        }
+        end - self.filled
     }
 
     fn write_out(&mut self) -> io::Result<()> {
