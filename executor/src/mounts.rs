@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use crate::Error;
@@ -161,16 +161,27 @@ pub(crate) fn overlay(
 ) -> Result<OwnedFd, Error> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| failed(what, e))?;
     let fd = context.as_fd();
+    // Since 6.13 the kernel takes the descriptor itself; a walk through /proc costs more than the rest of the call.
+    let mut takes_descriptors = true;
+    let mut set = |key: &str, directory: BorrowedFd<'_>| {
+        if takes_descriptors {
+            match fsconfig_set_fd(fd, key, directory) {
+                Err(Errno::INVAL | Errno::BADF) => takes_descriptors = false,
+                result => return result,
+            }
+        }
+        fsconfig_set_string(fd, key, by_descriptor(directory))
+    };
     for lower in lowers {
-        match fsconfig_set_string(fd, "lowerdir+", by_descriptor(lower.as_fd())) {
+        match set("lowerdir+", lower.as_fd()) {
             Err(Errno::INVAL) => return overlay_before_6_7(what, lowers, writes, target),
             result => result.map_err(|e| explained(what, &context, e))?,
         }
     }
     let made = (|| {
         if let Some((upper, work)) = writes {
-            fsconfig_set_string(fd, "upperdir", by_descriptor(upper))?;
-            fsconfig_set_string(fd, "workdir", by_descriptor(work))?;
+            set("upperdir", upper)?;
+            set("workdir", work)?;
             fsconfig_set_flag(fd, "volatile")?;
         }
         fsconfig_set_flag(fd, "userxattr")?;
