@@ -1,4 +1,4 @@
-//! Runs what the plan found missing, every vertex on a thread of its own once its inputs are there.
+//! Runs what the plan found missing: a vertex starts once its inputs are there, and a thread goes from one to the next.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -149,11 +149,15 @@ impl<'a> Run<'a> {
                     queue.waiting.clear();
                 } else {
                     while queue.running < PARALLEL
-                        && let Some(ready) = queue.waiting.iter().position(|id| self.is_ready(*id))
+                        && let Some(id) = self.take_ready(&mut queue)
                     {
-                        let id = queue.waiting.remove(ready);
                         queue.running += 1;
-                        scope.spawn(move || self.step(id));
+                        scope.spawn(move || {
+                            let mut next = Some(id);
+                            while let Some(id) = next {
+                                next = self.step(id);
+                            }
+                        });
                     }
                 }
                 if queue.running == 0 {
@@ -189,7 +193,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn step(&self, id: VertexId) {
+    fn take_ready(&self, queue: &mut Queue) -> Option<VertexId> {
+        let ready = queue.waiting.iter().position(|id| self.is_ready(*id))?;
+        Some(queue.waiting.remove(ready))
+    }
+
+    /// Solves one vertex; gives another one for the same thread, which most often is what waited for this one.
+    fn step(&self, id: VertexId) -> Option<VertexId> {
         let vertex = self.inputs.definition.vertex(id);
         self.started(id, vertex);
         // A panic here must end the build and not leave it waiting.
@@ -217,9 +227,21 @@ impl<'a> Run<'a> {
             }
         };
         self.finished(id, outcome);
-        queue.running -= 1;
+        let goes_on = queue.failure.is_none() && !self.cancel.is_cancelled();
+        let next = if goes_on {
+            self.take_ready(&mut queue)
+        } else {
+            None
+        };
+        if next.is_none() {
+            queue.running -= 1;
+        }
+        let wakes = next.is_none() || queue.waiting.iter().any(|id| self.is_ready(*id));
         drop(queue);
-        self.changed.notify_all();
+        if wakes {
+            self.changed.notify_all();
+        }
+        next
     }
 
     fn solve(&self, id: VertexId, vertex: &'a Vertex) -> Result<Found, BuildError> {
