@@ -33,6 +33,32 @@ pub fn each(test: impl Fn(&Env)) {
     });
 }
 
+/// Each Dockerfile of `table` makes a topmost layer with these members.
+pub fn makes_layers(table: &[(&str, &str, &[&str])]) {
+    each(|env| {
+        for (id, body, expected) in table {
+            let layout = env.path("layout");
+            build(env, body, &layout, &[]).ok();
+            assert_eq!(last_layer(&layout), *expected, "{id}: {body}");
+            fs::remove_dir_all(layout).unwrap();
+        }
+    });
+}
+
+/// Each Dockerfile of `table` is refused with these words.
+pub fn is_refused(table: &[(&str, &str, &str)]) {
+    each(|env| {
+        for (id, body, expected) in table {
+            let refused = build(env, body, &env.path("layout"), &[]).fails(1);
+            assert!(
+                refused.stderr.contains(expected),
+                "{id}: {body}\n{}",
+                refused.stderr
+            );
+        }
+    });
+}
+
 /// Builds `dockerfile` in the context K into the uncompressed layout `layout`.
 pub fn build(env: &Env, dockerfile: &str, layout: &Path, more: &[&str]) -> Run {
     let file = env.write("Dockerfile", dockerfile);

@@ -7,35 +7,18 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::built::{blob, build, each, last_layer, manifest};
+use crate::built::{blob, build, each, is_refused, last_layer, makes_layers, manifest};
 use crate::server::{Answer, Server};
 use vectors::{CONFIGS, LAYERS, REFUSED};
 
 #[test]
 fn layers_are_as_buildkit_makes_them() {
-    each(|env| {
-        for (id, body, expected) in LAYERS {
-            let layout = env.path("layout");
-            build(env, body, &layout, &[]).ok();
-            let found = last_layer(&layout);
-            assert_eq!(found, *expected, "{id}: {body}");
-            fs::remove_dir_all(layout).unwrap();
-        }
-    });
+    makes_layers(LAYERS);
 }
 
 #[test]
 fn what_buildkit_refuses_is_refused() {
-    each(|env| {
-        for (id, body, expected) in REFUSED {
-            let refused = build(env, body, &env.path("layout"), &[]).fails(1);
-            assert!(
-                refused.stderr.contains(expected),
-                "{id}: {body}\n{}",
-                refused.stderr
-            );
-        }
-    });
+    is_refused(REFUSED);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use rbuild_cache::layer::TarReader;
 
-use crate::built::{blob, build, each, last_layer, manifest};
+use crate::built::{blob, build, each, is_refused, makes_layers, manifest};
 
 /// Rule, Dockerfile, members of the topmost layer.
 const LAYERS: &[(&str, &str, &[&str])] = &[
@@ -255,28 +255,12 @@ const REFUSED: &[(&str, &str, &str)] = &[
 
 #[test]
 fn p2_to_p32_what_a_layer_gets() {
-    each(|env| {
-        for (id, body, expected) in LAYERS {
-            let layout = env.path("layout");
-            build(env, body, &layout, &[]).ok();
-            assert_eq!(last_layer(&layout), *expected, "{id}: {body}");
-            fs::remove_dir_all(layout).unwrap();
-        }
-    });
+    makes_layers(LAYERS);
 }
 
 #[test]
 fn p1_to_p32_what_is_refused() {
-    each(|env| {
-        for (id, body, expected) in REFUSED {
-            let refused = build(env, body, &env.path("layout"), &[]).fails(1);
-            assert!(
-                refused.stderr.contains(expected),
-                "{id}: {body}\n{}",
-                refused.stderr
-            );
-        }
-    });
+    is_refused(REFUSED);
 }
 
 #[test]
