@@ -318,6 +318,7 @@ impl<'a> Build<'a> {
             epoch: first.source_date_epoch,
             clamp: self.clamp(first),
             dns: &self.options.network.dns,
+            jobs: self.options.jobs,
             certificates: self.options.network.certificates.as_ref(),
         };
         let mut plan = Plan::new(&inputs)?;

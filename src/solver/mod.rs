@@ -11,6 +11,7 @@ mod leaks;
 mod mounts;
 mod network;
 pub mod ops;
+mod order;
 pub mod plan;
 mod remote;
 mod root;
@@ -32,6 +33,7 @@ use crate::source::leak::Leaks;
 use crate::source::remote::RemoteSource;
 use crate::source::secret::Secrets;
 
+pub use order::Jobs;
 pub use plan::Plan;
 
 /// What a build gives its solver beside the graph.
@@ -60,6 +62,8 @@ pub struct Inputs<'a> {
     pub clamp: Option<i64>,
     /// Settings of the resolver of steps, where they are not the machine's. In no key: names are the same everywhere.
     pub dns: &'a Dns,
+    /// How many steps run at the same time.
+    pub jobs: Jobs,
     /// What steps trust beside their image. In no key and in no layer.
     pub certificates: Option<&'a Certificates>,
 }

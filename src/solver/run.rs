@@ -13,14 +13,12 @@ use super::leaks::{self, Guarded};
 use super::mounts::{Asking, MountInput, same_files};
 use super::ops::select::{self, Selection};
 use super::ops::{Sources, copy, mkdir};
+use super::order::{self, Running};
 use super::plan::{self, recorded};
 use super::{Inputs, Plan, StepResult, exec, interrupted, keys};
 use crate::error::BuildError;
 use crate::graph::{CopyOp, ExecOp, MkdirOp, Op, Vertex, VertexId};
 use crate::progress::{Event, VertexOutcome};
-
-/// Vertices that run at the same time, at most. Steps mostly wait, so it is not the number of processors.
-const PARALLEL: usize = 32;
 
 /// How often a step looks whether another process has finished the same step.
 const LOCK_POLL: Duration = Duration::from_millis(10);
@@ -74,8 +72,8 @@ pub fn run(
         cancel,
         results: (0..count).map(|_| OnceLock::new()).collect(),
         queue: Mutex::new(Queue {
-            waiting: plan.missing.clone(),
-            running: 0,
+            waiting: order::critical_first(inputs, plan)?,
+            running: Running::default(),
             failure: None,
         }),
         changed: Condvar::new(),
@@ -103,9 +101,9 @@ struct Run<'a> {
 }
 
 struct Queue {
-    /// Not yet started, inputs first.
+    /// Not yet started, in the order of their urgency.
     waiting: Vec<VertexId>,
-    running: usize,
+    running: Running,
     failure: Option<BuildError>,
 }
 
@@ -148,10 +146,7 @@ impl<'a> Run<'a> {
                 if queue.failure.is_some() {
                     queue.waiting.clear();
                 } else {
-                    while queue.running < PARALLEL
-                        && let Some(id) = self.take_ready(&mut queue)
-                    {
-                        queue.running += 1;
+                    while let Some(id) = self.take_ready(&mut queue) {
                         scope.spawn(move || {
                             let mut next = Some(id);
                             while let Some(id) = next {
@@ -160,7 +155,7 @@ impl<'a> Run<'a> {
                         });
                     }
                 }
-                if queue.running == 0 {
+                if queue.running.is_none() {
                     break;
                 }
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -193,9 +188,17 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// The most urgent vertex that may start, which then counts as running.
     fn take_ready(&self, queue: &mut Queue) -> Option<VertexId> {
-        let ready = queue.waiting.iter().position(|id| self.is_ready(*id))?;
-        Some(queue.waiting.remove(ready))
+        let Queue { waiting, running, .. } = queue;
+        let position = waiting.iter().position(|id| self.may_start(running, *id))?;
+        let id = waiting.remove(position);
+        running.add(self.inputs.definition.vertex(id));
+        Some(id)
+    }
+
+    fn may_start(&self, running: &Running, id: VertexId) -> bool {
+        running.admits(self.inputs.jobs, self.inputs.definition.vertex(id)) && self.is_ready(id)
     }
 
     /// Solves one vertex; gives another one for the same thread, which most often is what waited for this one.
@@ -227,16 +230,15 @@ impl<'a> Run<'a> {
             }
         };
         self.finished(id, outcome);
+        queue.running.remove(vertex);
         let goes_on = queue.failure.is_none() && !self.cancel.is_cancelled();
         let next = if goes_on {
             self.take_ready(&mut queue)
         } else {
             None
         };
-        if next.is_none() {
-            queue.running -= 1;
-        }
-        let wakes = next.is_none() || queue.waiting.iter().any(|id| self.is_ready(*id));
+        let mut others = queue.waiting.iter();
+        let wakes = next.is_none() || others.any(|id| self.may_start(&queue.running, *id));
         drop(queue);
         if wakes {
             self.changed.notify_all();

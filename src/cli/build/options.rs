@@ -20,6 +20,7 @@ use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{Confinement, MountOp, NetworkMode, Platform, Ulimit};
 use crate::progress::Mode;
 use crate::registry::Reference;
+use crate::solver::Jobs;
 use crate::source::agent::AgentSource;
 use crate::source::image::PullPolicy;
 use crate::source::leak::SecretScan;
@@ -109,6 +110,9 @@ pub struct BuildArgs {
     confinement: ConfinementArgs,
     #[command(flatten)]
     resources: ResourceArgs,
+    /// Steps that run at the same time, 0 for no limit [default: up to 32 RUN, and as many COPY as there are processors]
+    #[arg(long, value_name = "NUMBER")]
+    jobs: Option<usize>,
     /// How RUN steps are kept apart from the machine: auto, userns, userns-single, root or chroot
     #[arg(
         long,
@@ -206,6 +210,8 @@ pub struct BuildOptions {
     volumes: Vec<MountOp>,
     /// `--memory`, `--cpus`, `--resource` and the like.
     pub resources: Resources,
+    /// `--jobs`.
+    pub jobs: Jobs,
     source_date_epoch: Option<i64>,
 }
 
@@ -294,6 +300,7 @@ impl BuildOptions {
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
             resources: args.resources.resources()?,
+            jobs: Jobs::new(args.jobs),
             stop_grace: args.confinement.stop_grace,
             volumes: args.handed.volumes()?,
             secret_scan: args.handed.secret_scan,
