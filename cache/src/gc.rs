@@ -34,6 +34,8 @@ pub struct PruneOptions {
     pub dry_run: bool,
     /// Only this kind of things.
     pub kind: Option<PruneKind>,
+    /// What the journal of evictions calls it: `prune --all`, or the limit that demands it.
+    pub rule: String,
 }
 
 /// A kind of things that a prune may remove.
@@ -85,14 +87,18 @@ impl Store {
         if options.dry_run {
             Ok(plan.report())
         } else {
-            self.carry_out(plan)
+            let report = self.carry_out(plan, &options.rule)?;
+            self.trim_builds(options.all)?;
+            Ok(report)
         }
     }
 
-    fn carry_out(&self, plan: Plan) -> Result<PruneReport, StoreError> {
+    fn carry_out(&self, plan: Plan, rule: &str) -> Result<PruneReport, StoreError> {
         let mut report = PruneReport::default();
         self.remove_nameless(&plan.images)?;
         report.images = plan.images;
+        let evicted: Vec<Key> = plan.records.iter().filter_map(|name| name.parse().ok()).collect();
+        self.note_evictions(rule, &evicted)?;
         for name in &plan.records {
             self.0.keys.unlink(name)?;
             report.records += 1;

@@ -76,6 +76,11 @@ impl Store {
         }
     }
 
+    /// Whether there is a record of `key` that cannot be read: a damaged one, or one of another version.
+    pub fn has_unreadable_record(&self, key: &Key) -> Result<bool, StoreError> {
+        Ok(self.0.keys.stat(&key.hex())?.is_some() && self.read_record(key)?.is_none())
+    }
+
     /// Writes the record of `key`, replacing an older one.
     pub fn put_record(&self, key: &Key, record: &Record) -> Result<(), StoreError> {
         let name = key.hex();
@@ -180,11 +185,15 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, bad).unwrap();
             assert_eq!(store.record(&key).unwrap(), None, "bit {bit}");
+            assert!(store.has_unreadable_record(&key).unwrap());
         }
         for length in [0, 1, 20, good.len() / 2, good.len() - 1] {
             std::fs::write(&path, &good[..length]).unwrap();
             assert_eq!(store.record(&key).unwrap(), None, "{length} bytes");
         }
+        std::fs::write(&path, &good).unwrap();
+        assert!(!store.has_unreadable_record(&key).unwrap());
+        assert!(!store.has_unreadable_record(&Key([4; 32])).unwrap());
         // A record under another name is no record.
         std::fs::write(store.0.keys.path_of(&Key([4; 32]).hex()), &good).unwrap();
         assert_eq!(store.record(&Key([4; 32])).unwrap(), None);

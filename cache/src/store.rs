@@ -7,6 +7,8 @@
 //! files/v1/<hash>                         digests of local files
 //! mounts/v1/<key>/                         directories that steps keep between builds
 //! git/<key>                               clones of repositories
+//! builds/v1/<name>, lists/v1/<digest>      what builds were given, for the question why a step is built again
+//! evictions                               which records were removed, and by which rule
 //! locks/<key>, index.lock, gc.lock        locks between processes
 //! tmp/<random>/                           what is being written
 //! ```

@@ -29,10 +29,28 @@ pub struct PruneArgs {
     keep_storage: Option<String>,
 }
 
+impl PruneArgs {
+    /// The command as far as it says what goes: what `why` tells later.
+    fn rule(&self) -> String {
+        let mut rule = "prune".to_owned();
+        if self.all {
+            rule.push_str(" --all");
+        }
+        for filter in &self.filter {
+            rule.push_str(&format!(" --filter {filter}"));
+        }
+        if let Some(size) = &self.keep_storage {
+            rule.push_str(&format!(" --keep-storage {size}"));
+        }
+        rule
+    }
+}
+
 /// Runs the command.
 pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut options = PruneOptions {
         all: args.all,
+        rule: args.rule(),
         ..PruneOptions::default()
     };
     for filter in &args.filter {
