@@ -29,7 +29,7 @@ use std::ffi::CString;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::{fs, io};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -39,7 +39,7 @@ use crate::blob::BlobProvider;
 use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
-use crate::layer::{Ownership, ParkedRoots};
+use crate::layer::{Growth, Ownership, ParkedRoots};
 use crate::lock::lock;
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
@@ -64,6 +64,7 @@ pub(crate) struct Inner {
     provider: RwLock<Option<Arc<dyn BlobProvider>>>,
     /// A [`crate::layer::Ownership`].
     pub(crate) ownership: AtomicU8,
+    growth: OnceLock<Growth>,
     /// Layers whose trees were found whole.
     pub(crate) trees: Mutex<HashSet<LayerId>>,
     /// Work directories of overlays that are unmounted, in the scratch directory.
@@ -104,6 +105,7 @@ impl Store {
             scratch_names: AtomicU64::new(0),
             provider: RwLock::new(None),
             ownership: AtomicU8::new(Ownership::Real as u8),
+            growth: OnceLock::new(),
             trees: Mutex::default(),
             parked_work: Mutex::default(),
             parked_roots: Mutex::default(),
@@ -136,6 +138,17 @@ impl Store {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Says, before anything is read, how large archives and layers may become when they are decompressed.
+    pub fn set_growth(&self, growth: Growth) {
+        // Whoever says it a second time has opened the store a second time.
+        let _ = self.0.growth.set(growth);
+    }
+
+    /// How large archives and layers may become.
+    pub fn growth(&self) -> Growth {
+        self.0.growth.get().copied().unwrap_or_default()
     }
 
     /// A new directory below `tmp/` that nobody sweeps while it is held.

@@ -12,6 +12,7 @@ pub mod network;
 pub mod options;
 mod proxies;
 mod received;
+mod reception;
 pub mod report;
 mod request;
 mod resources;
@@ -225,7 +226,7 @@ impl<'a> Build<'a> {
     fn remotes(&self, store: &Store, registry: &Registry) -> anyhow::Result<Remotes> {
         let options = FetchOptions {
             link_local: self.options.allows_host_network(),
-            ..FetchOptions::default()
+            stall_limit: self.options.reception.stall_timeout,
         };
         let http = HttpSource::new(store.clone(), registry.clone(), options)
             .with_secrets(&self.secrets)
@@ -234,7 +235,8 @@ impl<'a> Build<'a> {
             .secrets
             .iter()
             .map(|(id, value)| (id, value.bytes().as_ref()));
-        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?);
+        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?)
+            .with_stall_limit(self.options.reception.stall_timeout);
         for url in self.options.typed_addresses() {
             if let Some(url) = GitUrl::of_context(url)? {
                 git.trust(&url.remote);

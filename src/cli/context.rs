@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use rbuild_cache::Store;
+use rbuild_cache::layer::Growth;
 
 pub use crate::exporter::archive::StdoutClosed as Closed;
 use crate::registry::{Registry, RegistryOptions};
@@ -19,6 +20,8 @@ pub struct Context {
     pub root: Option<PathBuf>,
     /// `--insecure-registry`, `HOST[:PORT]`.
     pub insecure: Vec<String>,
+    /// `--max-unpacked-size`.
+    pub max_unpacked: Option<u64>,
 }
 
 impl Context {
@@ -41,7 +44,11 @@ impl Context {
 
     /// The store, created when it is missing.
     pub fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.store_path()?)?)
+        let store = Store::open(&self.store_path()?)?;
+        if let Some(most) = self.max_unpacked {
+            store.set_growth(Growth::at_most(most));
+        }
+        Ok(store)
     }
 
     /// A registry client; nothing is connected yet.

@@ -46,6 +46,11 @@ pub fn parse_size(text: &str) -> Option<u64> {
     (bytes.is_finite() && bytes < 9e18).then_some(bytes as u64)
 }
 
+/// [`parse_size`] for the value of a flag.
+pub fn size_argument(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "write it like 500m or 10GB".to_owned())
+}
+
 /// How long `seconds` are, as docker says it: `3 weeks`.
 pub fn duration(seconds: u64) -> String {
     let hours = (seconds + 1800) / 3600;

@@ -119,7 +119,7 @@ fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
 /// Puts the decompressed tar into the store as it is, after the strict reader has seen all of it.
 fn store_tar(store: &Store, input: Box<dyn Read>) -> anyhow::Result<DiffId> {
     let tee = Tee {
-        reader: decompressed(input)?,
+        reader: decompressed(input, store.growth())?,
         writer: store.blob_writer()?,
     };
     let mut tar = TarReader::archive(tee);

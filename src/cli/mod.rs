@@ -57,6 +57,9 @@ struct Global {
     /// Speak to this registry without TLS, or with a certificate that nobody vouches for
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
+    /// Most bytes that one archive or layer may become when it is decompressed [default: 1 GiB, 4 GiB for a layer, and beyond that 250 times what it is compressed]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = human::size_argument)]
+    max_unpacked_size: Option<u64>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -168,6 +171,7 @@ pub fn run() -> ExitCode {
     let context = Context {
         root: cli.global.root,
         insecure: cli.global.insecure_registry,
+        max_unpacked: cli.global.max_unpacked_size,
     };
     match dispatch(cli.command, &context) {
         Ok(code) => code,
@@ -179,6 +183,9 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The flags that may stand before the verb; each has a value.
+const GLOBAL: [&str; 3] = ["--root", "--insecure-registry", "--max-unpacked-size"];
+
 /// A call without a verb is a build: `rbuild -t name .` is `rbuild build -t name .`. The verb is the first word
 /// that is no global flag and no value of one.
 fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
@@ -186,8 +193,13 @@ fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
     let mut place = 1;
     while let Some(word) = args.get(place).and_then(|word| word.to_str()) {
         match word {
-            "--root" | "--insecure-registry" => place += 2,
-            _ if word.starts_with("--root=") || word.starts_with("--insecure-registry=") => place += 1,
+            _ if GLOBAL.contains(&word) => place += 2,
+            _ if word
+                .split_once('=')
+                .is_some_and(|(flag, _)| GLOBAL.contains(&flag)) =>
+            {
+                place += 1
+            }
             "-h" | "--help" | "-V" | "--version" => return args,
             _ if command.find_subcommand(word).is_some() => return args,
             _ => break,
@@ -235,6 +247,10 @@ mod tests {
             ("rbuild .", "rbuild build ."),
             ("rbuild --root /r -t a .", "rbuild --root /r build -t a ."),
             ("rbuild --root=/r images", "rbuild --root=/r images"),
+            (
+                "rbuild --max-unpacked-size=1g .",
+                "rbuild --max-unpacked-size=1g build .",
+            ),
             ("rbuild images", "rbuild images"),
             ("rbuild --version", "rbuild --version"),
             ("rbuild", "rbuild"),

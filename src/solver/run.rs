@@ -461,6 +461,7 @@ impl Work<'_, '_> {
         let sources = Sources {
             main,
             remotes: &remotes,
+            growth: inputs.store.growth(),
         };
         let fresh;
         let selection: &Selection = match &self.run.plan.selections[self.id.0] {

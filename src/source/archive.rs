@@ -53,7 +53,7 @@ impl LoadedImage {
 
 /// Reads an archive, plain or compressed, and puts the blobs of its images into `store`.
 pub fn load<'a>(store: &Store, input: impl Read + 'a) -> anyhow::Result<Vec<LoadedImage>> {
-    let input = decompressed(input).context("reading the archive")?;
+    let input = decompressed(input, store.growth()).context("reading the archive")?;
     let mut archive = Archive {
         store,
         members: BTreeMap::new(),
@@ -401,7 +401,8 @@ fn entry_name(annotations: &BTreeMap<String, String>) -> Option<String> {
 
 /// Reads a layer to its end: it is a tar that can be applied, and it has the diff id.
 fn check_layer(store: &Store, digest: &Digest, diff_id: &DiffId) -> anyhow::Result<()> {
-    let mut tar = TarReader::layer(Hasher::new(decompressed(store.open_blob(digest)?)?));
+    let blob = decompressed(store.open_blob(digest)?, store.growth())?;
+    let mut tar = TarReader::layer(Hasher::new(blob));
     while tar.next_entry()?.is_some() {}
     let mut hasher = tar.into_inner();
     io::copy(&mut hasher, &mut io::sink())?;

@@ -4,16 +4,14 @@ use std::cell::Cell;
 use std::io::{self, BufReader, Cursor, Read};
 use std::rc::Rc;
 
+use rbuild_cache::layer::{Growth, explained};
+
 /// Memory for the window of xz and zstd; xz -9 needs 64 MiB, zstd --long 128 MiB.
 const MAX_WINDOW_LOG: u32 = 27;
-/// An archive may always become this large ...
-const FREE_BYTES: u64 = 1 << 30;
-/// ... and beyond that, this many times what it is compressed.
-const MAX_RATIO: u64 = 250;
 const BUFFER: usize = 256 << 10;
 
-/// What `reader` gives, decompressed. Fails when it becomes larger than any honest archive would.
-pub fn decompressed<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+/// What `reader` gives, decompressed. Fails when it becomes larger than `growth` allows.
+pub fn decompressed<'a>(mut reader: impl Read + 'a, growth: Growth) -> io::Result<Box<dyn Read + 'a>> {
     // A pipe may give its first bytes one by one.
     let mut start = Vec::with_capacity(6);
     reader.by_ref().take(6).read_to_end(&mut start)?;
@@ -44,6 +42,7 @@ pub fn decompressed<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn Read +
         reader: decoder,
         given: 0,
         taken,
+        growth,
     }))
 }
 
@@ -66,16 +65,14 @@ struct Bounded<R> {
     reader: R,
     given: u64,
     taken: Rc<Cell<u64>>,
+    growth: Growth,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
+        let length = self.reader.read(buffer).map_err(explained)?;
         self.given += length as u64;
-        if self.given > FREE_BYTES + self.taken.get().saturating_mul(MAX_RATIO) {
-            let message = format!("the archive becomes more than {MAX_RATIO} times larger when decompressed");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
+        self.growth.check_archive(self.given, self.taken.get())?;
         Ok(length)
     }
 }
@@ -88,7 +85,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        decompressed(bytes)?.read_to_end(&mut out)?;
+        decompressed(bytes, Growth::default())?.read_to_end(&mut out)?;
         Ok(out)
     }
 

@@ -40,6 +40,8 @@ mod escape;
 mod economy;
 // Hostile archives.
 mod extract;
+// Hostile inputs: bombs, contexts, repositories, servers.
+mod inputs;
 // Git repositories as contexts and sources.
 mod git;
 // The golden vectors of the specification.

@@ -367,12 +367,24 @@ impl<R: Read> Decompressor<R> {
     }
 }
 
+/// A failure to decompress, in words that say what to do about it where the library's do not.
+pub fn explained(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let wants_memory =
+        text.contains("too much memory") || text.contains("emory limit") || text.contains("emory usage");
+    if !wants_memory {
+        return error;
+    }
+    let message = "it needs more than 128 MiB of memory to be decompressed: compress it with zstd --long=27 or xz -9 at most";
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
 impl<R: Read> Read for Decompressor<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
             Decoder::Plain(source) => source.read(out),
             Decoder::Gzip(decoder) => decoder.read(out),
-            Decoder::Zstd(decoder) => decoder.read(out),
+            Decoder::Zstd(decoder) => decoder.read(out).map_err(explained),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::index::{IndexEntry, LayerIndex};
 use super::pipe::{HashWriter, ThreadWriter};
 use super::receive::{Pass, Passed, index_of};
 use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
+use super::tar_read::TarReader;
 use super::tar_write::TarWriter;
 use super::unpack::Unpacker;
 use super::upper::walk_tree;
@@ -25,7 +26,7 @@ impl Layer {
         let record = self.record()?;
         if let Some(digest) = self.local_tar(&record) {
             let made = self.store().open_blob(&digest).and_then(|source| {
-                index_of(source, None, true).map_err(|error| self.failed("reading", error))
+                index_of(TarReader::layer(source), None, true).map_err(|error| self.failed("reading", error))
             });
             match made {
                 // Only when there is another form to turn to.
@@ -139,7 +140,7 @@ impl Layer {
     pub fn unpack_to(&self, directory: &std::path::Path) -> Result<(), StoreError> {
         let source = self.store().open_blob(&self.tar()?)?;
         Unpacker::new(directory, self.store().ownership())
-            .and_then(|unpacker| index_of(source, Some(unpacker), false))
+            .and_then(|unpacker| index_of(TarReader::layer(source), Some(unpacker), false))
             .map_err(|error| self.failed("unpacking", error))?;
         Ok(())
     }
@@ -148,7 +149,7 @@ impl Layer {
         let source = self.store().open_blob(digest)?;
         let (staged, tree) = self.stage_tree()?;
         let index = Unpacker::new(&tree, self.store().ownership())
-            .and_then(|unpacker| index_of(source, Some(unpacker), false))
+            .and_then(|unpacker| index_of(TarReader::layer(source), Some(unpacker), false))
             .map_err(|error| self.failed("unpacking", error))?;
         if self.stored_index()?.is_none() {
             self.write_index(&index)?;
@@ -260,7 +261,7 @@ impl Layer {
             return Ok(());
         };
         let source = store.open_blob(&digest)?;
-        let index = index_of(source, Some(unpacker), false).map_err(fail)?;
+        let index = index_of(TarReader::layer(source), Some(unpacker), false).map_err(fail)?;
         if self.stored_index()?.is_none() {
             let _lock = self.lock()?;
             self.write_index(&index)?;
@@ -289,6 +290,7 @@ impl Layer {
         let pass = Pass {
             source,
             size: form.size,
+            growth: store.growth(),
             blob: if here { None } else { Some(store.blob_writer()?) },
             tar: if want_tar && !is_tar {
                 Some(store.blob_writer()?)
@@ -362,7 +364,8 @@ impl Layer {
         let record = self.record()?;
         if let Some(digest) = self.local_tar(&record) {
             let source = self.store().open_blob(&digest)?;
-            let index = index_of(source, None, true).map_err(|error| self.failed("hashing", error))?;
+            let index = index_of(TarReader::layer(source), None, true)
+                .map_err(|error| self.failed("hashing", error))?;
             self.write_index(&index)?;
             return Ok(self.remember(index));
         }

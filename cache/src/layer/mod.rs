@@ -10,6 +10,7 @@ mod compress;
 mod copied;
 pub mod entry;
 mod forms;
+mod growth;
 mod index;
 mod make;
 mod ownership;
@@ -27,12 +28,15 @@ mod upper;
 pub use assemble::{AssembleError, IndexAssembler};
 pub use builder::LayerBuilder;
 pub use clamp::ClampedLayer;
-pub use compress::{Compression, Compressor, Decompressor, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
+pub use compress::{
+    Compression, Compressor, Decompressor, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD, explained,
+};
 pub use copied::CopiedRoot;
 pub(crate) use copied::ParkedRoots;
 pub use entry::{Entry, Kind, LayerPath, Timestamp};
 pub use forms::Layer;
 pub(crate) use forms::open_file;
+pub use growth::Growth;
 pub use index::{Children, IndexDamaged, IndexEntry, LayerIndex};
 pub use ownership::Ownership;
 pub(crate) use ownership::note_owner;

@@ -15,6 +15,7 @@ use sha2::Digest as _;
 
 use super::assemble::IndexAssembler;
 use super::compress::Decompressor;
+use super::growth::Growth;
 use super::index::LayerIndex;
 use super::pipe::{Piece, PieceReader, Pool, pieces};
 use super::tar_read::TarReader;
@@ -22,17 +23,14 @@ use super::unpack::Unpacker;
 use crate::blob::BlobWriter;
 use crate::digest::{ContentDigest, DiffId, Digest};
 
-/// A layer may always be this large uncompressed, and beyond that this many times its blob. gzip cannot reach the
-/// ratio; what does is a few kilobytes of zstd made to fill the disk.
-const ALWAYS_ALLOWED: u64 = 4 << 30;
-const MAX_RATIO: u64 = 2000;
-
 /// What a pass is to do.
 pub(super) struct Pass<'a> {
     /// Where the blob comes from.
     pub source: Box<dyn Read + Send>,
     /// Length of the blob.
     pub size: u64,
+    /// How large that may become.
+    pub growth: Growth,
     /// Keeps the blob; `None` when it is read from the store.
     pub blob: Option<BlobWriter>,
     /// Keeps the uncompressed tar.
@@ -67,6 +65,7 @@ impl Pass<'_> {
         let Self {
             source,
             size,
+            growth,
             blob,
             tar,
             tree,
@@ -74,7 +73,6 @@ impl Pass<'_> {
         } = self;
         // The digests of files serve whoever reads them out of the tar.
         let digests = tar.is_some();
-        let limit = size.saturating_mul(MAX_RATIO).max(ALWAYS_ALLOWED);
         std::thread::scope(|scope| {
             let (fetched, fetched_reader) = pieces();
             let (unpacked, unpacked_reader) = pieces();
@@ -82,10 +80,12 @@ impl Pass<'_> {
             let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
             let fetch = spawn("fetch").spawn_scoped(scope, move || fetch(source, size, blob, &fetched))?;
             let inflate = spawn("decompress").spawn_scoped(scope, move || {
-                decompress(fetched_reader, limit, [&unpacked, &hashed])
+                let fits = |bytes| growth.check_layer(bytes, size);
+                decompress(fetched_reader, fits, [&unpacked, &hashed])
             })?;
             let hash = spawn("hash").spawn_scoped(scope, move || hash(hashed_reader, tar))?;
-            let index = index_of(unpacked_reader, tree, digests);
+            let tar = TarReader::layer(unpacked_reader).with_most_members(growth.members(size));
+            let index = index_of(tar, tree, digests);
             let (fetch, inflate, hash) = (join(fetch), join(inflate), join(hash));
             // The first stage that failed by itself knows why the others did.
             let blob = settle(fetch)?;
@@ -106,13 +106,12 @@ impl Pass<'_> {
     }
 }
 
-/// The index of the tar that `source` gives to its end, unpacked by `unpacker` on the way.
+/// The index of a tar, which is read to its end and unpacked by `unpacker` on the way.
 pub(super) fn index_of(
-    source: impl Read,
+    mut reader: TarReader<impl Read>,
     mut unpacker: Option<Unpacker>,
     digests: bool,
 ) -> io::Result<LayerIndex> {
-    let mut reader = TarReader::layer(source);
     let mut assembler = IndexAssembler::new();
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     while let Some(member) = reader.next_entry()? {
@@ -179,7 +178,12 @@ fn fetch(
     Ok(blob)
 }
 
-fn decompress(source: PieceReader, limit: u64, out: [&SyncSender<Piece>; 2]) -> Result<(), Stop> {
+/// `fits` says whether so many bytes may come out.
+fn decompress(
+    source: PieceReader,
+    fits: impl Fn(u64) -> io::Result<()>,
+    out: [&SyncSender<Piece>; 2],
+) -> Result<(), Stop> {
     let mut total = 0u64;
     let pool = Pool::default();
     let mut decompressor = Decompressor::new(source)?;
@@ -190,10 +194,7 @@ fn decompress(source: PieceReader, limit: u64, out: [&SyncSender<Piece>; 2]) -> 
             return Ok(());
         }
         total += length as u64;
-        if total > limit {
-            let message = format!("it has more than {limit} bytes uncompressed, far too many for its size");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message).into());
-        }
+        fits(total)?;
         let piece = pool.share(buffer, length);
         for out in out {
             out.send(piece.clone()).map_err(|_| Stop::Downstream)?;

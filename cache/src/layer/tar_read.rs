@@ -54,6 +54,12 @@ pub enum TarError {
         /// What is not supported.
         what: String,
     },
+    /// More members than memory should be given for.
+    #[error(
+        "the archive has more than {0} members, too many for its size: if that is meant, --max-unpacked-size=SIZE \
+         allows as many as fit into SIZE"
+    )]
+    Members(u64),
     /// A name that leaves the root or cannot exist.
     #[error("invalid name {name:?} in the archive: {reason}")]
     Name {
@@ -107,6 +113,7 @@ pub struct TarReader<R> {
     remaining: u64,
     padding: u64,
     members: u64,
+    most_members: u64,
     finished: bool,
 }
 
@@ -141,7 +148,17 @@ impl<R: Read> TarReader<R> {
             remaining: 0,
             padding: 0,
             members: 0,
+            most_members: MAX_MEMBERS,
             finished: false,
+        }
+    }
+
+    /// Refuses an archive that has more than `most` members.
+    #[must_use]
+    pub fn with_most_members(self, most: u64) -> Self {
+        Self {
+            most_members: most.min(MAX_MEMBERS),
+            ..self
         }
     }
 
@@ -165,8 +182,8 @@ impl<R: Read> TarReader<R> {
                 return Err(TarError::Truncated);
             };
             self.members += 1;
-            if self.members > MAX_MEMBERS {
-                return Err(unsupported(b"", "the archive has more than 10,000,000 members"));
+            if self.members > self.most_members {
+                return Err(TarError::Members(self.most_members));
             }
             let header = Header::parse(&block)?;
             match header.typeflag() {

@@ -31,7 +31,7 @@ pub struct ConfinementArgs {
     #[arg(long = "device", value_name = "DEVICE", hide = true, value_parser = no_device)]
     devices: Vec<String>,
     /// How long a RUN step may take to end when the build is interrupted
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = grace)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub stop_grace: Duration,
 }
 
@@ -112,7 +112,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Seconds, or a duration as Go writes it; also milliseconds.
-fn grace(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let milliseconds = text.strip_suffix("ms").and_then(|number| number.parse().ok());
     let parsed = milliseconds.map(Duration::from_millis).or_else(|| {
         let seconds = text.parse().ok().or_else(|| parse_duration(text))?;
@@ -178,7 +178,7 @@ mod tests {
             ("99999h", None),
         ] {
             let expected = expected.map(Duration::from_millis);
-            assert_eq!(grace(text).ok(), expected, "{text}");
+            assert_eq!(duration(text).ok(), expected, "{text}");
         }
     }
 }

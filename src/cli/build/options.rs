@@ -13,8 +13,8 @@ use super::dockerfile::DockerfileSource;
 use super::handed::HandedArgs;
 use super::network::{NetworkArgs, NetworkOptions};
 use super::received::{ContextPlace, is_web};
+use super::reception::ReceptionArgs;
 use super::resources::ResourceArgs;
-use crate::cli::human;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{Confinement, MountOp, NetworkMode, Platform, Ulimit};
@@ -133,9 +133,8 @@ pub struct BuildArgs {
         hide_default_value = true
     )]
     call: Call,
-    /// Most bytes of a context that is no directory, packed and unpacked, for example 500m [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = context_size)]
-    max_context_size: Option<u64>,
+    #[command(flatten)]
+    reception: ReceptionArgs,
     /// The build context: a directory, a Git repository (URL.git[#REF[:DIR]]), the address of an archive or a Dockerfile, or `-` for one on standard input
     #[arg(value_name = "PATH|URL|-")]
     context: String,
@@ -165,8 +164,8 @@ pub struct BuildOptions {
     pub context: ContextPlace,
     /// `--file`.
     pub file: Option<String>,
-    /// `--max-context-size`.
-    pub max_context_size: Option<u64>,
+    /// What is received, and how long it is waited for.
+    pub reception: ReceptionArgs,
     /// When registries are asked.
     pub pull: PullPolicy,
     /// Where the result goes; at least one.
@@ -259,7 +258,7 @@ impl BuildOptions {
             ignore_file: args.ignorefile.clone(),
             context,
             file: args.file.clone(),
-            max_context_size: args.max_context_size,
+            reception: args.reception,
             pull: if args.pull {
                 PullPolicy::Always
             } else {
@@ -507,10 +506,6 @@ fn with_environment(text: &str) -> (String, Option<String>) {
         Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
         None => (text.to_owned(), std::env::var(text).ok()),
     }
-}
-
-fn context_size(text: &str) -> Result<u64, String> {
-    human::parse_size(text).ok_or_else(|| "write it like 500m or 10GB".to_owned())
 }
 
 fn source_date_epoch() -> anyhow::Result<Option<i64>> {

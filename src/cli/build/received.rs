@@ -134,7 +134,7 @@ pub(super) struct Receiver<'a> {
 impl Receiver<'_> {
     /// Receives what `options` name.
     pub(super) fn receive(&self, options: &BuildOptions) -> anyhow::Result<Arrival> {
-        let limit = options.max_context_size;
+        let limit = options.reception.max_context_size;
         let context = match &options.context {
             ContextPlace::Directory(_) => None,
             ContextPlace::Stdin => Some(self.stdin(io::stdin().lock(), limit)?),

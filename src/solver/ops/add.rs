@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::ContentDigest;
-use rbuild_cache::layer::{Entry, Kind, LayerPath, TarReader};
+use rbuild_cache::layer::{Entry, Growth, Kind, LayerPath, TarReader};
 use rbuild_cache::tree::{self, Tree};
 
 use super::dest::{Below, Created, Destination};
@@ -18,15 +18,13 @@ use super::plan::{Data, Planned};
 use super::select::Item;
 use crate::source::compressed::decompressed;
 
-/// Most members of an archive.
-const MAX_MEMBERS: u64 = 2_000_000;
 /// Bytes of names, link targets and attributes of all members.
 const MAX_METADATA: u64 = 512 << 20;
 
 /// Whether the content is a tar archive, perhaps compressed by gzip, bzip2, xz or zstd: whether its first block is a
 /// tar header. What cannot be decompressed is no archive and is copied as it is.
 pub(super) fn is_archive(reader: Box<dyn Read + Send>) -> io::Result<bool> {
-    let Ok(mut reader) = decompressed(reader) else {
+    let Ok(mut reader) = decompressed(reader, Growth::default()) else {
         return Ok(false);
     };
     let mut block = Vec::with_capacity(512);
@@ -73,8 +71,10 @@ pub(super) struct Archive<'a> {
     pub group: usize,
     /// Its index among the unpacked files.
     pub number: usize,
-    /// Bytes that it may become.
+    /// Bytes that a context may become.
     pub limit: Option<u64>,
+    /// How large it may become for what it is.
+    pub growth: Growth,
 }
 
 impl Archive<'_> {
@@ -92,7 +92,7 @@ impl Archive<'_> {
         };
         let file = tempfile::tempfile().context("creating a temporary file")?;
         {
-            let reader = decompressed(&mut raw)?;
+            let reader = decompressed(&mut raw, self.growth)?;
             let spool = Spool {
                 reader,
                 file: &file,
@@ -128,13 +128,20 @@ struct Members<'a> {
 
 impl Members<'_> {
     fn plan(&mut self, archive: impl Read, to: &mut Destination<'_>) -> anyhow::Result<()> {
-        let mut tar = TarReader::archive(archive);
-        let (mut count, mut metadata) = (0, 0);
+        let Archive { item, growth, .. } = self.archive;
+        let size = match item.entry.kind {
+            Kind::File { size } => size,
+            _ => 0,
+        };
+        let mut tar = TarReader::archive(archive).with_most_members(growth.members(size));
+        let mut metadata = 0;
         while let Some(member) = tar.next_entry()? {
-            count += 1;
             metadata += weight(&member.entry);
-            if count > MAX_MEMBERS || metadata > MAX_METADATA {
-                bail!("the archive has too many members");
+            if metadata > MAX_METADATA {
+                bail!(
+                    "names, links and attributes of the archive's members have more than {MAX_METADATA} bytes: \
+                     divide the archive"
+                );
             }
             // The destination keeps its own metadata.
             if !member.entry.path.is_root() {

@@ -126,6 +126,7 @@ impl Copier<'_> {
                     group: number,
                     number: self.archives.len(),
                     limit: self.limit,
+                    growth: self.sources.growth,
                 }
                 .unpack(&mut self.to, &top, self.chown)
                 .with_context(|| format!("extracting {}", item.entry.path))?;

@@ -50,7 +50,10 @@ pub fn extract(
     };
     let selection = Selection::of_archive(item, limit);
     let nothing = View::new(Vec::new());
-    let sources = Sources::of(source);
+    let sources = Sources {
+        growth: store.growth(),
+        ..Sources::of(source)
+    };
     let plan = copy::plan(&CopyOp::of_all(), &selection, sources, &nothing)?;
     let mut builder = store.layer_builder()?;
     // Directories that the archive only implies have no time of their own.

@@ -18,7 +18,7 @@ use std::io::Read;
 
 use anyhow::Context as _;
 use rbuild_cache::ContentDigest;
-use rbuild_cache::layer::{Entry, LayerBuilder};
+use rbuild_cache::layer::{Entry, Growth, LayerBuilder};
 use rbuild_cache::tree::Tree;
 
 /// The trees that a copy reads.
@@ -28,6 +28,8 @@ pub struct Sources<'a> {
     pub main: Option<&'a dyn Tree>,
     /// Remote sources, as `RemotePath::source` counts them.
     pub remotes: &'a [&'a dyn Tree],
+    /// How large archives in them may become.
+    pub growth: Growth,
 }
 
 /// Number of a tree: 0 is the main one.
@@ -39,6 +41,7 @@ impl<'a> Sources<'a> {
         Self {
             main: Some(main),
             remotes: &[],
+            growth: Growth::default(),
         }
     }
 

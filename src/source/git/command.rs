@@ -43,7 +43,7 @@ const PASSED: [&str; 14] = [
 ];
 
 /// Configuration of every call: nothing that a repository says makes git run anything.
-const CLOSED: [(&str, &str); 16] = [
+const CLOSED: [(&str, &str); 14] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.attributesFile", "/dev/null"),
@@ -54,8 +54,6 @@ const CLOSED: [(&str, &str); 16] = [
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("http.followRedirects", "false"),
-    ("http.lowSpeedLimit", "1"),
-    ("http.lowSpeedTime", "300"),
     ("protocol.version", "2"),
     ("tar.umask", "0022"),
     ("transfer.bundleURI", "false"),
@@ -118,6 +116,11 @@ impl Git {
             environment,
             stall: STALL,
         }
+    }
+
+    /// How long git may say nothing at all.
+    pub fn set_stall_limit(&mut self, limit: Duration) {
+        self.stall = limit;
     }
 
     /// A call of `git ARGS`.

@@ -16,6 +16,7 @@ mod refs;
 mod submodules;
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rbuild_cache::{LayerId, Store};
 use rbuild_parser::git_url::{GitUrl, Mtime, Remote};
@@ -48,6 +49,13 @@ impl GitSource {
             moved: Moved::default(),
             lfs: OnceLock::new(),
         }
+    }
+
+    /// With another time that a server may say nothing.
+    #[must_use]
+    pub fn with_stall_limit(mut self, limit: Duration) -> Self {
+        self.git.set_stall_limit(limit);
+        self
     }
 
     /// Says that the user trusts the server of this repository with secrets that name no server.

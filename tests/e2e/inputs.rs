@@ -1,0 +1,5 @@
+//! What comes from others: archives that blow up (A1-11), contexts, Git repositories and web servers that mean no good (A3-1 to
+//! A3-10). Each test has the canary of `escape`, compared before and after, and the census of what is left.
+
+// Archives, layers and indexes that want to fill the disk, the memory or the time.
+mod bombs;
