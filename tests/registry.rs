@@ -6,10 +6,20 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+#[path = "common/authority.rs"]
+mod authority;
 #[path = "common/registry.rs"]
 mod common;
+#[path = "common/faults.rs"]
+mod faults;
+#[path = "registry/flaps.rs"]
+mod flaps;
 #[path = "common/image.rs"]
 mod images;
+#[path = "common/server.rs"]
+mod server;
+#[path = "common/token.rs"]
+mod token;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,12 +37,21 @@ fn anonymous() -> Registry {
 }
 
 fn with_login(host: &str, user: &str, password: &str) -> (tempfile::TempDir, Registry) {
+    with_options(host, user, password, RegistryOptions::default())
+}
+
+fn with_options(
+    host: &str,
+    user: &str,
+    password: &str,
+    options: RegistryOptions,
+) -> (tempfile::TempDir, Registry) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
     let text = format!(r#"{{"auths":{{"{host}":{{"username":"{user}","password":"{password}"}}}}}}"#);
     std::fs::write(&path, text).unwrap();
     let files = CredentialFiles::from_files(vec![path]);
-    (dir, Registry::with_credentials(RegistryOptions::default(), files))
+    (dir, Registry::with_credentials(options, files))
 }
 
 fn reference(text: &str) -> Reference {

@@ -55,6 +55,7 @@ impl Context {
     pub fn registry(&self) -> Registry {
         Registry::new(RegistryOptions {
             insecure: self.insecure.clone(),
+            ..RegistryOptions::default()
         })
     }
 

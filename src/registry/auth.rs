@@ -19,9 +19,8 @@ use serde::Deserialize;
 use super::credentials::Login;
 use super::error::RegistryError;
 use super::origin::{may_point_at, origin_text, same_origin};
-use super::transport::{
-    Call, Exchange, Failure, Host, Retry, STALL_LIMIT, network, read_limited, refused, stalled,
-};
+use super::retry::{Backoff, Failure, Retry};
+use super::transport::{Call, Exchange, Host, refused, retry_after};
 
 const TOKEN_LIMIT: u64 = 1 << 20;
 /// How long a token lives that does not say (the specification's default).
@@ -217,11 +216,28 @@ impl Exchange {
                 _ => request,
             }
         };
+        let mut backoff = Backoff::new();
+        loop {
+            let again = request.try_clone();
+            let again =
+                again.ok_or_else(|| refused(call.doing, "a token can be asked for once".to_owned()))?;
+            match self.ask_for_token(host, call, again, &address).await {
+                Ok(token) => return Ok(token),
+                Err(failure) => tokio::time::sleep(backoff.pause(failure)?).await,
+            }
+        }
+    }
+
+    async fn ask_for_token(
+        &self,
+        host: &Host,
+        call: &Call<'_>,
+        request: reqwest::RequestBuilder,
+        address: &str,
+    ) -> Result<Token, Failure> {
         let doing = format!("{}: getting a token", call.doing);
-        let response = match tokio::time::timeout(STALL_LIMIT, request.send()).await {
-            Ok(result) => result.map_err(|e| network(&doing, &address, &e))?,
-            Err(_) => return Err(stalled(&doing, &address)),
-        };
+        let (asked, address) = (Instant::now(), address.to_owned());
+        let response = self.in_time(&doing, &address, request.send()).await?;
         let status = response.status();
         if !status.is_success() {
             let denied = matches!(
@@ -229,7 +245,7 @@ impl Exchange {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
             );
             let retry = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                Retry::After(None)
+                Retry::After(retry_after(&response))
             } else {
                 Retry::No
             };
@@ -251,19 +267,19 @@ impl Exchange {
             };
             return Err(Failure::new(error, retry));
         }
-        let body = read_limited(response, TOKEN_LIMIT, &doing).await?;
+        let body = self.read_limited(response, TOKEN_LIMIT, &doing).await?;
         let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
         let lifetime = answer
             .as_ref()
             .and_then(|answer| answer.expires_in)
             .unwrap_or(TOKEN_LIFETIME)
-            .clamp(10, 86_400);
+            .clamp(1, 86_400);
         let token = answer.and_then(|answer| answer.token.filter(|t| !t.is_empty()).or(answer.access_token));
         let Some(token) = token else {
             return Err(refused(&doing, format!("{address} sent no token")).into());
         };
         // A little early: a request takes time to arrive.
-        let expires = Instant::now() + Duration::from_secs(lifetime) * 8 / 10;
+        let expires = asked + Duration::from_secs(lifetime) * 7 / 10;
         Ok(Token {
             header: bearer(&token, &doing)?,
             expires,
@@ -456,6 +472,7 @@ mod tests {
     fn passwords_go_to_trusted_realms_only() {
         let options = RegistryOptions {
             insecure: vec!["plain.lan:5000".to_owned()],
+            ..RegistryOptions::default()
         };
         let session = Session::new(options, CredentialFiles::default());
         for (host, base, realm, expected) in [

@@ -9,8 +9,10 @@
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use rbuild_cache::{Descriptor, Digest};
@@ -24,10 +26,8 @@ use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
 use super::error::RegistryError;
 use super::origin::origin_text;
 use super::reference::Reference;
-use super::transport::{
-    Call, Clients, Exchange, Failure, Host, Retry, STALL_LIMIT, Session, network, pause, read_limited,
-    refused, stalled,
-};
+use super::retry::{Backoff, Failure, Retry};
+use super::transport::{Call, Clients, Exchange, Host, Session, refused};
 use crate::graph::Platform;
 
 const DIGEST_HEADER: &str = "docker-content-digest";
@@ -37,11 +37,28 @@ const DOWNLOAD_QUEUE: usize = 32;
 const INDEX_DEPTH: usize = 3;
 
 /// How to talk to registries.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct RegistryOptions {
     /// `host[:port]` that may be spoken to without TLS, or with a certificate that nobody vouches for.
     /// Hosts of this machine always may.
     pub insecure: Vec<String>,
+    /// Where certificates for single hosts are ([`super::certificates`]).
+    pub certificates: Vec<PathBuf>,
+    /// The longest time without a byte of progress.
+    pub stall_limit: Duration,
+    /// Blobs larger than this are sent in parts of it.
+    pub upload_part: u64,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            insecure: Vec::new(),
+            certificates: super::certificates::usual_directories(),
+            stall_limit: Duration::from_secs(60),
+            upload_part: 64 << 20,
+        }
+    }
 }
 
 /// A client of all registries. Cheap to clone; made without I/O.
@@ -138,13 +155,11 @@ impl Registry {
     pub fn manifest(&self, reference: &Reference) -> Result<Document, RegistryError> {
         let doing = format!("pulling the manifest of {reference}");
         let reference = reference.clone();
-        self.run(async move |exchange| {
+        let attempt = async move |exchange: Exchange| -> Result<Document, Failure> {
             let response = manifest_response(&exchange, &reference, Method::GET, &doing).await?;
             let host = origin_text(response.url());
             let headers = response.headers().clone();
-            let bytes = read_limited(response, MANIFEST_LIMIT, &doing)
-                .await
-                .map_err(|f| *f.error)?;
+            let bytes = exchange.read_limited(response, MANIFEST_LIMIT, &doing).await?;
             let actual = Digest::of(&bytes);
             let said = headers
                 .get(DIGEST_HEADER)
@@ -154,16 +169,19 @@ impl Registry {
             if let Some(expected) = reference.digest().copied().or(said)
                 && expected != actual
             {
-                return Err(RegistryError::Digest {
+                let doing = doing.clone();
+                let error = RegistryError::Digest {
                     doing,
                     host,
                     expected,
                     actual,
-                });
+                };
+                return Err(error.into());
             }
             let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            Document::new(bytes, media_type).map_err(|reason| refused(&doing, reason))
-        })
+            Ok(Document::new(bytes, media_type).map_err(|reason| refused(&doing, reason))?)
+        };
+        self.run(move |exchange| again(exchange, attempt))
     }
 
     /// The manifest of `reference` for `platform` (spec F9): an index must have a match, a single
@@ -199,24 +217,25 @@ impl Registry {
             ));
         }
         let (reference, blob) = (reference.clone(), blob.clone());
-        self.run(async move |exchange| {
+        let attempt = async move |exchange: Exchange| -> Result<Vec<u8>, Failure> {
             let host = exchange.session.host(reference.domain());
             let response = blob_response(&exchange, &host, &reference, &blob.digest, 0, &doing).await?;
             let address = origin_text(response.url());
-            let bytes = read_limited(response, blob.size, &doing)
-                .await
-                .map_err(|f| *f.error)?;
+            let bytes = exchange.read_limited(response, blob.size, &doing).await?;
             let actual = Digest::of(&bytes);
             if actual != blob.digest {
-                return Err(RegistryError::Digest {
+                let doing = doing.clone();
+                let error = RegistryError::Digest {
                     doing,
                     host: address,
                     expected: blob.digest,
                     actual,
-                });
+                };
+                return Err(error.into());
             }
             Ok(bytes)
-        })
+        };
+        self.run(move |exchange| again(exchange, attempt))
     }
 
     /// A blob of the repository of `reference` as a stream. Fails at once when the registry does not have it.
@@ -258,6 +277,10 @@ impl Registry {
             doing: name,
             done: false,
         })
+    }
+
+    pub(super) fn options(&self) -> &RegistryOptions {
+        &self.0.session.options
     }
 
     /// Runs an operation on the engine's thread and waits for it.
@@ -415,6 +438,27 @@ async fn blob_response(
     exchange.call(host, &call).await
 }
 
+/// What `attempt` gives, once it is whole. Bytes with another digest than they have to have may have been damaged on the
+/// way: they come once more, not for ever.
+async fn again<T>(
+    exchange: Exchange,
+    attempt: impl AsyncFn(Exchange) -> Result<T, Failure>,
+) -> Result<T, RegistryError> {
+    let mut backoff = Backoff::new();
+    let mut damaged = false;
+    loop {
+        let mut failure = match attempt(exchange.clone()).await {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        if matches!(*failure.error, RegistryError::Digest { .. }) && !damaged {
+            damaged = true;
+            failure.retry = Retry::After(None);
+        }
+        tokio::time::sleep(backoff.pause(failure)?).await;
+    }
+}
+
 pub(super) fn pull_scope(repository: &str) -> String {
     format!("repository:{repository}:pull")
 }
@@ -442,7 +486,7 @@ impl Download {
     ) -> Result<(), RegistryError> {
         let mut response = first;
         let mut offset = 0;
-        let mut attempt = 1;
+        let mut backoff = Backoff::new();
         loop {
             let before = offset;
             let failure = match self.copy(response, &mut offset, chunks).await {
@@ -450,19 +494,10 @@ impl Download {
                 Err(failure) => failure,
             };
             if offset > before {
-                attempt = 1;
+                backoff.progressed();
             }
             // A connection that broke is there again at once more often than not.
-            let retry = if failure.retry == Retry::Connect {
-                Retry::After(None)
-            } else {
-                failure.retry
-            };
-            match pause(retry, attempt) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(*failure.error),
-            }
-            attempt += 1;
+            tokio::time::sleep(backoff.pause(failure.midway())?).await;
             response = blob_response(
                 &self.exchange,
                 &self.host,
@@ -490,15 +525,14 @@ impl Download {
             *offset
         };
         loop {
-            let mut chunk = match tokio::time::timeout(STALL_LIMIT, response.chunk()).await {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) if *offset < self.size => {
+            let next = self.exchange.in_time(&self.doing, &address, response.chunk());
+            let mut chunk = match next.await? {
+                Some(chunk) => chunk,
+                None if *offset < self.size => {
                     let reason = format!("{address} sent {offset} of {} bytes", self.size);
                     return Err(Failure::new(refused(&self.doing, reason), Retry::After(None)));
                 }
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Err(error)) => return Err(network(&self.doing, &address, &error)),
-                Err(_) => return Err(stalled(&self.doing, &address)),
+                None => return Ok(()),
             };
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;

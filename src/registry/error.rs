@@ -90,6 +90,14 @@ pub enum RegistryError {
         /// What there is.
         offered: String,
     },
+    /// A certificate for a host cannot be used.
+    #[error("reading the certificate {}: {reason}", path.display())]
+    Certificate {
+        /// The file or directory.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// What was to be sent could not be read.
     #[error("reading what is to be pushed: {0}")]
     Source(#[source] std::io::Error),

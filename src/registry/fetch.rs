@@ -22,9 +22,12 @@ use tokio::sync::mpsc;
 use super::client::{Registry, ended};
 use super::error::RegistryError;
 use super::origin::{is_link_local, is_local, origin_text, same_origin};
-use super::transport::{Exchange, Failure, Retry, deepest, pause, refused, retry_after};
+use super::retry::{Backoff, Failure, Retry};
+use super::transport::{Exchange, deepest, refused, retry_after};
 
 const REDIRECTS: u32 = 10;
+/// Without progress.
+const ATTEMPTS: u32 = 5;
 /// Chunks that wait for their reader; a chunk is what one read gave, at most some 100 KiB.
 const QUEUE: usize = 32;
 /// A time of modification tells two states of a file apart when the file was that old (RFC 9110, 8.8.2.2).
@@ -184,7 +187,8 @@ impl Transfer {
         file: &Facts,
         chunks: &mpsc::Sender<Result<Bytes, Broken>>,
     ) -> Result<(), Broken> {
-        let (mut response, mut offset, mut skip, mut attempt) = (first, 0, 0, 1);
+        let (mut response, mut offset, mut skip) = (first, 0, 0);
+        let mut backoff = Backoff::with_attempts(ATTEMPTS);
         loop {
             let before = offset;
             let failure = match self.copy(response, file, &mut offset, skip, chunks).await {
@@ -192,18 +196,14 @@ impl Transfer {
                 Err(failure) => failure,
             };
             if offset > before {
-                attempt = 1;
+                backoff.progressed();
             }
             let Some(validator) = file.range_validator() else {
                 let restart = failure.retry != Retry::No;
                 let error = *failure.error;
                 return Err(Broken { error, restart });
             };
-            match pause(failure.retry, attempt) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err((*failure.error).into()),
-            }
-            attempt += 1;
+            tokio::time::sleep(backoff.pause(failure)?).await;
             let mut headers = HeaderMap::new();
             insert(&mut headers, RANGE, Some(&format!("bytes={offset}-")));
             insert(&mut headers, IF_RANGE, Some(validator));
@@ -283,17 +283,12 @@ impl Transfer {
     /// Asks until there is an answer, it fails for good, or has failed too often. The answer is a success, or says that
     /// the file has not changed.
     async fn ask(&self, headers: &HeaderMap) -> Result<Response, RegistryError> {
-        let mut attempt = 1;
+        let mut backoff = Backoff::with_attempts(ATTEMPTS);
         loop {
-            let failure = match self.attempt(headers).await {
+            match self.attempt(headers).await {
                 Ok(response) => return Ok(response),
-                Err(failure) => failure,
-            };
-            match pause(failure.retry, attempt) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(*failure.error),
+                Err(failure) => tokio::time::sleep(backoff.pause(failure)?).await,
             }
-            attempt += 1;
         }
     }
 

@@ -11,9 +11,10 @@
 //! * a registry that is not on this machine cannot point at addresses that only this machine reaches;
 //! * TLS is never given up on the way; without TLS or verification only loopback hosts and those that the user
 //!   named are spoken to. For these https is tried first, then http, as docker does;
-//! * nothing waits longer than [`CONNECT_LIMIT`] to connect or [`STALL_LIMIT`] for the next sign of life.
+//! * nothing waits longer than [`CONNECT_LIMIT`] to connect or [`RegistryOptions::stall_limit`] for the next sign of life.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 
 use super::auth::{AuthState, Challenge};
+use super::certificates::{self, HostCertificates};
 use super::client::RegistryOptions;
 use super::credentials::CredentialFiles;
 use super::error::RegistryError;
@@ -31,18 +33,12 @@ use super::origin::{
     authority, follow_location, host_of, is_link_local, is_local, origin_text, resolve_target, same_origin,
 };
 use super::reference::DEFAULT_DOMAIN;
+use super::retry::{Backoff, Failure, Retry};
 
 /// To connect, TLS included.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// Without a byte of progress.
-pub(super) const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// For a host that may or may not speak TLS to say something.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
-/// A registry that wants a longer pause than this is not waited for.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(60);
-const ATTEMPTS: u32 = 4;
-/// A host that refuses or has no address is hardly there a second later.
-const CONNECT_ATTEMPTS: u32 = 2;
 const REDIRECTS: u32 = 10;
 const ERROR_BODY_LIMIT: u64 = 64 << 10;
 /// Where docker.io's registry really is.
@@ -83,41 +79,13 @@ pub(super) struct Call<'a> {
     pub(super) body: Bytes,
 }
 
-/// A failed attempt.
-pub(super) struct Failure {
-    pub(super) error: Box<RegistryError>,
-    pub(super) retry: Retry,
-}
-
-/// Whether to try again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retry {
-    /// It will not get better.
-    No,
-    /// The network failed before there was a connection.
-    Connect,
-    /// The network or the registry failed; the registry may have said how long to wait.
-    After(Option<Duration>),
-}
-
-impl Failure {
-    pub(super) fn new(error: RegistryError, retry: Retry) -> Self {
-        Self {
-            error: Box::new(error),
-            retry,
-        }
-    }
-}
-
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Self {
-        Self::new(error, Retry::No)
-    }
-}
-
 /// The connections; they belong to a runtime and end with it.
 #[derive(Default)]
-pub(super) struct Clients([OnceLock<Client>; 6]);
+pub(super) struct Clients {
+    common: [OnceLock<Client>; 6],
+    /// For hosts with certificates of their own, `None` for the others.
+    own: Mutex<HashMap<String, Option<Client>>>,
+}
 
 /// How a host is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,12 +132,18 @@ impl Session {
             Arc::new(Host {
                 name: domain.to_owned(),
                 address: address.to_owned(),
-                insecure: is_local(host_of(address)) || self.named_insecure(address),
+                insecure: (is_local(host_of(address)) && !self.is_pinned(address))
+                    || self.named_insecure(address),
                 auth: AuthState::default(),
                 base: OnceCell::new(),
             })
         });
         Arc::clone(host)
+    }
+
+    /// Whether there are certificates for it.
+    fn is_pinned(&self, address: &str) -> bool {
+        certificates::are_for(&self.options.certificates, address)
     }
 
     /// Whether the user named it: with its port, or without any for all ports.
@@ -195,10 +169,35 @@ impl Clients {
 
     /// Made when first needed: reading the machine's certificates takes time.
     fn get(&self, reach: Reach) -> Result<&Client, RegistryError> {
-        let slot = &self.0[reach as usize];
+        let slot = &self.common[reach as usize];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
+        let client = Self::make(reach, &HostCertificates::default(), Path::new(""))?;
+        Ok(slot.get_or_init(|| client))
+    }
+
+    /// The one for a host that `directories` know.
+    fn own(
+        &self,
+        directories: &[PathBuf],
+        address: &str,
+        reach: Reach,
+    ) -> Result<Option<Client>, RegistryError> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = own.get(address) {
+            return Ok(known.clone());
+        }
+        let found = HostCertificates::find(directories, address)?;
+        let client = found
+            .map(|found| Self::make(reach, &found, Path::new(address)))
+            .transpose()?;
+        own.insert(address.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    /// `place` names the certificates in errors.
+    fn make(reach: Reach, own: &HostCertificates, place: &Path) -> Result<Client, RegistryError> {
         // Fails when there is one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
@@ -216,8 +215,18 @@ impl Clients {
             let away = reach == Reach::WebAway;
             builder = builder.dns_resolver(Names { away });
         }
-        let client = builder.build().map_err(|e| RegistryError::Start(deepest(&e)))?;
-        Ok(slot.get_or_init(|| client))
+        let wrong = |e: reqwest::Error| RegistryError::Certificate {
+            path: place.to_owned(),
+            reason: deepest(&e),
+        };
+        for authority in &own.authorities {
+            builder =
+                builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(authority).map_err(wrong)?);
+        }
+        if let Some(identity) = &own.identity {
+            builder = builder.identity(reqwest::Identity::from_pem(identity).map_err(wrong)?);
+        }
+        builder.build().map_err(|e| RegistryError::Start(deepest(&e)))
     }
 }
 
@@ -252,17 +261,12 @@ impl reqwest::dns::Resolve for Names {
 impl Exchange {
     /// Sends `call` until it is answered, fails for good, or has failed too often. The answer is a success (2xx).
     pub(super) async fn call(&self, host: &Host, call: &Call<'_>) -> Result<Response, RegistryError> {
-        let mut attempt = 1;
+        let mut backoff = Backoff::new();
         loop {
-            let failure = match self.attempt(host, call).await {
+            match self.attempt(host, call).await {
                 Ok(response) => return Ok(response),
-                Err(failure) => failure,
-            };
-            match pause(failure.retry, attempt) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(*failure.error),
+                Err(failure) => tokio::time::sleep(backoff.pause(failure)?).await,
             }
-            attempt += 1;
         }
     }
 
@@ -303,7 +307,8 @@ impl Exchange {
         }
     }
 
-    /// Sends a body that exists once, to a `Location`; neither repeated nor redirected.
+    /// Sends a body that exists once, to a `Location`; neither repeated nor redirected. Where another token is wanted, it is
+    /// there for the next attempt.
     pub(super) async fn send_stream(
         &self,
         host: &Host,
@@ -313,7 +318,17 @@ impl Exchange {
         let base = self.base(host, call.doing).await?;
         let url = resolve_target(host, &base, call.target).map_err(|reason| refused(call.doing, reason))?;
         let response = self.send(host, &base, &url, call, Some(body)).await?;
-        self.judge(host, call, response).await
+        let challenge = Challenge::from_headers(response.headers());
+        let expired = response.status() == StatusCode::UNAUTHORIZED && same_origin(&url, &base);
+        let judged = self.judge(host, call, response).await;
+        match judged {
+            Err(failure) if expired && challenge.is_some() => {
+                self.answer(host, &base, call, challenge).await?;
+                let retry = Retry::After(None);
+                Err(Failure { retry, ..failure })
+            }
+            judged => judged,
+        }
     }
 
     async fn send(
@@ -348,10 +363,7 @@ impl Exchange {
                     // Some registries want a length on every upload request.
                     request = request.header(reqwest::header::CONTENT_LENGTH, 0);
                 }
-                match tokio::time::timeout(STALL_LIMIT, request.send()).await {
-                    Ok(result) => result.map_err(|e| network(call.doing, &address, &e)),
-                    Err(_) => Err(stalled(call.doing, &address)),
-                }
+                self.in_time(call.doing, &address, request.send()).await
             }
         }
     }
@@ -370,7 +382,8 @@ impl Exchange {
             _ => Retry::No,
         };
         let address = origin_text(response.url());
-        let body = read_limited(response, ERROR_BODY_LIMIT, call.doing)
+        let body = self
+            .read_limited(response, ERROR_BODY_LIMIT, call.doing)
             .await
             .unwrap_or_default();
         let (doing, detail) = (call.doing.to_owned(), error_detail(&body));
@@ -426,65 +439,71 @@ impl Exchange {
             Reach::Unverified
         };
         match tokio::time::timeout(PROBE_LIMIT, self.clients.get(reach)?.get(url).send()).await {
+            // What servers of TLS say to those that speak without: the attempt with TLS failed for another reason.
+            Ok(Ok(answer)) if base.scheme() == "http" && answer.status() == StatusCode::BAD_REQUEST => {
+                let reason = format!("{address} does not answer without TLS");
+                Err(Failure::new(refused(doing, reason), Retry::After(None)))
+            }
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(network(doing, &address, &error)),
-            Err(_) => Err(stalled(doing, &address)),
+            Err(_) => Err(stalled(doing, &address, PROBE_LIMIT)),
         }
     }
 
+    /// Without a byte of progress.
+    pub(super) fn stall_limit(&self) -> Duration {
+        self.session.options.stall_limit
+    }
+
+    /// What `step` gives, unless it takes too long.
+    pub(super) async fn in_time<T>(
+        &self,
+        doing: &str,
+        address: &str,
+        step: impl Future<Output = Result<T, reqwest::Error>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.stall_limit(), step).await {
+            Ok(result) => result.map_err(|e| network(doing, address, &e)),
+            Err(_) => Err(stalled(doing, address, self.stall_limit())),
+        }
+    }
+
+    /// The body, unless it is longer than `limit`.
+    pub(super) async fn read_limited(
+        &self,
+        mut response: Response,
+        limit: u64,
+        doing: &str,
+    ) -> Result<Vec<u8>, Failure> {
+        let address = origin_text(response.url());
+        let too_long = || refused(doing, format!("{address} sent more than {limit} bytes"));
+        if response.content_length().is_some_and(|length| length > limit) {
+            return Err(too_long().into());
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = self.in_time(doing, &address, response.chunk()).await? {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 > limit {
+                return Err(too_long().into());
+            }
+        }
+        Ok(body)
+    }
+
     /// Verifies certificates unless `url` is on an insecure host.
-    pub(super) fn client_for(&self, host: &Host, url: &Url) -> Result<&Client, RegistryError> {
+    pub(super) fn client_for(&self, host: &Host, url: &Url) -> Result<Client, RegistryError> {
         let address = authority(url);
         let named = (host.insecure && address == host.address) || self.session.named_insecure(&address);
-        self.clients.get(match (is_local(host_of(&address)), named) {
+        let reach = match (is_local(host_of(&address)), named) {
+            (true, false) if self.session.is_pinned(&address) => Reach::VerifiedLocal,
             (true, _) => Reach::Local,
             (false, true) => Reach::Unverified,
             (false, false) => Reach::Verified,
-        })
-    }
-}
-
-/// How long to wait before the next attempt; `None` to give up.
-pub(super) fn pause(retry: Retry, attempt: u32) -> Option<Duration> {
-    let (limit, wanted) = match retry {
-        Retry::No => return None,
-        Retry::Connect => (CONNECT_ATTEMPTS, None),
-        Retry::After(wanted) => (ATTEMPTS, wanted),
-    };
-    if attempt >= limit || wanted.is_some_and(|wanted| wanted > RETRY_AFTER_LIMIT) {
-        return None;
-    }
-    let step = Duration::from_millis(200) * 3_u32.saturating_pow(attempt - 1);
-    // Half fixed, half random: clients that failed together do not come back together.
-    let mut random = [0_u8; 2];
-    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
-    let jitter = step / 2 * u32::from(u16::from_le_bytes(random)) / u32::from(u16::MAX);
-    Some(wanted.unwrap_or_default() + step / 2 + jitter)
-}
-
-/// The body, unless it is longer than `limit`.
-pub(super) async fn read_limited(
-    mut response: Response,
-    limit: u64,
-    doing: &str,
-) -> Result<Vec<u8>, Failure> {
-    let address = origin_text(response.url());
-    let too_long = || refused(doing, format!("{address} sent more than {limit} bytes"));
-    if response.content_length().is_some_and(|length| length > limit) {
-        return Err(too_long().into());
-    }
-    let mut body = Vec::new();
-    loop {
-        match tokio::time::timeout(STALL_LIMIT, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => {
-                body.extend_from_slice(&chunk);
-                if body.len() as u64 > limit {
-                    return Err(too_long().into());
-                }
-            }
-            Ok(Ok(None)) => return Ok(body),
-            Ok(Err(error)) => return Err(network(doing, &address, &error)),
-            Err(_) => return Err(stalled(doing, &address)),
+        };
+        let directories = &self.session.options.certificates;
+        match self.clients.own(directories, &address, reach)? {
+            Some(client) => Ok(client),
+            None => self.clients.get(reach).cloned(),
         }
     }
 }
@@ -506,11 +525,11 @@ pub(super) fn refused(doing: &str, reason: String) -> RegistryError {
     }
 }
 
-pub(super) fn stalled(doing: &str, address: &str) -> Failure {
+pub(super) fn stalled(doing: &str, address: &str, limit: Duration) -> Failure {
     let error = RegistryError::Network {
         doing: doing.to_owned(),
         host: address.to_owned(),
-        cause: format!("no answer within {} s", STALL_LIMIT.as_secs()),
+        cause: format!("no answer within {} s", limit.as_secs()),
         remedy: "",
     };
     Failure::new(error, Retry::After(None))
@@ -529,10 +548,12 @@ pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Fai
     } else {
         ""
     };
-    let retry = match (certificate, error.is_connect()) {
-        (true, _) => Retry::No,
-        (false, true) => Retry::Connect,
-        (false, false) => Retry::After(None),
+    let retry = if certificate {
+        Retry::No
+    } else if error.is_connect() && !was_reset(error) {
+        Retry::Connect
+    } else {
+        Retry::After(None)
     };
     let (doing, host) = (doing.to_owned(), address.to_owned());
     Failure::new(
@@ -544,6 +565,24 @@ pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Fai
         },
         retry,
     )
+}
+
+/// Whether somebody was there, and hung up.
+fn was_reset(error: &reqwest::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    let mut current: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = current {
+        if let Some(error) = error.downcast_ref::<std::io::Error>()
+            && matches!(
+                error.kind(),
+                Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof
+            )
+        {
+            return true;
+        }
+        current = error.source();
+    }
+    false
 }
 
 /// The last error of a chain: the others say "error sending request" and the address.
@@ -604,8 +643,11 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn session(insecure: &[&str]) -> Session {
-        let insecure = insecure.iter().map(|s| (*s).to_owned()).collect();
-        Session::new(RegistryOptions { insecure }, CredentialFiles::default())
+        let options = RegistryOptions {
+            insecure: insecure.iter().map(|s| (*s).to_owned()).collect(),
+            ..RegistryOptions::default()
+        };
+        Session::new(options, CredentialFiles::default())
     }
 
     #[test]
@@ -642,18 +684,5 @@ pub(super) mod tests {
             let refused = |away| Names { away }.refuses(address.parse().unwrap());
             assert_eq!((refused(false), refused(true)), (direct, away), "{address}");
         }
-    }
-
-    #[test]
-    fn retries_end() {
-        assert_eq!(pause(Retry::No, 1), None);
-        assert!(pause(Retry::Connect, 1).is_some() && pause(Retry::Connect, 2).is_none());
-        let total: Duration = (1..).map_while(|n| pause(Retry::After(None), n)).sum();
-        assert!(
-            total > Duration::from_secs(1) && total < Duration::from_secs(3),
-            "{total:?}"
-        );
-        assert!(pause(Retry::After(Some(Duration::from_secs(7))), 1).unwrap() >= Duration::from_secs(7));
-        assert_eq!(pause(Retry::After(Some(Duration::from_secs(3600))), 1), None);
     }
 }

@@ -317,7 +317,15 @@ impl ImageSource {
         }
     }
 
+    /// Bytes that were damaged on the way come once more.
     fn fetch_layer(&self, layer: &ImageLayer, origins: &[String]) -> anyhow::Result<()> {
+        match self.fetch_layer_once(layer, origins) {
+            Err(error) if is_damage(&error) => self.fetch_layer_once(layer, origins),
+            result => result,
+        }
+    }
+
+    fn fetch_layer_once(&self, layer: &ImageLayer, origins: &[String]) -> anyhow::Result<()> {
         let mut writer = self.store.blob_writer()?;
         let mut reader = self.origins.fetch(&layer.digest, layer.size, origins)?;
         let count =
@@ -332,6 +340,12 @@ impl ImageSource {
         writer.commit(Some(&layer.digest))?;
         Ok(())
     }
+}
+
+/// Whether other bytes came than were asked for.
+fn is_damage(error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
 }
 
 impl fmt::Debug for ImageSource {

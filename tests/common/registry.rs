@@ -29,12 +29,28 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// One that lets everybody read and write.
     pub fn start() -> Self {
-        Self::spawn(false)
+        Self::spawn("")
     }
 
     /// One that only [`USER`] gets into.
     pub fn with_password() -> Self {
-        Self::spawn(true)
+        Self::spawn("auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n")
+    }
+
+    /// One that speaks TLS with `certificate` and `key` (PEM files).
+    pub fn with_tls(certificate: &Path, key: &Path) -> Self {
+        let (certificate, key) = (certificate.display(), key.display());
+        Self::spawn(&format!(
+            "  tls:\n    certificate: {certificate}\n    key: {key}\n"
+        ))
+    }
+
+    /// One that wants tokens of `realm`, signed by the owner of the certificate.
+    pub fn with_tokens(realm: &str, certificate: &Path) -> Self {
+        let certificate = certificate.display();
+        Self::spawn(&format!(
+            "auth:\n  token:\n    realm: {realm}\n    service: test\n    issuer: test\n    rootcertbundle: {certificate}\n"
+        ))
     }
 
     /// `127.0.0.1:PORT`.
@@ -57,25 +73,22 @@ impl TestRegistry {
         self.dir.path().join("data")
     }
 
-    fn spawn(password: bool) -> Self {
+    /// With `more` at the end of its configuration.
+    fn spawn(more: &str) -> Self {
         // Between finding a free port and using it somebody else may take it.
         (0..5)
-            .find_map(|_| Self::try_spawn(password))
+            .find_map(|_| Self::try_spawn(more))
             .expect("docker-registry does not start")
     }
 
-    fn try_spawn(password: bool) -> Option<Self> {
+    fn try_spawn(more: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
             .unwrap()
             .to_string();
-        std::fs::write(
-            dir.path().join("config.yml"),
-            config(dir.path(), &address, password),
-        )
-        .unwrap();
+        std::fs::write(dir.path().join("config.yml"), config(dir.path(), &address, more)).unwrap();
         std::fs::write(dir.path().join("htpasswd"), format!("{USER}:{PASSWORD_HASH}\n")).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let child = Command::new("docker-registry")
@@ -109,15 +122,11 @@ impl Drop for TestRegistry {
     }
 }
 
-fn config(dir: &Path, address: &str, password: bool) -> String {
-    let dir = dir.display();
-    let auth = if password {
-        format!("auth:\n  htpasswd:\n    realm: test\n    path: {dir}/htpasswd\n")
-    } else {
-        String::new()
-    };
+fn config(dir: &Path, address: &str, more: &str) -> String {
+    let dir = dir.display().to_string();
+    let more = more.replace("DIR", &dir);
     format!(
         "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {dir}/data\n  delete:\n    enabled: true\n\
-         http:\n  addr: {address}\n{auth}"
+         http:\n  addr: {address}\n{more}"
     )
 }

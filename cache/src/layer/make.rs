@@ -330,11 +330,18 @@ impl Layer {
         let Some(form) = record.compressed.iter().find(|form| form.digest == *digest) else {
             return Err(StoreError::MissingBlob { digest: *digest });
         };
-        let mut blob = self.store().blob_writer()?;
-        let source = self.origin(record, form)?;
-        copy(&mut source.take(form.size.saturating_add(1)), &mut blob)
-            .map_err(|e| self.failed("fetching", e))?;
-        blob.commit(Some(digest)).map(drop)
+        let attempt = || {
+            let mut blob = self.store().blob_writer()?;
+            let source = self.origin(record, form)?;
+            copy(&mut source.take(form.size.saturating_add(1)), &mut blob)
+                .map_err(|e| self.failed("fetching", e))?;
+            blob.commit(Some(digest)).map(drop)
+        };
+        match attempt() {
+            // Damaged on the way: the origin has another.
+            Err(error) if is_damage(&error) => attempt(),
+            result => result,
+        }
     }
 
     pub(super) fn origin(

@@ -1,0 +1,85 @@
+//! Certificates of a test, by openssl.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses its part, and a test that cannot be set up has failed"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A key and its certificate.
+pub struct Signed {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// An authority that signs itself, in `dir`.
+pub fn authority(dir: &Path, name: &str) -> Signed {
+    make(
+        dir,
+        name,
+        &[
+            "-days",
+            "10",
+            "-addext",
+            "keyUsage=critical,keyCertSign,digitalSignature",
+        ],
+    )
+}
+
+/// What `authority` says of `names` (`IP:..`, `DNS:..`), good from and until then (`YYYYMMDDHHMMSSZ`), or now.
+pub fn server(dir: &Path, authority: &Signed, names: &str, when: Option<(&str, &str)>) -> Signed {
+    let alternative = format!("subjectAltName={names}");
+    let (certificate, key) = (
+        authority.certificate.to_str().unwrap(),
+        authority.key.to_str().unwrap(),
+    );
+    let mut arguments = vec!["-CA", certificate, "-CAkey", key, "-addext", &alternative];
+    arguments.extend(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    match when {
+        Some((from, until)) => arguments.extend(["-not_before", from, "-not_after", until]),
+        None => arguments.extend(["-days", "10"]),
+    }
+    make(dir, "server", &arguments)
+}
+
+fn make(dir: &Path, name: &str, arguments: &[&str]) -> Signed {
+    let signed = Signed {
+        certificate: dir.join(format!("{name}.crt")),
+        key: dir.join(format!("{name}.pem")),
+    };
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-subj"])
+        .arg(format!("/CN={name}"))
+        .arg("-keyout")
+        .arg(&signed.key)
+        .arg("-out")
+        .arg(&signed.certificate)
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    signed
+}
+
+/// An RSA signature of `text` (RS256).
+pub fn sign(key: &Path, text: &str) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut child = Command::new("openssl")
+        .args(["dgst", "-sha256", "-sign"])
+        .arg(key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
