@@ -28,7 +28,7 @@ impl Store {
 
     /// The size of the blob, if the store holds it.
     pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let stat = self.0.blobs.stat(&digest.hex()).ok()??;
+        let stat = self.pin(&self.0.blobs, &digest.hex()).ok()??;
         u64::try_from(stat.st_size).ok()
     }
 
@@ -84,7 +84,8 @@ impl Store {
             file.read_to_end(&mut held)?;
             Ok(held == bytes)
         };
-        if let Ok(file) = self.blob_file(&digest)
+        if self.has_blob(&digest)
+            && let Ok(file) = self.blob_file(&digest)
             && same(file).unwrap_or(false)
         {
             return Ok(digest);

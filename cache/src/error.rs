@@ -83,10 +83,14 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// Other processes use the store, and this needs it alone.
-    #[error("{others}; try again when nobody does")]
-    Busy {
-        /// Who they are, for example `"2 other rbuild processes are using the store (pids 10, 11)"`.
+    /// Somebody holds a lock for longer than anybody needs it.
+    #[error("locking {}: {others} and has held the lock for more than {seconds} s; if it hangs, end it", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+        /// Who they are, for example `"another rbuild process is using the store (pid 10)"`.
         others: String,
     },
 }

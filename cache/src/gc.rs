@@ -1,24 +1,29 @@
 //! What may go: build cache that no image needs.
 //!
 //! **Invariant**: what a named image of `index.json` reaches (manifests, configs, layer blobs, and the layers that its
-//! diff ids name) is never removed. A prune works alone: every open store holds `gc.lock` shared, a prune holds it
-//! exclusively. Killed half-way it leaves less cache, never a broken one: names go before records, records before the layers they
-//! lead to, layers before their blobs, and a layer leaves its place by one rename before it is taken apart.
+//! diff ids name) is never removed, and nothing that a running process was told to exist (`session.rs`). What goes is decided while
+//! others work, and taken out of its place in small portions with the gate closed, after another look at its time; it is taken apart
+//! afterwards. Killed half-way a prune leaves less cache, never a broken one: names go before records, records before
+//! the layers they lead to, layers before their blobs, each by one rename.
 
 mod plan;
+pub(crate) mod survey;
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 
-use self::plan::Plan;
+use self::plan::{LayerGoes, Plan};
 use crate::digest::{Digest, Key, LayerId};
-use crate::directory::{Directory, c_name, disk_bytes, remove_tree};
+use crate::directory::{Directory, c_name, remove_tree};
 use crate::error::StoreError;
-use crate::lock::{holders, lock};
-use crate::store::Store;
+use crate::lock::lock_within;
+use crate::session::{Closed, modified};
+use crate::store::{Store, TempDir};
 
 /// What to remove.
 #[derive(Debug, Clone, Default)]
@@ -28,14 +33,37 @@ pub struct PruneOptions {
     pub all: bool,
     /// Only what was not used for this long.
     pub until: Option<Duration>,
-    /// Stop when the cache takes no more than this many bytes of disk; the longest unused goes first.
+    /// Stop when the cache takes no more than this many bytes of disk; what is worth least goes first.
     pub keep_storage: Option<u64>,
+    /// As `keep_storage`, but where both are given the larger one holds.
+    pub max_used: Option<u64>,
+    /// Remove as much as is missing to this many free bytes of the disk.
+    pub min_free: Option<u64>,
+    /// Stop when this many bytes of disk were given back.
+    pub give_back: Option<u64>,
     /// Only say what would be removed.
     pub dry_run: bool,
     /// Only this kind of things.
     pub kind: Option<PruneKind>,
+    /// Only things of which this is true.
+    pub filter: PruneFilter,
+    /// What this process used since it opened the store stays: it is not done yet.
+    pub for_own_build: bool,
     /// What the journal of evictions calls it: `prune --all`, or the limit that demands it.
     pub rule: String,
+}
+
+/// What has to be true of what goes. Things are named as `Store::usage` names them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PruneFilter {
+    /// All of these are parts of its id.
+    pub ids: Vec<String>,
+    /// All of these are parts of its description.
+    pub descriptions: Vec<String>,
+    /// Whether images need it too.
+    pub shared: Option<bool>,
+    /// Whether steps write to it.
+    pub mutable: Option<bool>,
 }
 
 /// A kind of things that a prune may remove.
@@ -45,6 +73,10 @@ pub enum PruneKind {
     CacheMounts,
     /// All but these.
     Regular,
+    /// Clones of Git repositories.
+    Git,
+    /// What is remembered of local directories.
+    Local,
 }
 
 /// What was removed.
@@ -64,109 +96,64 @@ pub struct PruneReport {
     pub freed: u64,
 }
 
-/// How long a prune waits for others to leave the store.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a prune waits for another one.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many layers and other things are taken while others wait at the gate.
+const PORTION: usize = 256;
 
 impl Store {
-    /// Removes build cache and nameless images. Waits a little for other processes to leave the store, then
-    /// fails with [`StoreError::Busy`]. Layer trees of an ordinary user hold files of subordinate ids: call it inside the
-    /// user namespace.
+    /// Removes build cache and nameless images; what running processes use stays. Layer trees of an ordinary user hold
+    /// files of subordinate ids: call it inside the user namespace.
     pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
-        let _alone = if options.dry_run {
-            None
-        } else {
-            Some(Alone::wait(self, PATIENCE)?)
-        };
-        // Another process may have come before.
-        self.0
-            .trees
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clear();
-        let plan = self.plan(options)?;
         if options.dry_run {
-            Ok(plan.report())
-        } else {
-            let report = self.carry_out(plan, &options.rule)?;
-            self.trim_builds(options.all)?;
-            Ok(report)
+            return Ok(self.plan(options)?.report());
         }
-    }
-
-    fn carry_out(&self, plan: Plan, rule: &str) -> Result<PruneReport, StoreError> {
-        let mut report = PruneReport::default();
-        self.remove_nameless(&plan.images)?;
-        report.images = plan.images;
-        let evicted: Vec<Key> = plan.records.iter().filter_map(|name| name.parse().ok()).collect();
-        self.note_evictions(rule, &evicted)?;
-        for name in &plan.records {
-            self.0.keys.unlink(name)?;
-            report.records += 1;
-        }
-        self.rewrite_operations()?;
-        for id in plan.layers {
-            report.freed += self.take_apart(&self.0.layers, id.as_str())?;
-            report.layers.push(id);
-        }
-        for id in plan.trees {
-            let place = self.0.layers.path_of(id.as_str());
-            let layer = self
-                .0
-                .layers
-                .child(id.as_str())
-                .map_err(|e| StoreError::io("opening", place, e))?;
-            for tree in TREES.map(CStr::to_string_lossy) {
-                if layer.stat(&tree)?.is_some() {
-                    report.freed += self.take_apart(&layer, &tree)?;
-                }
-            }
-        }
-        for digest in plan.blobs {
-            let name = digest.hex();
-            let stat = self.0.blobs.stat(&name)?;
-            self.0.blobs.unlink(&name)?;
-            report.freed += stat
-                .filter(|stat| stat.st_nlink == 1)
-                .map_or(0, |stat| disk_bytes(stat.st_blocks));
-            report.blobs.push(digest);
-        }
-        for name in plan.files {
-            report.freed += self
-                .0
-                .files
-                .stat(&name)?
-                .map_or(0, |stat| disk_bytes(stat.st_blocks));
-            self.0.files.unlink(&name)?;
-        }
-        if let Some(clones) = self.clones()? {
-            for name in plan.clones {
-                report.freed += self.take_apart(&clones, &name)?;
-            }
-        }
-        for (name, id) in plan.mounts {
-            report.freed += self.take_apart(&self.0.mounts, &name)?;
-            report.mounts.push(id);
-        }
-        // Nobody else is here, so a lock file is what a killed process left.
-        for name in self.0.locks.text_names()? {
-            self.0.locks.unlink(&name)?;
-        }
+        let path = self.0.root.path_of(PRUNE_LOCK);
+        let one_at_a_time = self
+            .0
+            .root
+            .file(PRUNE_LOCK, OFlags::RDWR | OFlags::CREATE)
+            .map_err(|error| StoreError::io("opening", &path, error))?;
+        lock_within(PATIENCE, &one_at_a_time, &path, FlockOperation::LockExclusive)?;
+        let mut removal = Removal {
+            store: self,
+            out: self.temp_dir()?,
+            options,
+            pinned: None,
+            evicted: Vec::new(),
+            taken: 0,
+            report: PruneReport::default(),
+        };
+        // Who gives an image a name meanwhile changes what is needed.
+        while !removal.carry_out(self.plan(options)?)? {}
+        let report = removal.report;
+        self.trim_builds(options.all)?;
+        self.remove_unused_locks()?;
         self.sweep_temporary()?;
+        self.forget_trees();
         Ok(report)
     }
 
-    /// Takes the directory `name` out of its place and apart. Returns the bytes of disk that this gave back.
-    fn take_apart(&self, directory: &Directory, name: &str) -> Result<u64, StoreError> {
-        let (scratch, temporary) = self.scratch_name()?;
-        directory.rename(name, scratch.directory(), &temporary)?;
-        let path = scratch.directory().path_of(&temporary);
-        c_name(&path)
-            .and_then(|temporary| remove_tree(scratch.directory().as_fd(), &temporary))
-            .map_err(|error| StoreError::io("removing what was in", directory.path_of(name), error))
+    /// Bytes that are free on the disk of the store for whoever runs this.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::fstatvfs(&self.0.root)
+            .map_err(|errno| StoreError::io("looking at the disk of", self.root(), errno))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Lock files that a killed process left.
+    fn remove_unused_locks(&self) -> Result<(), StoreError> {
+        for name in self.0.locks.text_names()? {
+            if let Ok(key) = name.parse::<Key>() {
+                // The lock removes its file when it is dropped.
+                self.try_lock_key(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// The directory of clones of repositories, if there is one.
-    fn clones(&self) -> Result<Option<Directory>, StoreError> {
+    pub(crate) fn clones(&self) -> Result<Option<Directory>, StoreError> {
         match self.0.root.child("git") {
             Ok(directory) => Ok(Some(directory)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -174,11 +161,19 @@ impl Store {
         }
     }
 
-    /// Drops from the lists of keys those that have no record any more.
-    fn rewrite_operations(&self) -> Result<(), StoreError> {
+    /// Drops from the lists of keys those that have no record any more. Call it with the gate closed.
+    fn rewrite_operations(
+        &self,
+        _closed: &Closed<'_>,
+        operations: &HashSet<Option<Key>>,
+    ) -> Result<(), StoreError> {
         let ops = &self.0.ops;
+        let all = operations.contains(&None);
         for name in ops.text_names()? {
             let Ok(op) = name.parse::<Key>() else { continue };
+            if !all && !operations.contains(&Some(op)) {
+                continue;
+            }
             let mut keys = self.keys_of_op(&op)?;
             let before = keys.len();
             let mut kept = Vec::with_capacity(before);
@@ -198,39 +193,180 @@ impl Store {
     }
 }
 
-/// The names of the tree forms in the directory of a layer.
-const TREES: [&CStr; 2] = [c"fs", c"fs.single"];
+/// One prune at work.
+struct Removal<'a> {
+    store: &'a Store,
+    /// Where things go before they are taken apart.
+    out: TempDir,
+    options: &'a PruneOptions,
+    /// What was made or used since then stays.
+    pinned: Option<SystemTime>,
+    /// Records that went and are not in the journal yet.
+    evicted: Vec<Key>,
+    taken: u64,
+    report: PruneReport,
+}
 
-/// While it lives, no other process (and no other handle) has the store open.
-struct Alone<'a>(&'a Store);
+impl Removal<'_> {
+    /// Does what `plan` says; `false` when an image has come that the plan did not know.
+    fn carry_out(&mut self, mut plan: Plan) -> Result<bool, StoreError> {
+        let store = self.store;
+        store.remove_nameless(&plan.images)?;
+        self.report.images.append(&mut plan.images);
+        let mut layers = std::mem::take(&mut plan.layers).into_iter().peekable();
+        let mut first = true;
+        while first || layers.peek().is_some() {
+            let portion: Vec<LayerGoes> = layers.by_ref().take(PORTION).collect();
+            let closed = store.0.gate.close()?;
+            // Sessions may have begun since the plan was made.
+            self.pinned = store
+                .0
+                .session
+                .oldest(&store.0.sessions, self.options.for_own_build)?;
+            let unknown = store
+                .images()?
+                .into_iter()
+                .any(|image| !plan.roots.contains(&image.descriptor.digest));
+            if unknown {
+                return Ok(false);
+            }
+            if std::mem::take(&mut first) {
+                self.take_loose(&plan)?;
+            }
+            for layer in portion {
+                self.take_layer(layer)?;
+            }
+            if layers.peek().is_none() {
+                store.rewrite_operations(&closed, &plan.operations)?;
+            }
+            drop(closed);
+            store.note_evictions(&self.options.rule, &std::mem::take(&mut self.evicted))?;
+            self.take_apart()?;
+        }
+        Ok(true)
+    }
 
-impl<'a> Alone<'a> {
-    fn wait(store: &'a Store, patience: Duration) -> Result<Self, StoreError> {
-        let file = &store.0.gc_lock;
-        let path = || store.0.root.path_of("gc.lock");
-        let start = Instant::now();
-        loop {
-            // A failed attempt gives up the shared lock, so that two prunes do not wait for each other.
-            match lock(file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(store)),
-                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
-                    return Err(StoreError::io("locking", path(), error));
-                }
-                Err(_) if start.elapsed() < patience => std::thread::sleep(Duration::from_millis(20)),
-                Err(_) => break,
+    /// Takes what hangs together with nothing.
+    fn take_loose(&mut self, plan: &Plan) -> Result<(), StoreError> {
+        let inner = &self.store.0;
+        for key in &plan.records {
+            self.take_record(key)?;
+        }
+        for id in &plan.trees {
+            if !self.is_unused(&inner.layers, id.as_str())? {
+                continue;
+            }
+            let place = inner.layers.path_of(id.as_str());
+            let layer = inner.layers.child(id.as_str());
+            let layer = layer.map_err(|error| StoreError::io("opening", place, error))?;
+            for tree in TREES.map(CStr::to_string_lossy) {
+                self.take(&layer, &tree)?;
             }
         }
-        let others = holders(file);
-        lock(file, FlockOperation::LockShared).map_err(|error| StoreError::io("locking", path(), error))?;
-        Err(StoreError::Busy { others })
+        for digest in &plan.blobs {
+            self.take_blob(digest)?;
+        }
+        for name in &plan.files {
+            if self.is_unused(&inner.files, name)? {
+                self.take(&inner.files, name)?;
+            }
+        }
+        if let Some(clones) = self.store.clones()? {
+            for name in &plan.clones {
+                // Whoever works in it has the lock of its key.
+                let lock = match name.parse::<Key>() {
+                    Ok(key) => self.store.try_lock_key(&key)?.is_some(),
+                    Err(_) => true,
+                };
+                if lock && self.is_unused(&clones, name)? {
+                    self.take(&clones, name)?;
+                }
+            }
+        }
+        for (name, id) in &plan.mounts {
+            if !self.store.is_cache_mount_used(name)? && self.take(&inner.mounts, name)? {
+                self.report.mounts.push(id.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn take_layer(&mut self, layer: LayerGoes) -> Result<(), StoreError> {
+        let inner = &self.store.0;
+        for key in &layer.records {
+            if !self.is_unused(&inner.keys, &key.hex())? {
+                return Ok(());
+            }
+        }
+        if !self.is_unused(&inner.layers, layer.id.as_str())? {
+            return Ok(());
+        }
+        for key in &layer.records {
+            self.take_record(key)?;
+        }
+        if self.take(&inner.layers, layer.id.as_str())? {
+            self.report.layers.push(layer.id);
+        }
+        for digest in &layer.blobs {
+            self.take_blob(digest)?;
+        }
+        Ok(())
+    }
+
+    fn take_record(&mut self, key: &Key) -> Result<(), StoreError> {
+        let keys = &self.store.0.keys;
+        if self.is_unused(keys, &key.hex())? {
+            keys.unlink(&key.hex())?;
+            self.evicted.push(*key);
+            self.report.records += 1;
+        }
+        Ok(())
+    }
+
+    fn take_blob(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let blobs = &self.store.0.blobs;
+        if self.is_unused(blobs, &digest.hex())? && self.take(blobs, &digest.hex())? {
+            self.report.blobs.push(*digest);
+        }
+        Ok(())
+    }
+
+    /// Whether `name` is there and nobody who is still at work has used it.
+    fn is_unused(&self, directory: &Directory, name: &str) -> Result<bool, StoreError> {
+        let Some(stat) = directory.stat(name)? else {
+            return Ok(false);
+        };
+        Ok(self.pinned.is_none_or(|pinned| modified(&stat) < pinned))
+    }
+
+    /// Takes `name` out of its place. Whether it was there.
+    fn take(&mut self, directory: &Directory, name: &str) -> Result<bool, StoreError> {
+        self.taken += 1;
+        let out = self.out.directory();
+        match rustix::fs::renameat(directory, name, out, self.taken.to_string()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(StoreError::io("removing", directory.path_of(name), errno)),
+        }
+    }
+
+    /// Gives back the space of what was taken.
+    fn take_apart(&mut self) -> Result<(), StoreError> {
+        let out = self.out.directory();
+        for name in out.text_names()? {
+            let path = out.path_of(&name);
+            let freed = c_name(&path).and_then(|name| remove_tree(out.as_fd(), &name));
+            self.report.freed += freed.map_err(|error| StoreError::io("removing", path, error))?;
+        }
+        Ok(())
     }
 }
 
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        let _ = lock(&self.0.0.gc_lock, FlockOperation::LockShared);
-    }
-}
+/// The names of the tree forms in the directory of a layer.
+pub(crate) const TREES: [&CStr; 2] = [c"fs", c"fs.single"];
+
+/// Held by the one prune at work.
+const PRUNE_LOCK: &str = "prune.lock";
 
 #[cfg(test)]
 mod tests {
@@ -242,7 +378,7 @@ mod tests {
     use crate::digest::{ContentDigest, DiffId};
     use crate::image::Descriptor;
     use crate::layer::{LayerRecord, RECORD_VERSION, TarForm};
-    use crate::record::Record;
+    use crate::record::{Made, Record};
 
     /// As the layers write it.
     fn write_record(directory: &std::path::Path, record: &LayerRecord) {
@@ -289,6 +425,8 @@ mod tests {
                 inputs: Vec::new(),
                 created: 0,
                 duration_ms: 0,
+                made: Made::Step,
+                description: format!("RUN step {n}"),
             };
             self.store.put_record(&key, &record).unwrap();
             let keys = self.store.0.keys.path_of(&key.hex());
@@ -484,15 +622,54 @@ mod tests {
     }
 
     #[test]
-    fn a_store_in_use_is_not_pruned() {
+    fn what_others_use_stays() {
         let fixture = Fixture::new();
+        let [used, unused] = [1, 2].map(|n| fixture.layer(n));
         let other = Store::open(fixture.store.root()).unwrap();
-        let alone = Alone::wait(&fixture.store, Duration::from_millis(30));
-        assert!(matches!(alone, Err(StoreError::Busy { .. })));
-        drop(alone);
-        drop(other);
-        let alone = Alone::wait(&fixture.store, Duration::ZERO).unwrap();
-        drop(alone);
-        Store::open(fixture.store.root()).unwrap();
+        assert!(other.record(&used.2).unwrap().is_some() && other.layer_exists(&used.0));
+        let made = other.put_blob(b"made a moment ago").unwrap();
+        let all = PruneOptions {
+            all: true,
+            ..PruneOptions::default()
+        };
+        let report = fixture.store.prune(&all).unwrap();
+        assert_eq!(
+            (&report.layers[..], &report.blobs[..]),
+            (&[unused.0][..], &[unused.1][..])
+        );
+        assert!(other.has_blob(&made));
+        let own = PruneOptions {
+            for_own_build: true,
+            ..all.clone()
+        };
+        let report = other.prune(&own).unwrap();
+        assert_eq!(report, PruneReport::default());
+        // Nobody else is here: what this process has used itself goes as well.
+        drop(fixture.store);
+        let report = other.prune(&all).unwrap();
+        assert_eq!((report.layers, report.records), (vec![used.0], 1));
+        assert!(!other.has_blob(&made));
+    }
+
+    #[test]
+    fn an_image_that_gets_its_name_meanwhile_stays() {
+        let fixture = Fixture::new();
+        let layer = fixture.layer(1);
+        let plan = fixture.store.plan(&PruneOptions::default()).unwrap();
+        fixture.image("localhost/a:1", &[layer.1]);
+        let options = PruneOptions::default();
+        let mut removal = Removal {
+            store: &fixture.store,
+            out: fixture.store.temp_dir().unwrap(),
+            options: &options,
+            pinned: None,
+            evicted: Vec::new(),
+            taken: 0,
+            report: PruneReport::default(),
+        };
+        assert!(!removal.carry_out(plan).unwrap());
+        drop(removal);
+        fixture.store.prune(&options).unwrap();
+        assert_eq!(fixture.has(&layer), [true; 3]);
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -112,18 +113,49 @@ pub(crate) fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
     }
 }
 
-/// Says which other processes have locked `file`, as far as `/proc/locks` tells.
-pub(crate) fn holders(file: &File) -> String {
+/// `flock` that gives up after `patience`, saying who has the lock.
+pub(crate) fn lock_within(
+    patience: Duration,
+    file: &File,
+    path: &Path,
+    operation: FlockOperation,
+) -> Result<(), StoreError> {
+    let operation = match operation {
+        FlockOperation::LockShared => FlockOperation::NonBlockingLockShared,
+        FlockOperation::LockExclusive => FlockOperation::NonBlockingLockExclusive,
+        other => other,
+    };
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(50);
+    loop {
+        match lock(file, operation) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Err(StoreError::io("locking", path, error));
+            }
+            Err(_) if start.elapsed() < patience => std::thread::sleep(pause),
+            Err(_) => {
+                return Err(StoreError::Locked {
+                    path: path.to_owned(),
+                    seconds: patience.as_secs(),
+                    others: holders(std::slice::from_ref(file)),
+                });
+            }
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Says which other processes have locked one of `files`, as far as `/proc/locks` tells.
+pub(crate) fn holders(files: &[File]) -> String {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let me = std::process::id();
-    let mut pids: Vec<u32> = match file.metadata() {
-        Ok(metadata) => locks
-            .lines()
-            .filter_map(|line| holder(line, metadata.ino()))
-            .filter(|pid| *pid != me)
-            .collect(),
-        Err(_) => Vec::new(),
-    };
+    let inodes: Vec<u64> = files
+        .iter()
+        .filter_map(|file| Some(file.metadata().ok()?.ino()))
+        .collect();
+    let held = |line| inodes.iter().find_map(|inode| holder(line, *inode));
+    let mut pids: Vec<u32> = locks.lines().filter_map(held).filter(|pid| *pid != me).collect();
     pids.sort_unstable();
     pids.dedup();
     let list = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");

@@ -140,7 +140,15 @@ impl Store {
                 }
                 Err(error) => return Err(StoreError::io("opening", self.0.mounts.path_of(&name), error)),
             };
-            match take(directory, request)? {
+            let taken = {
+                let _inside = self.0.gate.enter()?;
+                if self.0.mounts.stat(&name)?.is_none() {
+                    // A prune was faster: once more, with a new one.
+                    return self.cache_mount(request, seed);
+                }
+                take(directory, request)?
+            };
+            match taken {
                 CacheMountFound::Busy(users) => busy = users,
                 ready => return Ok(ready),
             }
@@ -203,7 +211,11 @@ pub(crate) struct FoundCacheMount {
 }
 
 impl Store {
-    pub(crate) fn all_cache_mounts(&self) -> Result<Vec<FoundCacheMount>, StoreError> {
+    /// All caches. A file with several names counts once.
+    pub(crate) fn all_cache_mounts(
+        &self,
+        seen: &mut HashSet<(u64, u64)>,
+    ) -> Result<Vec<FoundCacheMount>, StoreError> {
         let mounts = &self.0.mounts;
         let mut all = Vec::new();
         for name in mounts.text_names()? {
@@ -217,7 +229,7 @@ impl Store {
             // Whoever takes a cache makes a file there.
             let used = directory.stat(USERS)?.map(|stat| modified(&stat));
             let bytes = c_name(directory.path())
-                .and_then(|name| disk_usage(mounts.as_fd(), &name, &mut HashSet::new()))
+                .and_then(|name| disk_usage(mounts.as_fd(), &name, seen))
                 .map_err(fail)?;
             all.push(FoundCacheMount {
                 name,
@@ -227,6 +239,20 @@ impl Store {
             });
         }
         Ok(all)
+    }
+
+    /// Whether a step uses the cache `name`. Call it with the gate closed, so that none begins to.
+    pub(crate) fn is_cache_mount_used(&self, name: &str) -> Result<bool, StoreError> {
+        let mounts = &self.0.mounts;
+        let directory = match mounts.child(name) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io("opening", mounts.path_of(name), error)),
+        };
+        let Some(file) = directory.open_file(LOCK)? else {
+            return Ok(false);
+        };
+        Ok(lock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 }
 

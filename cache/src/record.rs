@@ -4,11 +4,9 @@
 //! `keys/v1/<key>` holds one line `rbuild-record 1 <blake3 of the rest, keyed by the key>` and JSON. `ops/v1/<op>` holds one line per key. The
 //! version is in the directory name: another version neither reads these records nor destroys them.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::time::{Duration, SystemTime};
 
-use rustix::fs::{OFlags, Timestamps};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Key, LayerId};
@@ -28,41 +26,42 @@ pub struct Record {
     pub created: u64,
     /// How long it ran.
     pub duration_ms: u64,
+    /// What kind of thing was made.
+    #[serde(default)]
+    pub made: Made,
+    /// The step in words, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+/// What a record leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Made {
+    /// What a step made.
+    #[default]
+    Step,
+    /// The file of a web server.
+    Http,
+    /// The files of a Git repository.
+    Git,
+    /// A build context that is no directory of this machine.
+    Context,
 }
 
 const MAGIC: &str = "rbuild-record 1 ";
 
-/// A record that was used gets a new modification time, which is what pruning goes by; not at each use, to save the write.
-const USED_AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
-
 impl Store {
     /// The record of `key`. A damaged record, and one in a format that this version does not know, is `None`.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let Some((record, file)) = self.read_record(key)? else {
-            return Ok(None);
-        };
-        if let Ok(used) = file.metadata().and_then(|metadata| metadata.modified())
-            && SystemTime::now()
-                .duration_since(used)
-                .is_ok_and(|age| age > USED_AGAIN_AFTER)
-        {
-            let now = rustix::fs::Timespec {
-                tv_sec: 0,
-                tv_nsec: rustix::fs::UTIME_NOW,
-            };
-            let _ = rustix::fs::futimens(
-                &file,
-                &Timestamps {
-                    last_access: now,
-                    last_modification: now,
-                },
-            );
+        match self.pin(&self.0.keys, &key.hex())? {
+            Some(_) => self.read_record(key),
+            None => Ok(None),
         }
-        Ok(Some(record))
     }
 
-    /// The record of `key` and its file, which does not count as a use.
-    pub(crate) fn read_record(&self, key: &Key) -> Result<Option<(Record, File)>, StoreError> {
+    /// The record of `key`; reading it so is no use.
+    pub(crate) fn read_record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let keys = &self.0.keys;
         let name = key.hex();
         let Some(mut file) = keys.open_file(&name)? else {
@@ -70,7 +69,7 @@ impl Store {
         };
         let mut text = String::new();
         match file.read_to_string(&mut text) {
-            Ok(_) => Ok(decode(key, &text).map(|record| (record, file))),
+            Ok(_) => Ok(decode(key, &text)),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(None),
             Err(error) => Err(StoreError::io("reading", keys.path_of(&name), error)),
         }
@@ -85,6 +84,8 @@ impl Store {
     pub fn put_record(&self, key: &Key, record: &Record) -> Result<(), StoreError> {
         let name = key.hex();
         // Before the record: a key without a record is a miss, a record that its operation does not know would be lost.
+        // A prune that comes between would take the line away again.
+        let _inside = self.0.gate.enter()?;
         if self.0.keys.stat(&name)?.is_none() {
             let (ops, op) = (&self.0.ops, record.op.hex());
             ops.file(&op, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
@@ -145,6 +146,8 @@ mod tests {
             inputs: vec![("env".to_owned(), "A=ü\n".to_owned())],
             created: 1_700_000_000,
             duration_ms: 12,
+            made: Made::Step,
+            description: "RUN make".to_owned(),
         }
     }
 

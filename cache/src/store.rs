@@ -9,7 +9,7 @@
 //! git/<key>                               clones of repositories
 //! builds/v1/<name>, lists/v1/<digest>      what builds were given, for the question why a step is built again
 //! evictions                               which records were removed, and by which rule
-//! locks/<key>, index.lock, gc.lock        locks between processes
+//! locks/<key>, index.lock, gc.lock, prune.lock, sessions/<n>   locks between processes
 //! tmp/<random>/                           what is being written
 //! ```
 //!
@@ -40,7 +40,7 @@ use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
 use crate::layer::{Growth, Ownership, ParkedRoots};
-use crate::lock::lock;
+use crate::session::{Gate, Session};
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
 #[derive(Clone)]
@@ -57,8 +57,9 @@ pub(crate) struct Inner {
     pub(crate) locks: Directory,
     pub(crate) mounts: Directory,
     pub(crate) tmp: Arc<Directory>,
-    /// Held shared as long as the store is open, exclusively by [`Store::prune`].
-    pub(crate) gc_lock: fs::File,
+    pub(crate) sessions: Directory,
+    pub(crate) session: Session,
+    pub(crate) gate: Gate,
     scratch: Mutex<Option<Arc<TempDir>>>,
     scratch_names: AtomicU64,
     provider: RwLock<Option<Arc<dyn BlobProvider>>>,
@@ -80,16 +81,18 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `root`, which is created when there is none. Waits while another process prunes it.
+    /// Opens the store at `root`, which is created when there is none. What is used from now on is not pruned until the
+    /// store is dropped.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
         let root = open_root(root)?;
         check_access(&root)?;
         let versioned = |name: &str| root.ensure_child(name)?.ensure_child("v1");
-        let gc_lock = root
+        let gate = root
             .file("gc.lock", OFlags::RDWR | OFlags::CREATE)
             .map_err(|error| StoreError::io("opening", root.path_of("gc.lock"), error))?;
-        lock(&gc_lock, FlockOperation::LockShared)
-            .map_err(|e| StoreError::io("locking", root.path_of("gc.lock"), e))?;
+        let gate = Gate::new(gate, root.path_of("gc.lock"));
+        let sessions = root.ensure_child("sessions")?;
+        let session = Session::begin(&sessions)?;
         let store = Self(Arc::new(Inner {
             blobs: root.ensure_child("blobs")?.ensure_child("sha256")?,
             layers: root.ensure_child("layers")?,
@@ -100,7 +103,9 @@ impl Store {
             mounts: versioned("mounts")?,
             tmp: Arc::new(root.ensure_child("tmp")?),
             root,
-            gc_lock,
+            sessions,
+            session,
+            gate,
             scratch: Mutex::new(None),
             scratch_names: AtomicU64::new(0),
             provider: RwLock::new(None),
@@ -129,6 +134,12 @@ impl Store {
     /// Where missing blobs are fetched from.
     pub fn set_provider(&self, provider: Arc<dyn BlobProvider>) {
         *self.0.provider.write().unwrap_or_else(PoisonError::into_inner) = Some(provider);
+    }
+
+    /// Looks at trees again before they are used.
+    pub(crate) fn forget_trees(&self) {
+        let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.clear();
     }
 
     /// The provider of missing blobs, if there is one.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rbuild_cache::{Descriptor, Digest, Key, LayerId, Record, Store};
+use rbuild_cache::{Descriptor, Digest, Key, LayerId, Made, Record, Store};
 
 const ROOT: &str = "RBUILD_TEST_WORKER_ROOT";
 const NUMBER: &str = "RBUILD_TEST_WORKER_NUMBER";
@@ -40,6 +40,8 @@ fn record(op: u8, layer: u8) -> Record {
         inputs,
         created: 1,
         duration_ms: 1,
+        made: Made::Step,
+        description: String::new(),
     }
 }
 

@@ -4,6 +4,7 @@ pub mod build;
 pub mod context;
 pub mod context_ls;
 pub mod doctor;
+pub mod du;
 pub mod human;
 pub mod images;
 pub mod import;
@@ -19,6 +20,7 @@ pub mod rmi;
 pub mod save;
 pub mod tag;
 pub mod template;
+pub mod trees;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -71,6 +73,8 @@ enum Command {
     Context(ContextCommand),
     /// Say what this machine offers to builds, and what changes that
     Doctor(doctor::DoctorArgs),
+    /// Show what takes the space of the store
+    Du(du::DuArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Create an image from the tar of a root file system
@@ -97,7 +101,7 @@ enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Manage the build cache
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "buildx")]
     Builder(BuilderCommand),
 }
 
@@ -156,6 +160,8 @@ enum ContextCommand {
 enum BuilderCommand {
     /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
+    /// Show what takes the space of the store
+    Du(du::DuArgs),
     /// Remove build cache
     Prune(prune::PruneArgs),
 }
@@ -221,6 +227,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         | Command::Image(Image::Build(args))
         | Command::Builder(Builder::Build(args)) => build::run(*args, context),
         Command::Context(ContextCommand::Ls(args)) => context_ls::run(args, context),
+        Command::Du(args) | Command::Builder(Builder::Du(args)) => du::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
         Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),

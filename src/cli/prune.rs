@@ -2,14 +2,13 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use rbuild_cache::{PruneKind, PruneOptions, Store};
-use rbuild_executor::{Executor, Isolation};
+use rbuild_cache::{PruneFilter, PruneKind, PruneOptions, UsageItem};
 
 use super::context::print;
-use super::{Context, human};
+use super::{Context, human, trees};
 
 /// `rbuild prune`.
 #[derive(Debug, clap::Args)]
@@ -20,13 +19,22 @@ pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Only what was not used for this long: until=24h; only caches that RUN steps mount, or all but them:
-    /// type=exec.cachemount, type=regular
+    /// Only things for which this is true: until=24h (not used for so long), id=, type=regular, exec.cachemount,
+    /// source.git.checkout or source.local, description=, shared=, private=, mutable=, immutable=, inuse=false
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Keep the cache that was used last, up to this size
+    /// Keep as much of the cache as this; what is worth most and was used last stays
     #[arg(long, visible_alias = "reserved-space", value_name = "SIZE")]
     keep_storage: Option<String>,
+    /// Remove what the cache takes beyond this
+    #[arg(long, value_name = "SIZE")]
+    max_used_space: Option<String>,
+    /// Remove until so much of the disk is free
+    #[arg(long, value_name = "SIZE")]
+    min_free_space: Option<String>,
+    /// Also list blobs, and count records
+    #[arg(long)]
+    verbose: bool,
 }
 
 impl PruneArgs {
@@ -39,58 +47,155 @@ impl PruneArgs {
         for filter in &self.filter {
             rule.push_str(&format!(" --filter {filter}"));
         }
-        if let Some(size) = &self.keep_storage {
-            rule.push_str(&format!(" --keep-storage {size}"));
+        for (flag, size) in [
+            ("keep-storage", &self.keep_storage),
+            ("max-used-space", &self.max_used_space),
+            ("min-free-space", &self.min_free_space),
+        ] {
+            if let Some(size) = size {
+                rule.push_str(&format!(" --{flag} {size}"));
+            }
         }
         rule
+    }
+
+    fn options(&self) -> anyhow::Result<PruneOptions> {
+        let Filters {
+            until,
+            kind,
+            filter,
+            in_use,
+        } = Filters::parse(&self.filter)?;
+        if in_use == Some(true) {
+            bail!("the filter inuse=true chooses nothing: what running builds use is never removed");
+        }
+        let kind = match kind {
+            None => None,
+            Some("regular") => Some(PruneKind::Regular),
+            Some("exec.cachemount") => Some(PruneKind::CacheMounts),
+            Some("source.git.checkout") => Some(PruneKind::Git),
+            Some("source.local") => Some(PruneKind::Local),
+            Some(other) => bail!(
+                "the filter type={other} chooses nothing that can be removed by itself: use regular, exec.cachemount, \
+                 source.git.checkout or source.local"
+            ),
+        };
+        let size = |text: &Option<String>| {
+            let size = text.as_deref().map(|text| {
+                human::parse_size(text).with_context(|| format!("invalid size {text:?}: write it like 10GB"))
+            });
+            size.transpose()
+        };
+        Ok(PruneOptions {
+            all: self.all,
+            until,
+            keep_storage: size(&self.keep_storage)?,
+            max_used: size(&self.max_used_space)?,
+            min_free: size(&self.min_free_space)?,
+            kind,
+            filter,
+            rule: self.rule(),
+            ..PruneOptions::default()
+        })
+    }
+}
+
+/// `--filter` of this command and of `du`: all have to hold.
+#[derive(Debug, Default)]
+pub struct Filters {
+    until: Option<Duration>,
+    kind: Option<&'static str>,
+    filter: PruneFilter,
+    in_use: Option<bool>,
+}
+
+/// The types that things have in BuildKit.
+const TYPES: [&str; 7] = [
+    "regular",
+    "exec.cachemount",
+    "source.git.checkout",
+    "source.http",
+    "source.local",
+    "internal",
+    "frontend",
+];
+
+impl Filters {
+    /// Understands what docker understands, as far as this store has it.
+    pub fn parse(texts: &[String]) -> anyhow::Result<Self> {
+        let mut filters = Self::default();
+        for text in texts {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            // `key~=value` asks for a part, as `key=value` does here for texts.
+            let key = key.strip_suffix('~').unwrap_or(key);
+            let truth = || match value {
+                "" | "true" | "1" => Ok(true),
+                "false" | "0" => Ok(false),
+                _ => bail!("invalid filter {text:?}: {key} is true or false"),
+            };
+            match key {
+                "until" | "unused-for" => {
+                    let seconds = human::parse_duration(value)
+                        .with_context(|| format!("invalid duration {value:?}: write it like 24h"))?;
+                    filters.until = Some(Duration::from_secs(seconds));
+                }
+                "type" => match TYPES.iter().find(|known| **known == value) {
+                    Some(known) => filters.kind = Some(known),
+                    None => bail!(
+                        "unknown type {value:?} in a filter: there are {}",
+                        TYPES.join(", ")
+                    ),
+                },
+                "id" => filters.filter.ids.push(value.trim_end_matches('*').to_owned()),
+                "description" => filters.filter.descriptions.push(value.to_owned()),
+                "inuse" => filters.in_use = Some(truth()?),
+                "shared" => filters.filter.shared = Some(truth()?),
+                "private" => filters.filter.shared = Some(!truth()?),
+                "mutable" => filters.filter.mutable = Some(truth()?),
+                "immutable" => filters.filter.mutable = Some(!truth()?),
+                "parents" | "parent" => {
+                    bail!(
+                        "the filter {key} is not supported: layers of this store have no parents, choose by id or until"
+                    )
+                }
+                _ => bail!(
+                    "unknown filter {key:?}: there are until, id, type, description, inuse, shared, private, mutable and \
+                     immutable"
+                ),
+            }
+        }
+        Ok(filters)
+    }
+
+    /// Whether `item` is chosen.
+    pub fn admit(&self, item: &UsageItem) -> bool {
+        let PruneFilter {
+            ids,
+            descriptions,
+            shared,
+            mutable,
+        } = &self.filter;
+        let unused = SystemTime::now().duration_since(item.used).unwrap_or_default();
+        self.until.is_none_or(|until| unused > until)
+            && self.kind.is_none_or(|kind| kind == item.kind)
+            && self.in_use.is_none_or(|wanted| wanted == item.in_use)
+            && ids.iter().all(|part| item.id.contains(part.as_str()))
+            && descriptions
+                .iter()
+                .all(|part| item.description.contains(part.as_str()))
+            && shared.is_none_or(|wanted| wanted == item.shared)
+            && mutable.is_none_or(|wanted| wanted == item.mutable)
     }
 }
 
 /// Runs the command.
 pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let mut options = PruneOptions {
-        all: args.all,
-        rule: args.rule(),
-        ..PruneOptions::default()
-    };
-    for filter in &args.filter {
-        let (key, value) = filter
-            .split_once('=')
-            .with_context(|| format!("invalid filter {filter:?}: it must be until=DURATION"))?;
-        match key {
-            "until" => {
-                let seconds = human::parse_duration(value)
-                    .with_context(|| format!("invalid duration {value:?}: write it like 24h"))?;
-                options.until = Some(Duration::from_secs(seconds));
-            }
-            "type" => {
-                options.kind = Some(match value {
-                    "exec.cachemount" => PruneKind::CacheMounts,
-                    "regular" => PruneKind::Regular,
-                    _ => bail!("unknown type {value:?} in a filter: use exec.cachemount or regular"),
-                });
-            }
-            "id" | "parents" | "description" | "inuse" | "mutable" | "immutable" | "shared" | "private" => {
-                bail!("the filter {key} is not supported yet: only until and type are");
-            }
-            _ => bail!("unknown filter {key:?}: only until and type are known"),
-        }
-    }
-    if let Some(text) = &args.keep_storage {
-        let size =
-            human::parse_size(text).with_context(|| format!("invalid size {text:?}: write it like 10GB"))?;
-        options.keep_storage = Some(size);
-    }
+    let options = args.options()?;
     if !args.force && !confirmed(args.all)? {
         return Ok(ExitCode::SUCCESS);
     }
     let store = context.store()?;
-    let scratch = store.temp_dir()?;
-    // Layer trees of an ordinary user hold files of subordinate ids, which only the user namespace may remove.
-    if !rustix::process::geteuid().is_root() && has_trees(&store)? {
-        Executor::enter(Isolation::Auto, scratch.path())
-            .context("entering the user namespace to remove layers")?;
-    }
+    let _inside = trees::enter(&store)?;
     let report = store.prune(&options)?;
     let mut out = String::new();
     if !report.images.is_empty() {
@@ -117,30 +222,16 @@ pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
             .for_each(|id| out.push_str(&format!("{id}\n")));
         out.push('\n');
     }
+    if args.verbose {
+        report
+            .blobs
+            .iter()
+            .for_each(|digest| out.push_str(&format!("deleted blob: {digest}\n")));
+        out.push_str(&format!("deleted records: {}\n\n", report.records));
+    }
     out.push_str(&format!("Total reclaimed space: {}\n", human::size(report.freed)));
     print(out)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn has_trees(store: &Store) -> anyhow::Result<bool> {
-    let mounts = store.root().join("mounts/v1");
-    let mut mounts = mounts
-        .read_dir()
-        .with_context(|| format!("reading {}", mounts.display()))?;
-    if mounts.next().is_some() {
-        return Ok(true);
-    }
-    let layers = store.root().join("layers");
-    for layer in layers
-        .read_dir()
-        .with_context(|| format!("reading {}", layers.display()))?
-    {
-        let layer = layer?.path();
-        if ["fs", "fs.single"].iter().any(|tree| layer.join(tree).exists()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn confirmed(all: bool) -> anyhow::Result<bool> {

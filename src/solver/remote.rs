@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use rbuild_cache::Record;
+use rbuild_cache::{Made, Record};
 
 use super::plan::{recorded, seconds};
 use super::{Inputs, Plan, StepResult};
@@ -92,6 +92,11 @@ impl Plan {
             inputs: Vec::new(),
             created,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            made: match inputs.definition.vertex(id).op {
+                Op::Git(_) => Made::Git,
+                _ => Made::Http,
+            },
+            description: inputs.definition.vertex(id).name.clone(),
         };
         inputs.store.put_record(key, &record).map_err(BuildError::new)?;
         Ok(StepResult {

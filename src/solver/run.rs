@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rbuild_cache::layer::{LayerBuilder, Timestamp};
 use rbuild_cache::tree::Tree;
-use rbuild_cache::{Key, LayerId, Record, Store, View};
+use rbuild_cache::{Key, LayerId, Made, Record, Store, View};
 use rbuild_executor::{Cancel, Executor};
 
 use super::leaks::{self, Guarded};
@@ -571,6 +571,8 @@ impl Work<'_, '_> {
             inputs: seen,
             created,
             duration_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            made: Made::Step,
+            description: self.vertex.name.clone(),
         };
         for key in more.iter().chain([self.key]) {
             self.run

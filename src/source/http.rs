@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context as _;
 use base64::Engine as _;
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
-use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Record, Store};
+use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Made, Record, Store};
 use sha2::Digest as _;
 
 use super::secret::Secrets;
@@ -316,6 +316,8 @@ impl HttpSource {
             ],
             created,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            made: Made::Http,
+            description: url.to_owned(),
         };
         let mut op = HttpOp {
             url: url.to_owned(),

@@ -87,3 +87,5 @@ mod rules;
 mod mounts;
 // Secrets: in the step, and nowhere else.
 mod secrets;
+// What takes space, and what gives it back.
+mod space;

@@ -1,415 +1,385 @@
-//! Which parts of the store no image needs, and which of them a prune takes. Nothing is removed here, except
-//! blobs that turn out damaged.
+//! Which parts of the store a prune takes. Nothing is removed here.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CString;
-use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::Stat;
-use serde_json::Value;
-
-use super::{PruneKind, PruneOptions, PruneReport, TREES};
-use crate::digest::{DiffId, Digest, Key, LayerId};
-use crate::directory::{Directory, c_name, disk_bytes, disk_usage};
+use super::survey::{Found, FoundLayer, FoundRecord, Survey, age, worth_of_fetched};
+use super::{PruneFilter, PruneKind, PruneOptions, PruneReport};
+use crate::digest::{Digest, Key, LayerId};
 use crate::error::StoreError;
-use crate::layer::LayerRecord;
+use crate::mounts::FoundCacheMount;
 use crate::store::Store;
 
-/// The largest manifest, index or config that is looked into.
-const DOCUMENT_LIMIT: u64 = 32 << 20;
 /// A context that was not built for this long has its file digests forgotten.
 const FORGET_FILES_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// What making anything again costs beside the work itself, in milliseconds: so that what took no time has a value.
+const LEAST_WORTH: u64 = 10;
 
 impl Store {
     pub(super) fn plan(&self, options: &PruneOptions) -> Result<Plan, StoreError> {
         let cutoff = options.until.and_then(|age| SystemTime::now().checked_sub(age));
-        let expired = |used: SystemTime| cutoff.is_none_or(|cutoff| used < cutoff);
-
+        let pinned = self.0.session.oldest(&self.0.sessions, options.for_own_build)?;
+        let may_go = |used: SystemTime| {
+            cutoff.is_none_or(|cutoff| used < cutoff) && pinned.is_none_or(|pinned| used < pinned)
+        };
+        let images = self.images()?;
         let mut plan = Plan::default();
-        if options.kind == Some(PruneKind::CacheMounts) {
-            self.plan_mounts(&mut plan, 0, options, &expired)?;
-            return Ok(plan);
-        }
-        let mut roots = Vec::new();
-        for image in self.images()? {
+        for image in images.iter().filter(|image| image.name.is_none()) {
             let tagged = image
                 .created
                 .as_deref()
                 .and_then(|time| time.parse::<jiff::Timestamp>().ok());
-            if image.name.is_none() && tagged.is_none_or(|time| expired(time.into())) {
+            if options.takes_regular() && tagged.is_none_or(|time| may_go(time.into())) {
                 plan.images.push(image.descriptor.digest);
-            } else {
-                roots.push(image.descriptor.digest);
             }
         }
-        let needed = self.reachable(roots)?;
-
-        let records = self.all_records()?;
-        let mut layers = self.all_layers(&needed)?;
-        for record in &records {
-            if let Some(layer) = record.layer.as_ref().and_then(|id| layers.get_mut(id)) {
-                layer.used = layer.used.max(record.used);
-            }
-        }
-
-        // Blobs that neither an image nor a layer needs: manifests of images that are gone, for instance.
-        let mut users: HashMap<Digest, usize> = HashMap::new();
-        for digest in layers.values().flat_map(|layer| &layer.blobs) {
-            *users.entry(*digest).or_default() += 1;
-        }
-        // Where a newer version left its mark, nobody knows what belongs to what.
-        let loose = layers.values().all(|layer| layer.readable);
-        let mut blobs = HashMap::new();
-        for name in self.0.blobs.text_names()? {
-            let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else {
-                continue;
-            };
-            let Some(stat) = self.0.blobs.stat(&name)? else {
-                continue;
-            };
-            if needed.blobs.contains(&digest) {
-                continue;
-            }
-            if loose && !users.contains_key(&digest) && expired(modified(&stat)) {
-                plan.remove_blob(digest, disk_bytes(stat.st_blocks));
-            } else {
-                blobs.insert(digest, disk_bytes(stat.st_blocks));
-            }
-        }
-
-        // Layers that no image needs, the longest unused first, until the cache is small enough.
-        let mut cache: Vec<(&LayerId, &CachedLayer)> =
-            layers.iter().filter(|(_, layer)| !layer.needed).collect();
-        cache.sort_by_key(|(id, layer)| (layer.used, *id));
-        let mut total = blobs.values().sum::<u64>() + cache.iter().map(|(_, layer)| layer.bytes).sum::<u64>();
-        for (id, layer) in cache {
-            if !expired(layer.used) || options.keep_storage.is_some_and(|keep| total <= keep) {
-                continue;
-            }
-            total -= layer.bytes;
-            plan.bytes += layer.bytes;
-            plan.layers.push(id.clone());
-            for digest in &layer.blobs {
-                let left = users.get_mut(digest).map_or(0, |count| {
-                    *count = count.saturating_sub(1);
-                    *count
-                });
-                if left == 0
-                    && let Some(bytes) = blobs.remove(digest)
-                {
-                    total -= bytes;
-                    plan.remove_blob(*digest, bytes);
-                }
-            }
-        }
-
-        if options.all {
-            let mut idle: Vec<(&LayerId, &CachedLayer)> = layers.iter().collect();
-            idle.retain(|(_, layer)| layer.needed && layer.bytes > 0 && expired(layer.used));
-            idle.sort_unstable_by_key(|(id, _)| *id);
-            plan.bytes += idle.iter().map(|(_, layer)| layer.bytes).sum::<u64>();
-            plan.trees.extend(idle.into_iter().map(|(id, _)| id.clone()));
-        }
-
-        if options.all {
-            total += self.plan_clones(&mut plan, total, options, &expired)?;
-        }
-        if options.all && options.kind.is_none() {
-            self.plan_mounts(&mut plan, total, options, &expired)?;
-        }
-
-        let removed: HashSet<&LayerId> = plan.layers.iter().collect();
-        for record in records {
-            let layer = record.layer.as_ref().and_then(|id| Some((id, layers.get(id)?)));
-            let removable = match layer {
-                Some((id, layer)) => {
-                    removed.contains(id) || options.all && layer.needed && expired(record.used)
-                }
-                // Damaged, or its layer is gone.
-                None => true,
-            };
-            if removable {
-                plan.records.push(record.name);
-            }
-        }
-        let forget = SystemTime::now().checked_sub(FORGET_FILES_AFTER);
-        for name in self.0.files.text_names()? {
-            let Some(stat) = self.0.files.stat(&name)? else {
-                continue;
-            };
-            let written = modified(&stat);
-            if expired(written) && (options.all || forget.is_some_and(|time| written < time)) {
-                plan.bytes += disk_bytes(stat.st_blocks);
-                plan.files.push(name);
-            }
-        }
+        plan.roots = images
+            .iter()
+            .map(|image| image.descriptor.digest)
+            .filter(|digest| !plan.images.contains(digest))
+            .collect();
+        let needed = self.reachable(plan.roots.iter().copied().collect())?;
+        let survey = self.survey(needed, &mut HashSet::new())?;
+        plan.choose(&survey, options, &may_go, self.free_bytes()?);
         Ok(plan)
     }
-
-    /// Clones of repositories, the longest unused first; the size of those that stay. `others` is the size of what else is
-    /// kept.
-    fn plan_clones(
-        &self,
-        plan: &mut Plan,
-        others: u64,
-        options: &PruneOptions,
-        expired: &dyn Fn(SystemTime) -> bool,
-    ) -> Result<u64, StoreError> {
-        let Some(directory) = self.clones()? else {
-            return Ok(0);
-        };
-        let mut clones = Vec::new();
-        for name in directory.text_names()? {
-            let Some(stat) = directory.stat(&name)? else {
-                continue;
-            };
-            let bytes = c_name(&directory.path_of(&name))
-                .and_then(|name| disk_usage(directory.as_fd(), &name, &mut HashSet::new()))
-                .map_err(|error| StoreError::io("looking at", directory.path_of(&name), error))?;
-            clones.push((modified(&stat), name, bytes));
-        }
-        clones.sort();
-        let mut total: u64 = clones.iter().map(|(_, _, bytes)| bytes).sum();
-        for (used, name, bytes) in clones {
-            if expired(used) && options.keep_storage.is_none_or(|keep| others + total > keep) {
-                total -= bytes;
-                plan.bytes += bytes;
-                plan.clones.push(name);
-            }
-        }
-        Ok(total)
-    }
-
-    /// Caches that steps mount, the longest unused first. `others` is the size of what else is kept.
-    fn plan_mounts(
-        &self,
-        plan: &mut Plan,
-        others: u64,
-        options: &PruneOptions,
-        expired: &dyn Fn(SystemTime) -> bool,
-    ) -> Result<(), StoreError> {
-        let mut mounts = self.all_cache_mounts()?;
-        mounts.sort_by_key(|mount| mount.used);
-        let mut total = others + mounts.iter().map(|mount| mount.bytes).sum::<u64>();
-        for mount in mounts {
-            if !expired(mount.used) || options.keep_storage.is_some_and(|keep| total <= keep) {
-                continue;
-            }
-            total -= mount.bytes;
-            plan.bytes += mount.bytes;
-            plan.mounts.push((mount.name, mount.id));
-        }
-        Ok(())
-    }
-
-    /// All that `roots` need. A document that is missing or damaged leads nowhere: its image cannot be used anyway.
-    fn reachable(&self, mut roots: Vec<Digest>) -> Result<Needed, StoreError> {
-        let mut needed = Needed::default();
-        while let Some(digest) = roots.pop() {
-            if !needed.blobs.insert(digest) {
-                continue;
-            }
-            let Some(document) = self.document(&digest)? else {
-                continue;
-            };
-            roots.extend(list(&document, "manifests").filter_map(digest_of));
-            needed
-                .blobs
-                .extend(list(&document, "layers").filter_map(digest_of));
-            let Some(config) = document.get("config").and_then(digest_of) else {
-                continue;
-            };
-            needed.blobs.insert(config);
-            let Some(config) = self.document(&config)? else {
-                continue;
-            };
-            let diff_ids = config
-                .get("rootfs")
-                .into_iter()
-                .flat_map(|rootfs| list(rootfs, "diff_ids"));
-            needed
-                .diff_ids
-                .extend(diff_ids.filter_map(|id| Some(DiffId(id.as_str()?.parse().ok()?))));
-        }
-        needed.layers = needed.diff_ids.iter().map(LayerId::of_diff_id).collect();
-        Ok(needed)
-    }
-
-    /// The JSON document `digest`; `None` when it is missing, damaged, or no JSON.
-    fn document(&self, digest: &Digest) -> Result<Option<Value>, StoreError> {
-        match self.read_blob(digest, DOCUMENT_LIMIT) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-            Err(StoreError::MissingBlob { .. } | StoreError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn all_records(&self) -> Result<Vec<CachedRecord>, StoreError> {
-        let mut records = Vec::new();
-        for name in self.0.keys.text_names()? {
-            let Ok(key) = name.parse::<Key>() else { continue };
-            let Some(stat) = self.0.keys.stat(&name)? else {
-                continue;
-            };
-            let layer = self.read_record(&key)?.map(|(record, _)| record.layer);
-            records.push(CachedRecord {
-                name,
-                layer,
-                used: modified(&stat),
-            });
-        }
-        Ok(records)
-    }
-
-    /// All layers, and which of them an image needs.
-    fn all_layers(&self, needed: &Needed) -> Result<HashMap<LayerId, CachedLayer>, StoreError> {
-        let mut layers = HashMap::new();
-        let mut seen = HashSet::new();
-        for name in self.0.layers.text_names()? {
-            let Ok(id) = name.parse::<LayerId>() else {
-                continue;
-            };
-            let Ok(directory) = self.0.layers.child(&name) else {
-                continue;
-            };
-            let known = known_facts(&directory, &id)?;
-            let blobs: Vec<Digest> = known.iter().flat_map(LayerRecord::blobs).copied().collect();
-            let is_needed = match &known {
-                None => true,
-                Some(record) => {
-                    needed.layers.contains(&id)
-                        || record
-                            .diff_id
-                            .is_some_and(|diff_id| needed.diff_ids.contains(&diff_id))
-                        || blobs.iter().any(|digest| needed.blobs.contains(digest))
-                }
-            };
-            // Of a layer that an image needs, only the tree may go, and only if it can be made again.
-            let usage = match is_needed {
-                true if !blobs.iter().any(|digest| self.has_blob(digest)) => Ok(0),
-                true => TREES
-                    .iter()
-                    .map(|tree| disk_usage(directory.as_fd(), tree, &mut seen))
-                    .sum(),
-                false => disk_usage(
-                    self.0.layers.as_fd(),
-                    &CString::new(name.as_str()).unwrap_or_default(),
-                    &mut seen,
-                ),
-            };
-            let bytes = usage.map_err(|error| StoreError::io("measuring", directory.path(), error))?;
-            let used = self
-                .0
-                .layers
-                .stat(&name)?
-                .map_or(SystemTime::UNIX_EPOCH, |stat| modified(&stat));
-            let layer = CachedLayer {
-                blobs,
-                readable: known.is_some(),
-                needed: is_needed,
-                used,
-                bytes,
-            };
-            layers.insert(id, layer);
-        }
-        Ok(layers)
-    }
-}
-
-/// What is known about the layer in `directory`; `None` when a newer version wrote it.
-fn known_facts(directory: &Directory, id: &LayerId) -> Result<Option<LayerRecord>, StoreError> {
-    match LayerRecord::load(directory.path(), id) {
-        Ok(record) => Ok(Some(record.unwrap_or_else(|| LayerRecord::new(id.clone())))),
-        Err(StoreError::Layer { source, .. }) if source.kind() == io::ErrorKind::Unsupported => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// What images need.
-#[derive(Default)]
-struct Needed {
-    blobs: HashSet<Digest>,
-    diff_ids: HashSet<DiffId>,
-    /// The names of pulled layers with these diff ids.
-    layers: HashSet<LayerId>,
-}
-
-struct CachedLayer {
-    blobs: Vec<Digest>,
-    /// Whether this version knows what belongs to it.
-    readable: bool,
-    needed: bool,
-    used: SystemTime,
-    /// What its directory takes; of a layer that an image needs, what its tree takes if it can be made again.
-    bytes: u64,
-}
-
-struct CachedRecord {
-    name: String,
-    /// `None` when the record is damaged.
-    layer: Option<LayerId>,
-    used: SystemTime,
 }
 
 /// What shall go.
 #[derive(Default)]
 pub(super) struct Plan {
+    /// The images that stay.
+    pub(super) roots: HashSet<Digest>,
+    /// Nameless images.
     pub(super) images: Vec<Digest>,
-    pub(super) records: Vec<String>,
-    pub(super) layers: Vec<LayerId>,
+    /// Records that lead nowhere, or to layers that stay.
+    pub(super) records: Vec<Key>,
+    pub(super) layers: Vec<LayerGoes>,
     /// Layers whose tree shall go.
     pub(super) trees: Vec<LayerId>,
+    /// Blobs that nobody needs.
     pub(super) blobs: Vec<Digest>,
     pub(super) files: Vec<String>,
     /// Clones of repositories.
     pub(super) clones: Vec<String>,
     /// Directory and name of caches that steps mount.
     pub(super) mounts: Vec<(String, String)>,
+    /// The operations whose lists of keys change; `None` when a record does not tell.
+    pub(super) operations: HashSet<Option<Key>>,
     /// What that will give back.
     pub(super) bytes: u64,
 }
 
+/// A layer, and what goes with it.
+pub(super) struct LayerGoes {
+    pub(super) id: LayerId,
+    pub(super) records: Vec<Key>,
+    pub(super) blobs: Vec<Digest>,
+}
+
+/// Something that may go.
+struct Candidate<'a> {
+    what: What<'a>,
+    bytes: u64,
+    /// The higher, the sooner it goes.
+    score: f64,
+}
+
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Layer(&'a LayerId, &'a FoundLayer),
+    Tree(&'a LayerId),
+    Clone(&'a str),
+    Mount(&'a FoundCacheMount),
+}
+
+/// How little is lost with something: the longer nobody used it, the larger it is and the sooner it is made again, the less.
+fn score(used: SystemTime, bytes: u64, worth_ms: u64) -> f64 {
+    age(used).as_secs_f64().max(1.0) * bytes as f64 / (worth_ms + LEAST_WORTH) as f64
+}
+
 impl Plan {
-    fn remove_blob(&mut self, digest: Digest, bytes: u64) {
-        self.bytes += bytes;
-        self.blobs.push(digest);
+    fn choose(
+        &mut self,
+        survey: &Survey,
+        options: &PruneOptions,
+        may_go: &dyn Fn(SystemTime) -> bool,
+        free: u64,
+    ) {
+        let mut records: HashMap<&LayerId, Vec<&FoundRecord>> = HashMap::new();
+        let mut astray = Vec::new();
+        for record in &survey.records {
+            match &record.record {
+                Some(found) if survey.layers.contains_key(&found.layer) => {
+                    records.entry(&found.layer).or_default().push(record);
+                }
+                // Damaged, or its layer is gone.
+                _ => astray.push(record),
+            }
+        }
+        let mut users: HashMap<&Digest, usize> = HashMap::new();
+        for digest in survey.layers.values().flat_map(FoundLayer::blobs) {
+            *users.entry(digest).or_default() += 1;
+        }
+        let mut blobs: HashMap<&Digest, &Found> = survey.blobs.iter().collect();
+        blobs.retain(|digest, _| !survey.needed.blobs.contains(digest));
+        if options.takes_regular() && options.filter.is_empty() {
+            // Where a newer version left its mark, nobody knows what belongs to what.
+            if survey.layers.values().all(|layer| layer.facts.is_some()) {
+                blobs.retain(|digest, found| {
+                    let goes = !users.contains_key(digest) && may_go(found.used);
+                    if goes {
+                        self.bytes += found.bytes;
+                        self.blobs.push(**digest);
+                    }
+                    !goes
+                });
+            }
+            astray.retain(|record| may_go(record.found.used));
+            self.records.extend(astray.iter().map(|record| record.key));
+            self.operations.extend(
+                astray
+                    .iter()
+                    .map(|record| record.record.as_ref().map(|record| record.op)),
+            );
+        }
+
+        let (mut candidates, total) = candidates(survey, &blobs, options);
+        let keep = options.keep(total, free);
+        candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let mut left = total;
+        for candidate in candidates {
+            if keep.is_some_and(|keep| left <= keep) {
+                break;
+            }
+            let goes = match candidate.what {
+                What::Layer(_, layer) => may_go(layer.used),
+                What::Tree(id) => survey.layers.get(id).is_some_and(|layer| may_go(layer.used)),
+                What::Clone(name) => survey
+                    .clones
+                    .iter()
+                    .any(|(other, found)| other == name && may_go(found.used)),
+                What::Mount(mount) => may_go(mount.used),
+            };
+            if !goes {
+                continue;
+            }
+            left = left.saturating_sub(candidate.bytes);
+            self.bytes += candidate.bytes;
+            match candidate.what {
+                What::Layer(id, layer) => {
+                    let mut goes = LayerGoes {
+                        id: id.clone(),
+                        records: Vec::new(),
+                        blobs: Vec::new(),
+                    };
+                    for record in records.get(id).into_iter().flatten() {
+                        goes.records.push(record.key);
+                        self.operations
+                            .insert(record.record.as_ref().map(|record| record.op));
+                    }
+                    for digest in layer.blobs() {
+                        let others = users.get_mut(digest).map_or(0, |count| {
+                            *count = count.saturating_sub(1);
+                            *count
+                        });
+                        if others == 0
+                            && let Some(found) = blobs.remove(digest)
+                        {
+                            left = left.saturating_sub(found.bytes);
+                            self.bytes += found.bytes;
+                            goes.blobs.push(*digest);
+                        }
+                    }
+                    self.layers.push(goes);
+                }
+                What::Tree(id) => self.trees.push(id.clone()),
+                What::Clone(name) => self.clones.push(name.to_owned()),
+                What::Mount(mount) => self.mounts.push((mount.name.clone(), mount.id.clone())),
+            }
+        }
+        if options.all && keep.is_none() && options.takes_regular() && options.filter.is_empty() {
+            let of_images = records.values().flatten().filter(|record| {
+                let layer = record.record.as_ref().and_then(|it| survey.layers.get(&it.layer));
+                layer.is_some_and(|layer| layer.needed) && may_go(record.found.used)
+            });
+            for record in of_images {
+                self.records.push(record.key);
+                self.operations
+                    .insert(record.record.as_ref().map(|record| record.op));
+            }
+        }
+        self.choose_files(survey, options, may_go, keep.is_some());
+    }
+
+    fn choose_files(
+        &mut self,
+        survey: &Survey,
+        options: &PruneOptions,
+        may_go: &dyn Fn(SystemTime) -> bool,
+        limited: bool,
+    ) {
+        if !options.filter.is_empty() || !(options.takes_regular() || options.kind == Some(PruneKind::Local))
+        {
+            return;
+        }
+        let all = options.all && !limited || options.kind == Some(PruneKind::Local);
+        for (name, found) in &survey.files {
+            if may_go(found.used) && (all || age(found.used) > FORGET_FILES_AFTER) {
+                self.bytes += found.bytes;
+                self.files.push(name.clone());
+            }
+        }
     }
 
     /// What a prune that carries it out would report.
     pub(super) fn report(self) -> PruneReport {
-        let Self {
-            images,
-            records,
-            layers,
-            blobs,
-            mounts,
-            bytes,
-            ..
-        } = self;
+        let records = self.records.len() + self.layers.iter().map(|layer| layer.records.len()).sum::<usize>();
+        let mut blobs = self.blobs;
+        let mut layers = Vec::new();
+        for layer in self.layers {
+            layers.push(layer.id);
+            blobs.extend(layer.blobs);
+        }
         PruneReport {
-            images,
+            images: self.images,
             layers,
             blobs,
-            records: records.len() as u64,
-            mounts: mounts.into_iter().map(|(_, id)| id).collect(),
-            freed: bytes,
+            records: records as u64,
+            mounts: self.mounts.into_iter().map(|(_, id)| id).collect(),
+            freed: self.bytes,
         }
     }
 }
 
-/// The elements of the array `name` of `document`.
-fn list<'a>(document: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
-    document.get(name).and_then(Value::as_array).into_iter().flatten()
+/// What may go as far as the options say, and what all of it takes.
+fn candidates<'a>(
+    survey: &'a Survey,
+    blobs: &HashMap<&Digest, &Found>,
+    options: &PruneOptions,
+) -> (Vec<Candidate<'a>>, u64) {
+    let mut all = Vec::new();
+    let mut total = 0;
+    let mut add = |what: What<'a>, bytes: u64, more: u64, used: SystemTime, worth: u64| {
+        total += bytes;
+        all.push(Candidate {
+            what,
+            bytes,
+            score: score(used, bytes + more, worth),
+        });
+    };
+    let filter = &options.filter;
+    if options.takes_regular() {
+        for (id, layer) in &survey.layers {
+            if !filter.admits_layer(id, layer) {
+                continue;
+            }
+            let bytes = layer.removable();
+            if !layer.needed {
+                let more = layer.blobs().filter_map(|digest| blobs.get(digest));
+                let more = more.map(|found| found.bytes).sum();
+                add(What::Layer(id, layer), bytes, more, layer.used, layer.worth());
+            } else if options.all && bytes > 0 {
+                add(What::Tree(id), bytes, 0, layer.used, layer.worth());
+            }
+        }
+        total += blobs.values().map(|found| found.bytes).sum::<u64>();
+    }
+    let mut add = |what, bytes, used, worth| {
+        total += bytes;
+        all.push(Candidate {
+            what,
+            bytes,
+            score: score(used, bytes, worth),
+        });
+    };
+    if options.takes_clones() {
+        for (name, found) in survey
+            .clones
+            .iter()
+            .filter(|(name, _)| filter.admits(name, "", false))
+        {
+            add(
+                What::Clone(name),
+                found.bytes,
+                found.used,
+                worth_of_fetched(found.bytes),
+            );
+        }
+    }
+    if options.takes_mounts() {
+        for mount in survey
+            .mounts
+            .iter()
+            .filter(|it| filter.admits(&it.name, &it.id, true))
+        {
+            add(
+                What::Mount(mount),
+                mount.bytes,
+                mount.used,
+                worth_of_fetched(mount.bytes),
+            );
+        }
+    }
+    (all, total)
 }
 
-/// The digest in a descriptor.
-fn digest_of(descriptor: &Value) -> Option<Digest> {
-    descriptor.get("digest")?.as_str()?.parse().ok()
+impl PruneFilter {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn admits(&self, id: &str, description: &str, mutable: bool) -> bool {
+        self.ids.iter().all(|wanted| id.contains(wanted.as_str()))
+            && self
+                .descriptions
+                .iter()
+                .all(|wanted| description.contains(wanted.as_str()))
+            && self.mutable.is_none_or(|wanted| wanted == mutable)
+            && self.shared.is_none_or(|wanted| !wanted)
+    }
+
+    fn admits_layer(&self, id: &LayerId, layer: &FoundLayer) -> bool {
+        let own = Self {
+            shared: None,
+            ..self.clone()
+        };
+        own.admits(id.as_str(), &layer.description, false)
+            && self.shared.is_none_or(|wanted| wanted == layer.needed)
+    }
 }
 
-fn modified(stat: &Stat) -> SystemTime {
-    let since = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-    SystemTime::UNIX_EPOCH + since + Duration::from_nanos(stat.st_mtime_nsec)
+impl PruneOptions {
+    pub(super) fn takes_regular(&self) -> bool {
+        self.kind.is_none_or(|kind| kind == PruneKind::Regular)
+    }
+
+    fn takes_clones(&self) -> bool {
+        self.kind == Some(PruneKind::Git) || self.all && self.takes_regular()
+    }
+
+    fn takes_mounts(&self) -> bool {
+        self.kind == Some(PruneKind::CacheMounts) || self.all && self.kind.is_none()
+    }
+
+    /// How many bytes of the `total` stay, by BuildKit's rules; `None` when nothing has to.
+    fn keep(&self, total: u64, free: u64) -> Option<u64> {
+        let mut keep = self.max_used;
+        let mut at_most = |bytes: u64| keep = Some(keep.map_or(bytes, |keep| keep.min(bytes)));
+        if let Some(wanted) = self.min_free {
+            match wanted.checked_sub(free) {
+                Some(excess) if excess > 0 => at_most(total.saturating_sub(excess)),
+                // Enough is free: without another limit all may stay.
+                _ if self.max_used.is_none() => at_most(total),
+                _ => {}
+            }
+        }
+        if let Some(bytes) = self.give_back {
+            at_most(total.saturating_sub(bytes));
+        }
+        match (keep, self.keep_storage) {
+            (Some(keep), Some(reserved)) => Some(keep.max(reserved)),
+            (keep, reserved) => keep.or(reserved),
+        }
+    }
 }

@@ -223,7 +223,10 @@ impl Layer {
         Ok(content)
     }
 
+    /// The layer called `id`, whether it exists or not. If it does, no prune takes it while the store is open.
     pub(super) fn named(store: &Store, id: LayerId) -> Self {
+        // What cannot be looked at now fails again when it is used.
+        let _ = store.pin(&store.0.layers, id.as_str());
         Self(Arc::new(Inner {
             store: store.clone(),
             id,

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::layer::{Kind, LayerPath};
 use rbuild_cache::tree::{self, Tree};
-use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Record, Store, View};
+use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Made, Record, Store, View};
 use rbuild_parser::git_url::GitUrl;
 
 use super::dockerfile::DockerfileSource;
@@ -268,6 +268,8 @@ impl Receiver<'_> {
             inputs: Vec::new(),
             created,
             duration_ms: 0,
+            made: Made::Context,
+            description: "build context".to_owned(),
         };
         self.store.put_record(key, &record)?;
         Ok(layer)
