@@ -46,6 +46,14 @@ pub fn definition(
     key.finish()
 }
 
+/// The key of the files that are there once the layer of `definition`, which knows no base, lies on `base`.
+pub fn linked(definition: &Key, base: &Key) -> Key {
+    KeyBuilder::new("linked/1")
+        .field("layer", &definition.0)
+        .field("base", &base.0)
+        .finish()
+}
+
 /// A file by what is in it, how it is called and when it was modified, wherever it came from.
 pub fn http(op: &HttpOp) -> Key {
     let mut key = KeyBuilder::new("http/1");

@@ -15,8 +15,11 @@ use crate::graph::{NetworkMode, Op, VertexId};
 pub struct Plan {
     /// What each vertex does.
     pub(super) operations: Vec<Key>,
-    /// Definition keys.
+    /// Definition keys: under these results are recorded.
     pub(super) definitions: Vec<Key>,
+    /// The keys of the root file systems that vertices leave, for what reads these. A linked layer is the same on
+    /// every base, the files that are seen through it are not.
+    pub(super) roots: Vec<Key>,
     /// What copies read of local directories.
     pub(super) selections: Vec<Option<Selection>>,
     /// Results that the cache has.
@@ -39,6 +42,7 @@ impl Plan {
         let mut plan = Self {
             operations: Vec::with_capacity(count),
             definitions: Vec::with_capacity(count),
+            roots: Vec::with_capacity(count),
             selections: Vec::with_capacity(count),
             cached: vec![None; count],
             missing: Vec::new(),
@@ -174,23 +178,24 @@ impl Plan {
             selection = Some(selected).filter(|_| vertex.remotes.is_empty());
         }
         let operation = keys::operation(vertex, inputs.epoch, inputs.clamp);
+        let root = |id: VertexId| self.roots[id.0];
+        let base = vertex.base.map(root);
         // A linked layer never looks at what lies under it.
         let linked = matches!(&vertex.op, Op::Copy(op) if op.link);
-        let base = vertex
-            .base
-            .filter(|_| !linked)
-            .map(|base| self.definitions[base.0]);
-        let source = vertex.source.map(|source| self.definitions[source.0]);
-        let remotes: Vec<Key> = vertex.remotes.iter().map(|id| self.definitions[id.0]).collect();
-        let mounts: Vec<Key> = vertex.mounts.iter().map(|id| self.definitions[id.0]).collect();
+        let remotes: Vec<Key> = vertex.remotes.iter().copied().map(root).collect();
+        let mounts: Vec<Key> = vertex.mounts.iter().copied().map(root).collect();
         let key = keys::definition(
             &operation,
-            base.as_ref(),
-            source.as_ref(),
+            base.as_ref().filter(|_| !linked),
+            vertex.source.map(root).as_ref(),
             &remotes,
             selected_key.as_ref(),
             &mounts,
         );
+        self.roots.push(match base {
+            Some(base) if linked => keys::linked(&key, &base),
+            _ => key,
+        });
         self.operations.push(operation);
         self.definitions.push(key);
         self.selections.push(selection);

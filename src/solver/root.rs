@@ -1,5 +1,6 @@
 //! The root file system of a RUN: an overlay over the trees of its base, or a copy of them where no overlay can be mounted.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use rbuild_cache::layer::{CopiedRoot, Layer, Snapshot};
@@ -68,8 +69,16 @@ impl Root {
     }
 }
 
-/// The trees of the base's layers, topmost first, made now where they are not there yet.
+/// The trees of the base's layers, topmost first, made now where they are not there yet. A layer that lies in the stack
+/// twice is there once, since no overlay takes it twice: where it lies higher it says the same again of all its paths.
 pub(super) fn trees(store: &Store, base: &[LayerId]) -> Result<Vec<PathBuf>, BuildError> {
+    let mut seen = HashSet::new();
+    let mut trees = all_trees(store, base)?;
+    trees.retain(|tree| seen.insert(tree.clone()));
+    Ok(trees)
+}
+
+fn all_trees(store: &Store, base: &[LayerId]) -> Result<Vec<PathBuf>, BuildError> {
     // Those of earlier steps are known: a step does not get dearer with the number of layers below it.
     if let Some(trees) = base.iter().rev().map(|id| store.known_tree(id)).collect() {
         return Ok(trees);

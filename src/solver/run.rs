@@ -358,7 +358,7 @@ impl Work<'_, '_> {
     fn mount_inputs(&self) -> Result<Vec<MountInput>, BuildError> {
         let input = |id: &VertexId| {
             let layers = self.run.inputs.stack(*id, |id| self.run.results[id.0].get())?;
-            let key = self.run.plan.definitions[id.0];
+            let key = self.run.plan.roots[id.0];
             Ok(MountInput { layers, key })
         };
         self.vertex.mounts.iter().map(input).collect()
@@ -443,7 +443,11 @@ impl Work<'_, '_> {
             .source
             .map(|id| (id, &inputs.definition.vertex(id).op))
         {
-            None => None,
+            // All is inline, or comes from a stage that is empty.
+            None => {
+                stage = inputs.view(&[])?;
+                Some(&stage as &dyn Tree)
+            }
             Some((_, Op::Local(local))) => inputs.locals.get(&local.name).map(|tree| tree as &dyn Tree),
             Some((id, _)) => {
                 let layers = inputs.stack(id, |id| self.run.results[id.0].get())?;

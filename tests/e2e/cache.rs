@@ -161,3 +161,53 @@ fn a_layer_that_is_gone_below_a_cached_one_is_made_again() {
         );
     });
 }
+
+#[test]
+fn what_lies_below_a_linked_layer_counts_for_what_reads_both() {
+    as_every_user(|env| {
+        env.base();
+        env.write("linked/a", "one\n");
+        env.write("linked/b", "b\n");
+        let dockerfile = "FROM base AS all\nCOPY a /a\nCOPY --link b /b\nRUN cat /a > /seen\n\
+             FROM scratch AS plain\nCOPY a /a\nCOPY --link b /b\n\
+             FROM base\nCOPY --from=plain / /copied/\nCOPY --from=all /seen /seen\n\
+             RUN --mount=from=plain,target=/m cat /m/a > /mounted\n";
+        env.build("linked", dockerfile, &[]).ok();
+        env.write("linked/a", "two\n");
+        let second = env.build("linked", dockerfile, &[]).ok();
+        assert!(second.stderr.contains("COPY --link b /b\n") && second.count("CACHED") >= 1);
+        let files = env.unpack("linked");
+        for file in ["copied/a", "seen", "mounted"] {
+            assert_eq!(fs::read_to_string(files.join(file)).unwrap(), "two\n", "{file}");
+        }
+    });
+}
+
+#[test]
+fn a_layer_may_lie_in_a_stack_twice() {
+    as_every_user(|env| {
+        env.base();
+        let dockerfile = "FROM base\nCOPY --chmod=600 a /a\nCOPY --chmod=640 a /a\nCOPY --chmod=600 a /a\n\
+             COPY none* /\nCOPY nothing* /\nRUN stat -c %a /a > /mode\n";
+        env.write("twice/a", "a\n");
+        env.build("twice", dockerfile, &[]).ok();
+        assert_eq!(
+            fs::read_to_string(env.unpack("twice").join("mode")).unwrap(),
+            "600\n"
+        );
+    });
+}
+
+#[test]
+fn an_empty_stage_can_be_copied_from() {
+    as_every_user(|env| {
+        let copy = |operand: &str| {
+            let dockerfile =
+                format!("FROM scratch AS nothing\nFROM scratch\nCOPY --from=nothing {operand} /x/\n");
+            env.build("empty", &dockerfile, &[])
+        };
+        copy("/").ok();
+        copy("/a*").ok();
+        assert!(copy("/a").fails(1).stderr.contains("\"/a\": not found"));
+    });
+}

@@ -18,6 +18,8 @@ mod built;
 mod build;
 // What is cached, what is run again, and what concurrent builds share.
 mod cache;
+// Random builds, changed at random: the cache is never wrong.
+mod metamorphic;
 // Which steps run when, and how many at once.
 mod schedule;
 // Ignore files, lists and modes of a directory.
