@@ -5,6 +5,7 @@
 //! process: it never uses the parser or the executor.
 
 pub mod blob;
+pub mod difference;
 pub mod digest;
 mod directory;
 pub mod error;

@@ -103,6 +103,16 @@ pub fn parse_duration(text: &str) -> Option<u64> {
     Some(total)
 }
 
+/// `text` with at most `width` characters: what is cut off is shown by `…`.
+pub fn ellipsis(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
 /// Rows in columns as docker's: three blanks between, columns at least ten wide, nothing after the last.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -178,6 +188,18 @@ mod tests {
         assert_eq!(age(Some(100), 10), "Less than a second ago");
         assert_eq!(parse_duration("1h30m"), Some(5400));
         assert_eq!(parse_duration("5"), None);
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        for (text, width, wanted) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "ab…"),
+            ("äöüx", 3, "äö…"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(ellipsis(text, width), wanted, "{text}");
+        }
     }
 
     #[test]

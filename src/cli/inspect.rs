@@ -9,7 +9,6 @@ use super::context::{note, print};
 use super::lookup::Listed;
 use super::template::Template;
 use super::{Context, lookup};
-use crate::exporter::stored::StoredManifest;
 use crate::graph::Platform;
 
 /// `rbuild inspect IMAGE...`.
@@ -59,8 +58,8 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut values = Vec::new();
     let mut errors = Vec::new();
     for text in &args.images {
-        match describe(&store, text, args.platform.as_ref()) {
-            Ok(value) => values.push(value),
+        match lookup::find_for(&store, text, args.platform.as_ref()) {
+            Ok(listed) => values.push(fields(&store, &listed)),
             Err(error) => errors.push(error),
         }
     }
@@ -68,6 +67,8 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
     match (&template, args.format.as_deref()) {
         (Some(template), _) => {
             for value in &mut values {
+                // The field as docker's own type calls it.
+                value["ID"] = value["Id"].clone();
                 if let Some(config) = value["Config"].as_object_mut() {
                     for field in RARE_FIELDS {
                         config.entry(field).or_insert(Value::Null);
@@ -102,14 +103,6 @@ fn indented(value: &Value) -> anyhow::Result<String> {
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
     out.push(b'\n');
     Ok(String::from_utf8(out)?)
-}
-
-fn describe(store: &Store, text: &str, platform: Option<&Platform>) -> anyhow::Result<Value> {
-    let mut listed = lookup::find(store, text)?.first().clone();
-    if platform.is_some() {
-        listed.image = StoredManifest::read(store, &listed.descriptor, platform)?;
-    }
-    Ok(fields(store, &listed))
 }
 
 fn fields(store: &Store, listed: &Listed) -> Value {

@@ -6,6 +6,7 @@ use rbuild_cache::{Descriptor, Digest, LayerId, Store};
 
 use super::context::note;
 use crate::exporter::stored::StoredManifest;
+use crate::graph::Platform;
 use crate::registry::Reference;
 
 /// One image of the store with all its names.
@@ -125,6 +126,15 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     }
 }
 
+/// The image that `text` means, for `platform` when one is given.
+pub fn find_for(store: &Store, text: &str, platform: Option<&Platform>) -> anyhow::Result<Listed> {
+    let mut listed = find(store, text)?.first().clone();
+    if platform.is_some() {
+        listed.image = StoredManifest::read(store, &listed.descriptor, platform)?;
+    }
+    Ok(listed)
+}
+
 impl Listed {
     /// The config, as far as it is JSON.
     pub fn config(&self) -> serde_json::Value {
@@ -143,6 +153,11 @@ impl Listed {
 
     /// Bytes of its files. Of layers that were never fetched only the size of the compressed blob is known.
     pub fn size(&self, store: &Store) -> u64 {
+        self.layer_sizes(store).iter().sum()
+    }
+
+    /// The same by layer, lowest first.
+    pub fn layer_sizes(&self, store: &Store) -> Vec<u64> {
         let pairs = self.image.manifest.layers.iter().zip(&self.image.facts.diff_ids);
         pairs
             .map(|(blob, diff_id)| {
@@ -157,7 +172,7 @@ impl Listed {
                 });
                 known.unwrap_or(blob.size)
             })
-            .sum()
+            .collect()
     }
 
     /// `repository@digest` for each repository that it has a name in.

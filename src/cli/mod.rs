@@ -3,8 +3,15 @@
 pub mod build;
 pub mod context;
 pub mod context_ls;
+pub mod cp;
+pub mod diff;
 pub mod doctor;
 pub mod du;
+pub mod export;
+pub mod filter;
+pub mod format;
+mod groups;
+pub mod history;
 pub mod human;
 pub mod images;
 pub mod import;
@@ -12,6 +19,7 @@ pub mod inspect;
 pub mod leaving;
 pub mod load;
 pub mod lookup;
+pub mod opened;
 pub mod parse;
 pub mod prune;
 pub mod pull;
@@ -29,6 +37,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 pub use context::Context;
+use groups::Group;
 
 /// Builds OCI images from Dockerfiles: no daemon, no root.
 #[derive(Debug, clap::Parser)]
@@ -42,7 +51,7 @@ pub struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    called: Called,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,16 +74,32 @@ struct Global {
 }
 
 #[derive(Debug, clap::Subcommand)]
+enum Called {
+    #[command(flatten)]
+    Plainly(Command),
+    #[command(flatten)]
+    InGroup(Group),
+}
+
+#[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Build an image from a Dockerfile; the word may be left out
     Build(Box<build::BuildArgs>),
     /// Look at build contexts
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Copy files out of an image
+    Cp(cp::CpArgs),
+    /// Show what one image has and another has not
+    Diff(diff::DiffArgs),
     /// Say what this machine offers to builds, and what changes that
     Doctor(doctor::DoctorArgs),
     /// Show what takes the space of the store
     Du(du::DuArgs),
+    /// Write the root file system of an image as a tar
+    Export(export::ExportArgs),
+    /// Show the steps that an image was made by
+    History(history::HistoryArgs),
     /// List images
     Images(images::ImagesArgs),
     /// Create an image from the tar of a root file system
@@ -97,12 +122,6 @@ enum Command {
     Save(save::SaveArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
-    /// Manage images
-    #[command(subcommand)]
-    Image(ImageCommand),
-    /// Manage the build cache
-    #[command(subcommand, visible_alias = "buildx")]
-    Builder(BuilderCommand),
 }
 
 impl Command {
@@ -110,43 +129,11 @@ impl Command {
     /// things has none.
     fn leaves_temporary_files(&self) -> bool {
         use Command as C;
-        use ImageCommand as I;
-        match self {
-            C::Import(_) | C::Load(_) | C::Pull(_) | C::Push(_) | C::Save(_) => true,
-            C::Image(image) => matches!(
-                image,
-                I::Import(_) | I::Load(_) | I::Pull(_) | I::Push(_) | I::Save(_)
-            ),
-            _ => false,
-        }
+        matches!(
+            self,
+            C::Import(_) | C::Load(_) | C::Pull(_) | C::Push(_) | C::Save(_)
+        )
     }
-}
-
-/// `rbuild image ...`: docker's other names for the same commands.
-#[derive(Debug, clap::Subcommand)]
-enum ImageCommand {
-    /// List images
-    #[command(visible_alias = "list")]
-    Ls(images::ImagesArgs),
-    /// Create an image from the tar of a root file system
-    Import(import::ImportArgs),
-    /// Show all that is known about images, as JSON
-    Inspect(inspect::InspectArgs),
-    /// Load images from an archive
-    Load(load::LoadArgs),
-    /// Fetch an image from its registry
-    Pull(pull::PullArgs),
-    /// Send an image to its registry
-    Push(push::PushArgs),
-    /// Remove images
-    #[command(visible_alias = "remove")]
-    Rm(rmi::RmiArgs),
-    /// Write images to an archive
-    Save(save::SaveArgs),
-    /// Give an image another name
-    Tag(tag::TagArgs),
-    /// Build an image from a Dockerfile
-    Build(Box<build::BuildArgs>),
 }
 
 /// `rbuild context ...`.
@@ -154,16 +141,6 @@ enum ImageCommand {
 enum ContextCommand {
     /// List the files of a directory that a build could use
     Ls(context_ls::LsArgs),
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum BuilderCommand {
-    /// Build an image from a Dockerfile
-    Build(Box<build::BuildArgs>),
-    /// Show what takes the space of the store
-    Du(du::DuArgs),
-    /// Remove build cache
-    Prune(prune::PruneArgs),
 }
 
 /// The program: parses the arguments, does what they say, and tells how it went. 0 is success, 1 a failure,
@@ -179,7 +156,11 @@ pub fn run() -> ExitCode {
         insecure: cli.global.insecure_registry,
         max_unpacked: cli.global.max_unpacked_size,
     };
-    match dispatch(cli.command, &context) {
+    let command = match cli.called {
+        Called::Plainly(command) => command,
+        Called::InGroup(group) => group.command(),
+    };
+    match dispatch(command, &context) {
         Ok(code) => code,
         Err(error) if error.is::<context::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
@@ -218,28 +199,29 @@ fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
 }
 
 fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
-    use {BuilderCommand as Builder, ImageCommand as Image};
     if command.leaves_temporary_files() {
         leaving::end_in_order()?;
     }
     match command {
-        Command::Build(args)
-        | Command::Image(Image::Build(args))
-        | Command::Builder(Builder::Build(args)) => build::run(*args, context),
+        Command::Build(args) => build::run(*args, context),
         Command::Context(ContextCommand::Ls(args)) => context_ls::run(args, context),
-        Command::Du(args) | Command::Builder(Builder::Du(args)) => du::run(args, context),
+        Command::Cp(args) => cp::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
+        Command::Du(args) => du::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
-        Command::Images(args) | Command::Image(Image::Ls(args)) => images::run(args, context),
-        Command::Import(args) | Command::Image(Image::Import(args)) => import::run(args, context),
-        Command::Inspect(args) | Command::Image(Image::Inspect(args)) => inspect::run(args, context),
-        Command::Load(args) | Command::Image(Image::Load(args)) => load::run(args, context),
+        Command::Export(args) => export::run(args, context),
+        Command::History(args) => history::run(args, context),
+        Command::Images(args) => images::run(args, context),
+        Command::Import(args) => import::run(args, context),
+        Command::Inspect(args) => inspect::run(args, context),
+        Command::Load(args) => load::run(args, context),
         Command::Parse(args) => parse::run(args, context),
-        Command::Prune(args) | Command::Builder(Builder::Prune(args)) => prune::run(args, context),
-        Command::Pull(args) | Command::Image(Image::Pull(args)) => pull::run(args, context),
-        Command::Push(args) | Command::Image(Image::Push(args)) => push::run(args, context),
-        Command::Rmi(args) | Command::Image(Image::Rm(args)) => rmi::run(args, context),
-        Command::Save(args) | Command::Image(Image::Save(args)) => save::run(args, context),
-        Command::Tag(args) | Command::Image(Image::Tag(args)) => tag::run(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Pull(args) => pull::run(args, context),
+        Command::Push(args) => push::run(args, context),
+        Command::Rmi(args) => rmi::run(args, context),
+        Command::Save(args) => save::run(args, context),
+        Command::Tag(args) => tag::run(args, context),
     }
 }
 

@@ -15,6 +15,9 @@ pub struct RmiArgs {
     /// Remove an image with names in several repositories by its id; no error for images that do not exist
     #[arg(short, long)]
     force: bool,
+    /// Accepted for docker's sake: layers stay as build cache anyway
+    #[arg(long, hide = true)]
+    no_prune: bool,
     /// Names or ids; the layers' disk space is given back by `rbuild prune`
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,

@@ -6,6 +6,7 @@ pub mod archive;
 pub mod image;
 pub mod index;
 pub mod output;
+pub mod part;
 pub mod push;
 mod replacement;
 pub mod rootfs;

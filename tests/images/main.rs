@@ -7,6 +7,9 @@
     reason = "a test that cannot be set up has failed, and one that cannot run says so"
 )]
 
+mod files;
+mod lists;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -98,6 +101,20 @@ impl Place {
         self.rbuild(&["import", "-c", r#"CMD ["cat", "/motd"]"#, "root.tar", name])
             .trim()
             .to_owned()
+    }
+}
+
+impl Place {
+    /// Builds `dockerfile` in an empty context with the files `files`, as `name`.
+    fn build(&self, name: &str, dockerfile: &str, files: &[(&str, &str)]) {
+        let context = self.path("context");
+        let _ = std::fs::remove_dir_all(&context);
+        std::fs::create_dir(&context).unwrap();
+        for (file, text) in files {
+            std::fs::write(context.join(file), text).unwrap();
+        }
+        std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        self.rbuild(&["build", "-q", "-t", name, "context"]);
     }
 }
 

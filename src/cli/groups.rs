@@ -1,0 +1,93 @@
+//! Docker's other names for the same commands: `image ls`, `builder prune`, `buildx build`.
+
+use super::{Command, build, du, history, images, import, inspect, load, prune, pull, push, rmi, save, tag};
+
+/// A group of commands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Group {
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Manage the build cache
+    #[command(subcommand)]
+    Builder(BuilderCommand),
+    /// Docker's other names of builds
+    #[command(subcommand)]
+    Buildx(BuildxCommand),
+}
+
+/// `rbuild image ...`: docker's other names for the same commands.
+#[derive(Debug, clap::Subcommand)]
+pub enum ImageCommand {
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(images::ImagesArgs),
+    /// Show the steps that an image was made by
+    History(history::HistoryArgs),
+    /// Create an image from the tar of a root file system
+    Import(import::ImportArgs),
+    /// Show all that is known about images, as JSON
+    Inspect(inspect::InspectArgs),
+    /// Load images from an archive
+    Load(load::LoadArgs),
+    /// Fetch an image from its registry
+    Pull(pull::PullArgs),
+    /// Send an image to its registry
+    Push(push::PushArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(rmi::RmiArgs),
+    /// Write images to an archive
+    Save(save::SaveArgs),
+    /// Give an image another name
+    Tag(tag::TagArgs),
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
+}
+
+/// `rbuild builder ...`.
+#[derive(Debug, clap::Subcommand)]
+pub enum BuilderCommand {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
+    /// Show what takes the space of the store
+    Du(du::DuArgs),
+    /// Remove build cache
+    Prune(prune::PruneArgs),
+}
+
+/// `rbuild buildx ...`.
+#[derive(Debug, clap::Subcommand)]
+pub enum BuildxCommand {
+    /// Build an image from a Dockerfile
+    #[command(visible_alias = "b")]
+    Build(Box<build::BuildArgs>),
+    /// Show what takes the space of the store
+    Du(du::DuArgs),
+    /// Remove build cache
+    Prune(prune::PruneArgs),
+}
+
+impl Group {
+    /// The command that is meant.
+    pub(super) fn command(self) -> Command {
+        use {BuilderCommand as Builder, BuildxCommand as Buildx, ImageCommand as Image};
+        match self {
+            Self::Image(Image::Build(args))
+            | Self::Builder(Builder::Build(args))
+            | Self::Buildx(Buildx::Build(args)) => Command::Build(args),
+            Self::Builder(Builder::Du(args)) | Self::Buildx(Buildx::Du(args)) => Command::Du(args),
+            Self::Builder(Builder::Prune(args)) | Self::Buildx(Buildx::Prune(args)) => Command::Prune(args),
+            Self::Image(Image::History(args)) => Command::History(args),
+            Self::Image(Image::Import(args)) => Command::Import(args),
+            Self::Image(Image::Inspect(args)) => Command::Inspect(args),
+            Self::Image(Image::Load(args)) => Command::Load(args),
+            Self::Image(Image::Ls(args)) => Command::Images(args),
+            Self::Image(Image::Pull(args)) => Command::Pull(args),
+            Self::Image(Image::Push(args)) => Command::Push(args),
+            Self::Image(Image::Rm(args)) => Command::Rmi(args),
+            Self::Image(Image::Save(args)) => Command::Save(args),
+            Self::Image(Image::Tag(args)) => Command::Tag(args),
+        }
+    }
+}
