@@ -33,6 +33,7 @@ fn fetch(url: String, options: &FetchOptions, limit: Option<u64>) -> Result<Vec<
         authorization: None,
         known: Validators::default(),
         limit,
+        ..FetchRequest::default()
     };
     let registry = Registry::new(RegistryOptions::default());
     match registry
@@ -140,6 +141,7 @@ fn credentials_stay_with_their_origin() {
             authorization: Some("token".to_owned()),
             known: Validators::default(),
             limit: None,
+            ..FetchRequest::default()
         };
         registry
             .fetch(request, &options(3000))
@@ -166,6 +168,7 @@ fn a_server_that_sends_what_is_known_is_not_listened_to() {
         authorization: None,
         known,
         limit: None,
+        ..FetchRequest::default()
     };
     let answer = registry.fetch(request, &options(3000)).unwrap();
     assert!(matches!(answer, Fetched::NotModified));

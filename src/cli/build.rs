@@ -228,15 +228,14 @@ impl<'a> Build<'a> {
             link_local: self.options.allows_host_network(),
             stall_limit: self.options.reception.stall_timeout,
         };
-        let http = HttpSource::new(store.clone(), registry.clone(), options)
+        let http = HttpSource::new(store.clone(), registry.clone(), options.clone())
             .with_secrets(&self.secrets)
             .with_progress(transfers::files_shown_by(self.progress.clone()));
         let secrets = self
             .secrets
             .iter()
             .map(|(id, value)| (id, value.bytes().as_ref()));
-        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?)
-            .with_stall_limit(self.options.reception.stall_timeout);
+        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?, registry.clone(), options);
         for url in self.options.typed_addresses() {
             if let Some(url) = GitUrl::of_context(url)? {
                 git.trust(&url.remote);

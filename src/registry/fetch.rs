@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::mpsc;
@@ -52,7 +52,7 @@ impl Default for FetchOptions {
 }
 
 /// A file to fetch.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct FetchRequest {
     /// Its address, without user name and password.
     pub url: String,
@@ -62,6 +62,21 @@ pub struct FetchRequest {
     pub known: Validators,
     /// More bytes than this are refused.
     pub limit: Option<u64>,
+    /// Other headers; as `authorization`, they go to no other origin.
+    pub headers: Vec<(String, String)>,
+    /// What is asked, with POST.
+    pub post: Option<Post>,
+    /// The address whose server has named this one, which may lead no further than by a redirection.
+    pub led_by: Option<String>,
+}
+
+/// A question that is sent along.
+#[derive(Debug, Clone)]
+pub struct Post {
+    /// Media type of the question and of the answer.
+    pub media_type: &'static str,
+    /// The question.
+    pub body: String,
 }
 
 /// What tells one state of a file from another.
@@ -116,11 +131,20 @@ impl Registry {
         let options = options.clone();
         self.run(async move |exchange| {
             let doing = format!("fetching {}", request.url);
-            let start =
-                Url::parse(&request.url).map_err(|e| refused(&doing, format!("it is no address: {e}")))?;
+            let parse = |text: &str| {
+                Url::parse(text).map_err(|error| refused(&doing, format!("it is no address: {error}")))
+            };
+            let mut start = parse(&request.url)?;
+            let mut trusted = start.clone();
+            if let Some(leader) = &request.led_by {
+                trusted = parse(leader)?;
+                start = follow(&trusted, &trusted, start.as_str(), options.link_local)
+                    .map_err(|reason| refused(&doing, reason))?;
+            }
             let transfer = Transfer {
                 exchange,
                 start,
+                trusted,
                 doing,
                 options,
                 request,
@@ -132,7 +156,10 @@ impl Registry {
 
 struct Transfer {
     exchange: Exchange,
+    /// Where the file is asked for first: who we are is told there.
     start: Url,
+    /// The address that the user gave, which decides where others may lead.
+    trusted: Url,
     doing: String,
     options: FetchOptions,
     request: FetchRequest,
@@ -198,7 +225,8 @@ impl Transfer {
             if offset > before {
                 backoff.progressed();
             }
-            let Some(validator) = file.range_validator() else {
+            let validator = file.range_validator().filter(|_| self.request.post.is_none());
+            let Some(validator) = validator else {
                 let restart = failure.retry != Retry::No;
                 let error = *failure.error;
                 return Err(Broken { error, restart });
@@ -294,8 +322,8 @@ impl Transfer {
 
     async fn attempt(&self, headers: &HeaderMap) -> Result<Response, Failure> {
         let refuse = |reason| refused(&self.doing, reason);
-        if !self.options.link_local && self.start.host_str().is_some_and(is_link_local) {
-            return Err(refuse(format!("{}{LINK_LOCAL}", origin_text(&self.start))).into());
+        if !self.options.link_local && self.trusted.host_str().is_some_and(is_link_local) {
+            return Err(refuse(format!("{}{LINK_LOCAL}", origin_text(&self.trusted))).into());
         }
         let mut url = self.start.clone();
         let mut hops = 0;
@@ -312,24 +340,45 @@ impl Transfer {
                 let from = origin_text(&self.start);
                 return Err(refuse(format!("{from} redirected more than {REDIRECTS} times")).into());
             }
-            url = follow(&self.start, &url, &location, self.options.link_local).map_err(refuse)?;
+            if self.request.post.is_some() && !matches!(status.as_u16(), 307 | 308) {
+                let from = origin_text(&url);
+                return Err(refuse(format!("{from} redirects what it is asked with {status}")).into());
+            }
+            url = follow(&self.trusted, &url, &location, self.options.link_local).map_err(refuse)?;
         }
     }
 
     async fn request(&self, url: &Url, headers: &HeaderMap) -> Result<Response, Failure> {
         let local = url.host_str().is_some_and(is_local);
-        let away = url.host_str() != self.start.host_str() && !self.start.host_str().is_some_and(is_local);
+        let trusted = self.trusted.host_str();
+        let away = url.host_str() != trusted && !trusted.is_some_and(is_local);
         let client = self.exchange.clients.web(local, self.options.link_local, away)?;
-        let mut request = client.get(url.clone()).headers(headers.clone());
+        let mut request = match &self.request.post {
+            None => client.get(url.clone()),
+            Some(post) => client
+                .post(url.clone())
+                .header(ACCEPT, post.media_type)
+                .header(CONTENT_TYPE, post.media_type)
+                .body(post.body.clone()),
+        };
+        request = request.headers(headers.clone());
         // What is fetched is the file, not how it is sent.
         request = request.header(ACCEPT_ENCODING, "identity");
-        if same_origin(url, &self.start)
-            && let Some(value) = &self.request.authorization
-        {
-            let mut value = HeaderValue::from_str(value)
-                .map_err(|_| refused(&self.doing, "its credentials do not fit into a header".to_owned()))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
+        if same_origin(url, &self.start) {
+            let authorization = self.request.authorization.iter();
+            let authorization = authorization.map(|value| (AUTHORIZATION.as_str(), value));
+            let others = self
+                .request
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value));
+            for (name, value) in authorization.chain(others) {
+                let mut value = HeaderValue::from_str(value).map_err(|_| {
+                    refused(&self.doing, "its credentials do not fit into a header".to_owned())
+                })?;
+                value.set_sensitive(true);
+                request = request.header(name, value);
+            }
         }
         let address = origin_text(url);
         match tokio::time::timeout(self.options.stall_limit, request.send()).await {
@@ -352,7 +401,9 @@ impl Transfer {
             _ => Retry::No,
         };
         let reason = match status {
-            StatusCode::UNAUTHORIZED if self.request.authorization.is_none() => {
+            StatusCode::UNAUTHORIZED
+                if self.request.authorization.is_none() && self.request.post.is_none() =>
+            {
                 let host = super::origin::authority(&self.start);
                 format!(
                     "invalid response status 401: it wants credentials, as the secret HTTP_AUTH_HEADER_{host} or HTTP_AUTH_TOKEN_{host}"

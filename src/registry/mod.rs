@@ -27,7 +27,7 @@ pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
 pub use credentials::CredentialFiles;
 pub use document::{Document, Manifest};
 pub use error::RegistryError;
-pub use fetch::{FetchOptions, FetchRequest, Fetched, FetchedFile, Validators};
+pub use fetch::{FetchOptions, FetchRequest, Fetched, FetchedFile, Post, Validators};
 pub use push::{PushBlob, Transferred};
 
 pub use crate::graph::reference::{self, Reference, ReferenceError};

@@ -415,20 +415,20 @@ fn check_layer(store: &Store, digest: &Digest, diff_id: &DiffId) -> anyhow::Resu
 }
 
 /// Hashes what is read through it.
-struct Hasher<R> {
+pub(super) struct Hasher<R> {
     reader: R,
     hasher: sha2::Sha256,
 }
 
 impl<R: Read> Hasher<R> {
-    fn new(reader: R) -> Self {
+    pub(super) fn new(reader: R) -> Self {
         Self {
             reader,
             hasher: sha2::Sha256::new(),
         }
     }
 
-    fn digest(&self) -> Digest {
+    pub(super) fn digest(&self) -> Digest {
         Digest::from_bytes(self.hasher.clone().finalize().into())
     }
 }

@@ -210,6 +210,7 @@ impl HttpSource {
                     .map(|(_, validators)| validators.clone())
                     .unwrap_or_default(),
                 limit,
+                ..FetchRequest::default()
             };
             let mut file = match (self.registry.fetch(request, &self.options)?, &known) {
                 (Fetched::File(file), _) => file,

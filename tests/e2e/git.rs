@@ -1,6 +1,6 @@
 //! Git repositories as contexts and sources (spec 7.2, D6, D7; security A3-1, A3-5 to A3-8).
 
-mod served;
+pub mod served;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -3,3 +3,5 @@
 
 // Archives, layers and indexes that want to fill the disk, the memory or the time.
 mod bombs;
+// Repositories and their servers.
+mod git;

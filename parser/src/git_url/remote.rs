@@ -101,6 +101,25 @@ impl Remote {
         }
     }
 
+    /// The port, if one is named.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// What follows host and port.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// `user@host` as ssh takes it.
+    pub fn destination(&self) -> String {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        match &self.user {
+            Some(user) => format!("{user}@{host}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// The URL that `relative` (`./x`, `../x`) names from here, as git resolves those of submodules.
     pub fn relative(&self, relative: &str) -> Result<Self, GitUrlError> {
         let mut path: &str = self.path.trim_end_matches('/');

@@ -78,7 +78,8 @@ impl GitAuth {
         )]
     }
 
-    fn header(&self, remote: &Remote) -> Option<String> {
+    /// The value of `Authorization` for the server of `remote`.
+    pub fn header(&self, remote: &Remote) -> Option<String> {
         if !matches!(remote.scheme(), Scheme::Http | Scheme::Https) {
             return None;
         }

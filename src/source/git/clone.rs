@@ -279,6 +279,72 @@ impl<'a> Clone<'a> {
         Ok(String::from_utf8_lossy(&tree).trim().to_owned())
     }
 
+    /// Those of these files that have at most `limit` bytes.
+    pub fn small(&self, ids: &[&str], limit: u64) -> Result<Vec<String>, Failure> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let args = ["cat-file", "--batch-check=%(objectname) %(objectsize)"];
+        let said = self
+            .git
+            .call(args)
+            .inside(&self.path)
+            .input(lines(ids))
+            .output()?;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let is_small = |line: &str| {
+            let (id, size) = line.split_once(' ')?;
+            (size.parse::<u64>().ok()? <= limit).then(|| id.to_owned())
+        };
+        Ok(said.lines().filter_map(is_small).collect())
+    }
+
+    /// What stands in these files, which are small.
+    pub fn contents(&self, ids: &[&str]) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let args = ["cat-file", "--batch=%(objectname) %(objectsize)"];
+        let said = self
+            .git
+            .call(args)
+            .inside(&self.path)
+            .input(lines(ids))
+            .output()?;
+        let odd = || Failure::Read(std::io::Error::other("the contents of files are not understood"));
+        let (mut contents, mut rest) = (Vec::new(), said.as_slice());
+        while !rest.is_empty() {
+            let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(odd)?;
+            let facts = std::str::from_utf8(&rest[..end]).map_err(|_| odd())?;
+            let (id, size) = facts.split_once(' ').ok_or_else(odd)?;
+            let size: usize = size.parse().map_err(|_| odd())?;
+            let text = rest[end + 1..].get(..size).ok_or_else(odd)?;
+            contents.push((id.to_owned(), text.to_vec()));
+            rest = rest[end + 1 + size..].get(1..).ok_or_else(odd)?;
+        }
+        Ok(contents)
+    }
+
+    /// The attribute `filter` of each of these paths of a tree.
+    pub fn filters(&self, tree: &str, paths: &[&[u8]], scratch: &TempDir) -> Result<Vec<Vec<u8>>, Failure> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let index = scratch.path().join("attributes");
+        let call = |args: &[&str]| {
+            let call = self.git.call(args).inside(&self.path);
+            call.env("GIT_INDEX_FILE", index.as_os_str())
+        };
+        call(&["read-tree", tree]).output()?;
+        let said = call(&["check-attr", "--cached", "-z", "--stdin", "filter"])
+            .input([paths.join(&0), vec![0]].concat())
+            .output()?;
+        // PATH NUL filter NUL VALUE NUL
+        let mut parts = said.split(|byte| *byte == 0);
+        let values = std::iter::from_fn(|| parts.nth(2).map(<[u8]>::to_vec));
+        Ok(values.take(paths.len()).collect())
+    }
+
     /// When a commit was made, in seconds since 1970.
     pub fn time(&self, commit: &str) -> Result<i64, Failure> {
         let args = ["show", "--no-patch", "--format=%ct", commit];
@@ -295,6 +361,13 @@ impl<'a> Clone<'a> {
     pub fn touch(&self) {
         let _ = fs::File::open(&self.path).and_then(|file| file.set_modified(std::time::SystemTime::now()));
     }
+}
+
+/// Ids, one in a line.
+fn lines(ids: &[&str]) -> Vec<u8> {
+    ids.iter()
+        .flat_map(|id| [id.as_bytes(), b"\n"].concat())
+        .collect()
 }
 
 fn key(remote: &Remote, format: &str) -> Key {

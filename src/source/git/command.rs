@@ -15,8 +15,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::failure::Failure;
 
-/// How long git may say nothing at all.
-const STALL: Duration = Duration::from_secs(300);
 /// How often that is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// No answer that is read as a whole is larger.
@@ -25,7 +23,7 @@ const MAX_OUTPUT: u64 = 256 << 20;
 const MAX_MESSAGES: usize = 64 << 10;
 
 /// Variables of the caller that connections need.
-const PASSED: [&str; 14] = [
+const PASSED: [&str; 13] = [
     "PATH",
     "HOME",
     "TMPDIR",
@@ -39,7 +37,6 @@ const PASSED: [&str; 14] = [
     "NO_PROXY",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
-    "GIT_LFS_SKIP_SMUDGE",
 ];
 
 /// Configuration of every call: nothing that a repository says makes git run anything.
@@ -78,8 +75,8 @@ pub struct Git {
 }
 
 impl Git {
-    /// With the caller's own connections: proxies, certificates, ssh agent.
-    pub fn new() -> Self {
+    /// With the caller's own connections: proxies, certificates, ssh agent. `stall` is how long git may say nothing at all.
+    pub fn new(stall: Duration) -> Self {
         let caller = |name: &&str| Some((OsString::from(*name), std::env::var_os(*name)?));
         let mut environment: Vec<(OsString, OsString)> = PASSED.iter().filter_map(caller).collect();
         for (theirs, name) in [
@@ -112,21 +109,14 @@ impl Git {
             environment.push((name.into(), value.into()));
         }
         environment.push(("GIT_SSH_COMMAND".into(), ssh_command(&home)));
-        Self {
-            environment,
-            stall: STALL,
-        }
-    }
-
-    /// How long git may say nothing at all.
-    pub fn set_stall_limit(&mut self, limit: Duration) {
-        self.stall = limit;
+        Self { environment, stall }
     }
 
     /// A call of `git ARGS`.
     pub fn call<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Call<'_> {
         Call {
             git: self,
+            program: "git",
             args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
             repository: None,
             config: Vec::new(),
@@ -136,9 +126,31 @@ impl Git {
     }
 }
 
-/// One run of git.
+impl Git {
+    /// A call of `ssh DESTINATION`, on `port`, that runs `words` on the server.
+    pub fn ssh(&self, destination: &str, port: Option<u16>, words: &[&str]) -> Call<'_> {
+        let mut args: Vec<OsString> = vec![
+            "-c".into(),
+            r#"eval "exec $GIT_SSH_COMMAND"' "$@"'"#.into(),
+            "ssh".into(),
+        ];
+        if let Some(port) = port {
+            args.extend(["-p".into(), port.to_string().into()]);
+        }
+        // The server has a shell of its own.
+        let words: Vec<OsString> = words.iter().map(|word| quoted(OsStr::new(word))).collect();
+        args.extend(["--".into(), destination.into(), words.join(OsStr::new(" "))]);
+        Call {
+            program: "sh",
+            ..self.call(args)
+        }
+    }
+}
+
+/// One run of git, or of ssh as git runs it.
 pub struct Call<'a> {
     git: &'a Git,
+    program: &'static str,
     args: Vec<OsString>,
     repository: Option<PathBuf>,
     config: Vec<(String, String)>,
@@ -229,7 +241,7 @@ impl Call<'_> {
     }
 
     fn spawn(&self) -> Result<Child, Failure> {
-        let mut command = Command::new("git");
+        let mut command = Command::new(self.program);
         command
             .args(&self.args)
             .env_clear()
@@ -389,7 +401,7 @@ mod tests {
 
     #[test]
     fn what_is_said_and_how_it_ends() {
-        let git = Git::new();
+        let git = Git::new(Duration::from_secs(300));
         let version = git.call(["version"]).output().unwrap();
         assert!(version.starts_with(b"git version"));
         let failed = git.call(["no-such-verb"]).output().unwrap_err();
@@ -405,7 +417,9 @@ mod tests {
     /// No variable of the caller and no file of the machine configures it.
     #[test]
     fn the_configuration_is_closed() {
-        let listed = Git::new().call(["config", "--list", "--show-scope"]).output();
+        let listed = Git::new(Duration::from_secs(300))
+            .call(["config", "--list", "--show-scope"])
+            .output();
         let listed = String::from_utf8(listed.unwrap()).unwrap();
         assert_eq!(listed.lines().count(), CLOSED.len(), "{listed}");
         assert!(
@@ -416,10 +430,7 @@ mod tests {
 
     #[test]
     fn a_git_that_says_nothing_is_ended() {
-        let git = Git {
-            stall: Duration::from_millis(300),
-            ..Git::new()
-        };
+        let git = Git::new(Duration::from_millis(300));
         let began = Instant::now();
         let alias = [("alias.wait".to_owned(), "!sleep 60".to_owned())];
         let ended = git.call(["wait"]).with(&alias).output().unwrap_err();

@@ -53,6 +53,16 @@ impl<'a> Connection<'a> {
         moved.get(self.remote).unwrap_or(self.remote).clone()
     }
 
+    /// Who we are at the server of `place`, as the value of `Authorization`.
+    pub fn authorization(&self, place: &Remote) -> Option<String> {
+        self.auth.header(place)
+    }
+
+    /// What runs git, and ssh.
+    pub fn git(&self) -> &'a Git {
+        self.git
+    }
+
     /// What git has to be told to speak with the server at `place`.
     pub fn config(&self, place: &Remote) -> Vec<(String, String)> {
         self.auth.config(place)

@@ -18,9 +18,10 @@ use super::GitSource;
 use super::clone::Clone;
 use super::connection::Connection;
 use super::failure::Failure;
+use super::git_dir;
+use super::lfs::{LargeFiles, Lfs};
 use super::listing::{self, Listed};
 use super::submodules::Submodules;
-use super::{git_dir, lfs};
 use crate::error::BuildError;
 use crate::graph::GitOp;
 
@@ -149,7 +150,17 @@ impl Export<'_> {
             let wanted = [&listed, &attributes].map(Vec::as_slice).concat();
             tree = clone.tree_of(&wanted, &scratch).map_err(damaged)?;
         }
-        self.archive(&clone, &connection, wanted, (&tree, time), &damaged)?;
+        let mut large = LargeFiles::default();
+        if self.op.lfs {
+            let lfs = Lfs {
+                registry: &source.registry,
+                options: &source.options,
+                connection: &connection,
+            };
+            let scratch = source.store.temp_dir().map_err(BuildError::new)?;
+            large = lfs.fetch(&clone, &tree, (&listed, &attributes), &scratch)?;
+        }
+        self.archive(&clone, wanted, (&tree, time, &large), &damaged)?;
         if wanted.keep_git_dir && subdir.is_none() {
             let tag = match wanted.reference.starts_with("refs/tags/") {
                 true => clone.fetch_tag(&connection, wanted.reference, wanted.commit)?,
@@ -197,28 +208,28 @@ impl Export<'_> {
     fn archive(
         &mut self,
         clone: &Clone<'_>,
-        connection: &Connection<'_>,
         wanted: &Wanted<'_>,
-        (tree, time): (&str, i64),
+        (tree, time, large): (&str, i64, &LargeFiles),
         damaged: &dyn Fn(Failure) -> BuildError,
     ) -> Result<(), BuildError> {
         let args = ["archive", "--format=tar", tree];
-        let mut call = clone.git().call(args).inside(&clone.path);
-        if self.op.lfs {
-            call = lfs::with(call, connection);
-        }
-        let written = call.stream(|tar| self.entries(tar, wanted, time));
+        let call = clone.git().call(args).inside(&clone.path);
+        let written = call.stream(|tar| self.entries(tar, wanted, (time, large)));
         match written {
             Ok(written) => {
                 let doing = || format!("reading the files of {}", wanted.remote);
                 written.with_context(doing).map_err(BuildError::from)
             }
-            Err(failure) if self.op.lfs && failure.says("lfs") => Err(lfs::failed(connection, failure)),
             Err(failure) => Err(damaged(failure)),
         }
     }
 
-    fn entries(&mut self, tar: &mut dyn Read, wanted: &Wanted<'_>, time: i64) -> anyhow::Result<()> {
+    fn entries(
+        &mut self,
+        tar: &mut dyn Read,
+        wanted: &Wanted<'_>,
+        (time, large): (i64, &LargeFiles),
+    ) -> anyhow::Result<()> {
         let subdir = LayerPath::clean(wanted.subdir.as_bytes());
         let mut tar = TarReader::archive(tar);
         while let Some(member) = tar.next_entry()? {
@@ -227,6 +238,7 @@ impl Export<'_> {
             let Some(inside) = entry.path.strip_prefix(&subdir).filter(|path| !path.is_root()) else {
                 continue;
             };
+            let large = large.open(&entry.path)?;
             entry.path = wanted.prefix.append(&inside);
             entry.mode = match entry.kind {
                 Kind::Directory { .. } => 0o755,
@@ -241,8 +253,12 @@ impl Export<'_> {
                 nanoseconds: 0,
             };
             entry.xattrs.clear();
-            match entry.kind {
-                Kind::File { .. } => self.append(entry, Some(&mut tar))?,
+            match (&entry.kind, large) {
+                (Kind::File { .. }, Some((mut file, size))) => {
+                    entry.kind = Kind::File { size };
+                    self.append(entry, Some(&mut file))?;
+                }
+                (Kind::File { .. }, None) => self.append(entry, Some(&mut tar))?,
                 _ => self.append(entry, None)?,
             }
         }

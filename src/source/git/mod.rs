@@ -15,9 +15,6 @@ mod listing;
 mod refs;
 mod submodules;
 
-use std::sync::OnceLock;
-use std::time::Duration;
-
 use rbuild_cache::{LayerId, Store};
 use rbuild_parser::git_url::{GitUrl, Mtime, Remote};
 
@@ -26,6 +23,7 @@ pub use command::kill_running;
 
 use crate::error::BuildError;
 use crate::graph::GitOp;
+use crate::registry::{FetchOptions, Registry};
 use command::Git;
 use connection::{Connection, Moved};
 
@@ -36,26 +34,22 @@ pub struct GitSource {
     git: Git,
     auth: GitAuth,
     moved: Moved,
-    lfs: OnceLock<bool>,
+    /// What fetches large files, and how.
+    registry: Registry,
+    options: FetchOptions,
 }
 
 impl GitSource {
-    /// Repositories whose clones are kept in `store`.
-    pub fn new(store: Store, auth: GitAuth) -> Self {
+    /// Repositories whose clones are kept in `store`. Large files are fetched by `registry`.
+    pub fn new(store: Store, auth: GitAuth, registry: Registry, options: FetchOptions) -> Self {
         Self {
             store,
-            git: Git::new(),
+            git: Git::new(options.stall_limit),
             auth,
             moved: Moved::default(),
-            lfs: OnceLock::new(),
+            registry,
+            options,
         }
-    }
-
-    /// With another time that a server may say nothing.
-    #[must_use]
-    pub fn with_stall_limit(mut self, limit: Duration) -> Self {
-        self.git.set_stall_limit(limit);
-        self
     }
 
     /// Says that the user trusts the server of this repository with secrets that name no server.
@@ -82,7 +76,7 @@ impl GitSource {
             keep_git_dir: url.keep_git_dir.unwrap_or(false),
             submodules: url.submodules.unwrap_or(true),
             commit_time: url.mtime != Some(Mtime::Checkout),
-            lfs: *self.lfs.get_or_init(|| lfs::is_there(&self.git)),
+            lfs: lfs::are_wanted(),
         })
     }
 

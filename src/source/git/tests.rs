@@ -12,6 +12,7 @@ use rbuild_cache::layer::{Entry, Kind, LayerPath};
 use rbuild_cache::tree::Tree as _;
 
 use super::*;
+use crate::registry::RegistryOptions;
 
 /// A directory of repositories, their server, and a store.
 struct Fixture {
@@ -44,7 +45,12 @@ impl Fixture {
             std::thread::sleep(Duration::from_millis(10));
         }
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let source = GitSource::new(store, GitAuth::default());
+        let source = GitSource::new(
+            store,
+            GitAuth::default(),
+            Registry::new(RegistryOptions::default()),
+            FetchOptions::default(),
+        );
         Self {
             directory,
             daemon,

@@ -80,7 +80,7 @@ pub struct Asked {
     pub sent: usize,
 }
 
-/// What is done with a request instead of serving the repository: a status and headers.
+/// What is done with a request instead of serving the repository: a status and headers, and a body behind a blank line.
 type Instead = dyn Fn(&Asked) -> Option<(u16, String)> + Send + Sync;
 
 /// Smart HTTP for a folder of repositories.
@@ -176,6 +176,9 @@ fn serve(stream: &TcpStream, root: &Path, log: &Mutex<Vec<Asked>>, instead: &Ins
         sent: 0,
     };
     let answer = match instead(&asked) {
+        Some((status, answer)) if answer.contains("\r\n\r\n") => {
+            format!("Status: {status} x\r\n{answer}").into_bytes()
+        }
         Some((status, headers)) => format!("Status: {status} x\r\n{headers}\r\n").into_bytes(),
         None => backend(root, method, target, &headers, &body),
     };
