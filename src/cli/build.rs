@@ -114,7 +114,7 @@ struct Build<'a> {
     warnings: RefCell<Vec<Warning>>,
     interrupts: RefCell<Interrupts>,
     secrets: Secrets,
-    agents: Agents,
+    agents: Arc<Agents>,
     leaks: Leaks,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
@@ -127,7 +127,7 @@ impl<'a> Build<'a> {
         let mut interrupts = Interrupts::catch(progress, options.stop_grace).context("catching signals")?;
         interrupts.watch().context("catching signals")?;
         let secrets = Secrets::read(&options.secrets)?;
-        let agents = Agents::find(&options.agents)?;
+        let agents = Arc::new(Agents::find(&options.agents)?);
         Ok(Self {
             options,
             context,
@@ -235,7 +235,8 @@ impl<'a> Build<'a> {
             .secrets
             .iter()
             .map(|(id, value)| (id, value.bytes().as_ref()));
-        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?, registry.clone(), options);
+        let git = GitSource::new(store.clone(), GitAuth::new(secrets)?, registry.clone(), options)
+            .with_agents(Arc::clone(&self.agents));
         for url in self.options.typed_addresses() {
             if let Some(url) = GitUrl::of_context(url)? {
                 git.trust(&url.remote);

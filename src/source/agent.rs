@@ -118,6 +118,22 @@ impl Agents {
     /// A socket that leads to the agent of this id, as long as the result lives; `None` when there is
     /// no such agent.
     pub fn forward(&self, id: &str, store: &Store) -> anyhow::Result<Option<Forwarded>> {
+        self.socket(id, store)?
+            .map(|agent| Forwarded::start(agent, store))
+            .transpose()
+    }
+
+    /// The socket of an agent for programs that this one runs, as they find it; `None` when there is no such agent.
+    pub fn for_program(&self, id: &str, store: &Store) -> anyhow::Result<Option<PathBuf>> {
+        let of_child = |path: PathBuf| match path.strip_prefix("/proc/self") {
+            Ok(rest) => Path::new("/proc").join(std::process::id().to_string()).join(rest),
+            Err(_) => path,
+        };
+        Ok(self.socket(id, store)?.map(of_child))
+    }
+
+    /// The socket of the agent itself, which is started if it is ours.
+    fn socket(&self, id: &str, store: &Store) -> anyhow::Result<Option<PathBuf>> {
         let agent = match self.0.get(id) {
             None => return Ok(None),
             Some(Agent::Running(path)) => path.clone(),
@@ -133,7 +149,7 @@ impl Agents {
         // Told now, and not as a strange failure inside of the step.
         UnixStream::connect(&agent)
             .with_context(|| format!("connecting to the ssh agent {}", agent.display()))?;
-        Forwarded::start(agent, store).map(Some)
+        Ok(Some(agent))
     }
 }
 

@@ -210,22 +210,32 @@ fn repositories_behind_ssh() {
             server.port,
             repositories.path("r").display()
         );
-        let build = |url: &str| -> Run {
-            let out = env.path("out");
-            let output = format!("type=local,dest={}", out.display());
-            let mut command = env.rbuild_command(["build", "--progress=plain", "-o", &output, url]);
-            command
-                .env("SSH_AUTH_SOCK", &server.agent_socket)
-                .output()
-                .unwrap()
-                .into()
+        let build = |url: &str, agent: bool, more: &[&str]| -> Run {
+            let output = format!("type=local,dest={}", env.path("out").display());
+            let args = ["build", "--progress=plain", "--no-cache", "-o", &output, url];
+            let mut command = env.rbuild_command(args.into_iter().chain(more.iter().copied()));
+            if agent {
+                command.env("SSH_AUTH_SOCK", &server.agent_socket);
+            }
+            command.output().unwrap().into()
         };
         // A3-8: a host that is not known is not spoken to.
-        let unknown = build(&url).fails(1);
+        let unknown = build(&url, true, &[]).fails(1);
         assert!(unknown.stderr.contains("known_hosts"), "{}", unknown.stderr);
         env.write(".ssh/known_hosts", &server.host_key);
-        build(&format!("{url}#main")).ok();
+        build(&format!("{url}#main"), true, &[]).ok();
         assert_eq!(text(env, "f"), "f");
+        // Without keys nobody is let in; --ssh gives them, by the file or by the agent.
+        let nobody = build(&url, false, &["--pull"]).fails(1);
+        assert!(nobody.stderr.contains("--ssh default=KEY"), "{}", nobody.stderr);
+        let key = format!("default={}", env.path("login_key").display());
+        let socket = format!("default={}", server.agent_socket.display());
+        for value in [&key, &socket] {
+            repositories.commit("r", &[("f", value)]);
+            build(&url, false, &["--ssh", value]).ok();
+            assert_eq!(&text(env, "f"), value);
+        }
+        crate::errors::nothing_left(env);
     });
 }
 

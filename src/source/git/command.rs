@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -68,10 +68,12 @@ pub fn kill_running() {
 }
 
 /// How `git` is run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Git {
     environment: Vec<(OsString, OsString)>,
     stall: Duration,
+    /// The socket of an agent, if it is another one than the caller's.
+    agent: OnceLock<PathBuf>,
 }
 
 impl Git {
@@ -109,7 +111,16 @@ impl Git {
             environment.push((name.into(), value.into()));
         }
         environment.push(("GIT_SSH_COMMAND".into(), ssh_command(&home)));
-        Self { environment, stall }
+        Self {
+            environment,
+            stall,
+            agent: OnceLock::new(),
+        }
+    }
+
+    /// Lets ssh ask the agent with this socket for keys; the first one that is named stays.
+    pub fn use_agent(&self, socket: PathBuf) {
+        let _ = self.agent.set(socket);
     }
 
     /// A call of `git ARGS`.
@@ -256,6 +267,9 @@ impl Call<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        if let Some(agent) = self.git.agent.get() {
+            command.env("SSH_AUTH_SOCK", agent);
+        }
         if let Some(repository) = &self.repository {
             command.env("GIT_DIR", repository);
         }

@@ -113,7 +113,7 @@ impl Export<'_> {
             )));
         }
         let source = self.source;
-        let connection = source.connection(&wanted.remote);
+        let connection = source.connection(&wanted.remote).map_err(BuildError::from)?;
         let damaged = |failure| {
             BuildError::new(Damaged {
                 remote: wanted.remote.to_string(),

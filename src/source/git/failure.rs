@@ -68,7 +68,7 @@ impl Failure {
             ));
         }
         if any(&["Permission denied (", "Permission denied, "]) {
-            return Some("add a key that the server knows to the ssh agent (ssh-add)".to_owned());
+            return Some("add a key that the server knows to the ssh agent (ssh-add), or give it with --ssh default=KEY".to_owned());
         }
         if any(&[
             "could not read Username",

@@ -15,8 +15,10 @@ mod listing;
 mod refs;
 mod submodules;
 
+use std::sync::Arc;
+
 use rbuild_cache::{LayerId, Store};
-use rbuild_parser::git_url::{GitUrl, Mtime, Remote};
+use rbuild_parser::git_url::{GitUrl, Mtime, Remote, Scheme};
 
 pub use auth::GitAuth;
 pub use command::kill_running;
@@ -24,8 +26,12 @@ pub use command::kill_running;
 use crate::error::BuildError;
 use crate::graph::GitOp;
 use crate::registry::{FetchOptions, Registry};
+use crate::source::agent::Agents;
 use command::Git;
 use connection::{Connection, Moved};
+
+/// The agent of `--ssh` that repositories behind ssh are fetched with.
+const AGENT: &str = "default";
 
 /// Repositories.
 #[derive(Debug)]
@@ -37,6 +43,7 @@ pub struct GitSource {
     /// What fetches large files, and how.
     registry: Registry,
     options: FetchOptions,
+    agents: Arc<Agents>,
 }
 
 impl GitSource {
@@ -49,7 +56,14 @@ impl GitSource {
             moved: Moved::default(),
             registry,
             options,
+            agents: Arc::default(),
         }
+    }
+
+    /// With the agents that the user has named: the one called `default` is asked for keys.
+    #[must_use]
+    pub fn with_agents(self, agents: Arc<Agents>) -> Self {
+        Self { agents, ..self }
     }
 
     /// Says that the user trusts the server of this repository with secrets that name no server.
@@ -60,7 +74,7 @@ impl GitSource {
     /// The commit that `url` leads to.
     pub fn resolve(&self, url: &GitUrl) -> Result<GitOp, BuildError> {
         self.auth.learn(&url.remote, url.credentials.as_ref());
-        let connection = self.connection(&url.remote);
+        let connection = self.connection(&url.remote).map_err(BuildError::from)?;
         let checksum = url.checksum.as_deref();
         let reference = match checksum {
             Some(commit) if url.fetch_by_commit => Some(commit),
@@ -88,8 +102,13 @@ impl GitSource {
         }
     }
 
-    fn connection<'a>(&'a self, remote: &'a Remote) -> Connection<'a> {
-        Connection::new(&self.git, &self.auth, &self.moved, remote)
+    fn connection<'a>(&'a self, remote: &'a Remote) -> anyhow::Result<Connection<'a>> {
+        if remote.scheme() == Scheme::Ssh
+            && let Some(socket) = self.agents.for_program(AGENT, &self.store)?
+        {
+            self.git.use_agent(socket);
+        }
+        Ok(Connection::new(&self.git, &self.auth, &self.moved, remote))
     }
 }
 
