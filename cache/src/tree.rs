@@ -29,6 +29,13 @@ pub trait Tree: Send + Sync {
     /// with one name.
     fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError>;
 
+    /// The same as [`Tree::read_dir`], with what the tree knows of the regular files without reading them: for trees that
+    /// know it while they list.
+    fn list(&self, path: &LayerPath) -> Result<Vec<Listed>, TreeError> {
+        let entries = self.read_dir(path)?.into_iter();
+        Ok(entries.map(|entry| Listed { entry, known: None }).collect())
+    }
+
     /// Says that the whole of the directory at `path` will be asked for, except below directories for which `enter` is
     /// false: a tree that has to wait for its answers can find them all at once.
     fn prefetch(
@@ -38,6 +45,24 @@ pub trait Tree: Send + Sync {
     ) -> Result<(), TreeError> {
         Ok(())
     }
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The entry.
+    pub entry: Entry,
+    /// For a regular file what [`Tree::content_digest`] and [`Tree::link_group`] would say, if that is known already.
+    pub known: Option<Known>,
+}
+
+/// What is known of a regular file beside its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Digest of its bytes.
+    pub digest: ContentDigest,
+    /// Its group of hard links.
+    pub link: Option<u64>,
 }
 
 /// Why a tree could not be read.

@@ -108,7 +108,7 @@ fn diff(a: &Model, b: &Model, opaque: bool) -> Vec<(Entry, Vec<u8>)> {
         .map(|(p, _)| p);
     for (p, value) in b {
         let new = a.get(p) != Some(value);
-        let below_replaced = replaced.is_some_and(|r| p.strip_prefix(r).is_some());
+        let below_replaced = replaced.is_some_and(|r| p.lies_in(r));
         if new || below_replaced {
             put(p, Some(p) == replaced, &mut changes);
         }
@@ -117,7 +117,7 @@ fn diff(a: &Model, b: &Model, opaque: bool) -> Vec<(Entry, Vec<u8>)> {
         let parent = p.parent().unwrap();
         let parent_stays = parent.is_root()
             || a.get(&parent).is_some() && b.get(&parent).is_some_and(|(node, _)| *node == Node::Directory);
-        if !b.contains_key(p) && parent_stays && replaced.is_none_or(|r| p.strip_prefix(r).is_none()) {
+        if !b.contains_key(p) && parent_stays && replaced.is_none_or(|r| !p.lies_in(r)) {
             let whiteout = Entry {
                 kind: Kind::Whiteout,
                 mode: 0,

@@ -1,5 +1,7 @@
 //! Runs what the plan found missing: a vertex starts once its inputs are there, and a thread goes from one to the next.
 
+mod write;
+
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +11,6 @@ use rbuild_cache::tree::Tree;
 use rbuild_cache::{Key, LayerId, Made, Record, Store, View};
 use rbuild_executor::{Cancel, Executor};
 
-use super::leaks::{self, Guarded};
 use super::mounts::{Asking, MountInput, same_files};
 use super::ops::select::{self, Selection};
 use super::ops::{Sources, copy, mkdir};
@@ -485,22 +486,7 @@ impl Work<'_, '_> {
         if let Some(result) = self.by_content(&content)? {
             return Ok(Found::Cached(result));
         }
-        let mut builder = self.builder()?;
-        if inputs.leaks.are_sought() && !self.is_only_mounted() {
-            let mut guarded = Guarded {
-                sink: &mut builder,
-                leaks: inputs.leaks,
-                found: None,
-            };
-            plan.write(sources, &mut guarded, self.time())?;
-            if let Some((path, leak)) = guarded.found {
-                let place = format!("the layer of the step: /{path}");
-                leaks::report(inputs, leak, &place, self.vertex.location.as_ref())?;
-            }
-        } else {
-            plan.write(sources, &mut builder, self.time())?;
-        }
-        let layer = builder.commit().map_err(BuildError::new)?;
+        let layer = self.write(&plan, sources)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
     }
 
@@ -519,7 +505,7 @@ impl Work<'_, '_> {
             return Ok(Found::Cached(result));
         }
         let mut builder = self.builder()?;
-        plan.write(Sources::default(), &mut builder, self.time())?;
+        plan.write(Sources::default(), None, &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
         self.record(layer, &[content], Vec::new()).map(Found::Made)
     }

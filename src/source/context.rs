@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
-use rbuild_cache::tree::{Tree, TreeError};
+use rbuild_cache::tree::{Listed, Tree, TreeError};
 use rbuild_cache::{ContentDigest, StoreError, View};
 use rbuild_parser::ignore::Matcher;
 
@@ -53,6 +53,10 @@ impl Tree for BuildContext {
 
     fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
         self.tree().read_dir(path)
+    }
+
+    fn list(&self, path: &LayerPath) -> Result<Vec<Listed>, TreeError> {
+        self.tree().list(path)
     }
 
     fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {

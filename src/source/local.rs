@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use anyhow::Context as _;
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
-use rbuild_cache::tree::{Tree, TreeError};
+use rbuild_cache::tree::{Known, Listed, Tree, TreeError};
 use rbuild_cache::{ContentDigest, FileMemory, FileStat};
 use rbuild_parser::ignore::Matcher;
 use rustix::fs::{Mode, OFlags};
@@ -210,6 +210,38 @@ impl LocalContext {
         open().map_err(|source| at(path, source))
     }
 
+    /// Digest and identity of a file that did not change while it was read, and still is as long as `entry` says.
+    fn hash_unchanged(&self, entry: &Entry) -> Result<(ContentDigest, FileStat), TreeError> {
+        /// A file that is being written is read again, but not for ever.
+        const ATTEMPTS: usize = 5;
+
+        let path = &entry.path;
+        for _ in 0..ATTEMPTS {
+            let (mut file, opened) = self.open_file(path)?;
+            if entry.kind != (Kind::File { size: opened.size }) {
+                break;
+            }
+            let (digest, size) = hash(&mut file).map_err(|source| at(path, source))?;
+            let closed = scan::file_stat(file.as_fd()).map_err(|source| at(path, source))?;
+            if closed == Some(opened) && size == opened.size {
+                return Ok((digest, opened));
+            }
+        }
+        Err(at(
+            path,
+            io::Error::other("the file changed while it was being read"),
+        ))
+    }
+
+    fn group_of(&self, node: &Node) -> Option<u64> {
+        if !node.linked || self.mode != ContextMode::Raw {
+            return None;
+        }
+        let mut links = lock(&self.links);
+        let next = links.len() as u64;
+        Some(*links.entry((node.stat.dev, node.stat.ino)).or_insert(next))
+    }
+
     fn warn_of(&self, sockets: &[LayerPath]) {
         if !sockets.is_empty() {
             let lines = sockets
@@ -258,6 +290,17 @@ impl Tree for LocalContext {
             .collect())
     }
 
+    fn list(&self, path: &LayerPath) -> Result<Vec<Listed>, TreeError> {
+        let listed = |node: &Node| Listed {
+            entry: self.mode.shown(node.entry.clone()),
+            known: node.digest.map(|digest| Known {
+                digest,
+                link: self.group_of(node),
+            }),
+        };
+        Ok(self.listing(path)?.nodes.iter().map(listed).collect())
+    }
+
     fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
         Ok(Box::new(self.open_file(path)?.0))
     }
@@ -268,14 +311,7 @@ impl Tree for LocalContext {
         if let Some((Some(digest), _)) = seen {
             return Ok(digest);
         }
-        let (mut file, opened) = self.open_file(path)?;
-        let (digest, size) = hash(&mut file).map_err(|source| at(path, source))?;
-        if entry.kind != (Kind::File { size }) {
-            return Err(at(
-                path,
-                io::Error::other("the file changed while it was being read"),
-            ));
-        }
+        let (digest, opened) = self.hash_unchanged(entry)?;
         if let Some(memory) = &self.memory
             && seen.is_some_and(|(_, stat)| stat == opened)
             && entry.xattrs.is_empty()
@@ -287,15 +323,7 @@ impl Tree for LocalContext {
     }
 
     fn link_group(&self, entry: &Entry) -> Result<Option<u64>, TreeError> {
-        if self.mode != ContextMode::Raw {
-            return Ok(None);
-        }
-        let Some(Some(stat)) = self.node(&entry.path, |node| node.linked.then_some(node.stat))? else {
-            return Ok(None);
-        };
-        let mut links = lock(&self.links);
-        let next = links.len() as u64;
-        Ok(Some(*links.entry((stat.dev, stat.ino)).or_insert(next)))
+        Ok(self.node(&entry.path, |node| self.group_of(node))?.flatten())
     }
 
     fn prefetch(
@@ -347,6 +375,8 @@ struct Queue {
     waiting: Vec<LayerPath>,
     /// Threads that are listing a directory now.
     busy: usize,
+    /// Threads that wait for one.
+    idle: usize,
     found: Vec<(LayerPath, Listing)>,
     failure: Option<TreeError>,
 }
@@ -363,7 +393,9 @@ impl Walk<'_> {
                 if queue.busy == 0 {
                     return;
                 }
+                queue.idle += 1;
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.idle -= 1;
                 continue;
             };
             queue.busy += 1;
@@ -382,7 +414,10 @@ impl Walk<'_> {
                     queue.failure.get_or_insert(failure);
                 }
             }
-            self.changed.notify_all();
+            // Waking somebody costs a system call even when nobody sleeps.
+            if queue.idle > 0 && (queue.waiting.len() > 1 || queue.busy == 0) {
+                self.changed.notify_all();
+            }
         }
     }
 

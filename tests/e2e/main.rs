@@ -81,6 +81,8 @@ mod foreign;
 // Archives byte by byte.
 #[path = "../common/tar.rs"]
 mod tar;
+// What gets from a context into a layer: odd names and files, files that change, bytes of earlier layers.
+mod packing;
 // Which room may use which.
 mod rooms;
 // The rules of the specification that only a build shows, one test or row each, named by their IDs.

@@ -172,7 +172,7 @@ impl IndexAssembler {
             return Err(bad());
         }
         if self.is_directory(path) {
-            if target.strip_prefix(path).is_some() {
+            if target.lies_in(path) {
                 return Err(bad());
             }
             self.remove_below(path);
@@ -257,8 +257,7 @@ impl IndexAssembler {
 
     fn remove_below(&mut self, path: &LayerPath) {
         self.known = None;
-        self.names
-            .retain(|name, _| name == path || name.strip_prefix(path).is_none());
+        self.names.retain(|name, _| name == path || !name.lies_in(path));
     }
 }
 

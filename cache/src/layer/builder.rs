@@ -92,7 +92,7 @@ impl LayerBuilder {
         while self
             .open
             .last()
-            .is_some_and(|directory| entry.path.strip_prefix(directory).is_none())
+            .is_some_and(|directory| !entry.path.lies_in(directory))
         {
             self.open.pop();
         }

@@ -220,7 +220,7 @@ fn beyond(seen: &[Seen]) -> &[Seen] {
         return seen;
     };
     let inside = if first.is_dir() {
-        rest.partition_point(|other| other.path.strip_prefix(&first.path).is_some())
+        rest.partition_point(|other| other.path.lies_in(&first.path))
     } else {
         0
     };
@@ -234,7 +234,7 @@ fn with_parents(found: Vec<Change>) -> Vec<Change> {
     for change in found {
         while open
             .last()
-            .is_some_and(|directory| change.path().strip_prefix(directory).is_none())
+            .is_some_and(|directory| !change.path().lies_in(directory))
         {
             open.pop();
         }

@@ -1,6 +1,7 @@
 //! One entry of a layer: what a tar header says, without the tar.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// A time as a file system keeps it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,14 +15,15 @@ pub struct Timestamp {
 /// Path below a root: components joined by `/`, none of them empty, `.`, `..` or holding a NUL;
 /// no leading and no trailing slash; bytes, not text. The root itself is the empty path.
 ///
-/// Ordered by components, so that a directory is followed at once by all that lies in it.
+/// Ordered by components, so that a directory is followed at once by all that lies in it. The bytes are shared by
+/// all clones: contexts have a million files, and each path is in several lists.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct LayerPath(Vec<u8>);
+pub struct LayerPath(Arc<[u8]>);
 
 impl LayerPath {
     /// The root.
     pub fn root() -> Self {
-        Self(Vec::new())
+        Self::default()
     }
 
     /// `bytes` cleaned lexically as Go's `path.Clean("/" + bytes)`: `.` and empty components are
@@ -33,7 +35,7 @@ impl LayerPath {
             .split(|b| *b == b'/')
             .all(|component| !matches!(component, b"" | b"." | b".."))
         {
-            return Self(bytes.to_vec());
+            return Self(bytes.into());
         }
         let mut path = Self::root();
         for component in bytes.split(|b| *b == b'/') {
@@ -59,12 +61,10 @@ impl LayerPath {
     /// This path and one more component, which must be a plain name.
     pub fn join(&self, name: &[u8]) -> Self {
         debug_assert!(!name.is_empty() && !name.contains(&b'/'));
-        let mut bytes = self.0.clone();
-        if !bytes.is_empty() {
-            bytes.push(b'/');
+        if self.is_root() {
+            return Self(name.into());
         }
-        bytes.extend_from_slice(name);
-        Self(bytes)
+        self.and(name)
     }
 
     /// This path followed by all components of `rest`.
@@ -76,7 +76,16 @@ impl LayerPath {
                 self.clone()
             };
         }
-        Self([self.as_bytes(), rest.as_bytes()].join(&b'/'))
+        self.and(rest.as_bytes())
+    }
+
+    /// This path, which is not the root, and `rest`.
+    fn and(&self, rest: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + rest.len());
+        bytes.extend_from_slice(&self.0);
+        bytes.push(b'/');
+        bytes.extend_from_slice(rest);
+        Self(bytes.into())
     }
 
     /// The directory that holds it; `None` for the root.
@@ -85,7 +94,7 @@ impl LayerPath {
             return None;
         }
         let end = self.0.iter().rposition(|b| *b == b'/').unwrap_or(0);
-        Some(Self(self.0[..end].to_vec()))
+        Some(Self(self.0[..end].into()))
     }
 
     /// The last component; empty for the root.
@@ -108,9 +117,17 @@ impl LayerPath {
         if ancestor.is_root() {
             return Some(self.clone());
         }
-        match self.0.strip_prefix(ancestor.0.as_slice())? {
+        match self.0.strip_prefix(&*ancestor.0)? {
             b"" => Some(Self::root()),
-            rest => rest.strip_prefix(b"/").map(|rest| Self(rest.to_vec())),
+            rest => rest.strip_prefix(b"/").map(|rest| Self(rest.into())),
+        }
+    }
+
+    /// Whether it is `ancestor` or lies below it.
+    pub fn lies_in(&self, ancestor: &LayerPath) -> bool {
+        match self.0.strip_prefix(&*ancestor.0) {
+            Some(rest) => ancestor.is_root() || matches!(rest.first(), None | Some(b'/')),
+            None => false,
         }
     }
 
@@ -129,7 +146,7 @@ impl Ord for LayerPath {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         // A slash sorts below every other byte, which equals the order by components.
         let key = |b: &u8| if *b == b'/' { 0u16 } else { u16::from(*b) + 1 };
-        match self.0.iter().zip(&other.0).find(|(a, b)| a != b) {
+        match self.0.iter().zip(&*other.0).find(|(a, b)| a != b) {
             Some((a, b)) => key(a).cmp(&key(b)),
             None => self.0.len().cmp(&other.0.len()),
         }
@@ -294,6 +311,17 @@ mod tests {
                 .strip_prefix(&LayerPath::clean(b"a"))
                 .is_none()
         );
+        for (ancestor, lies) in [
+            ("", true),
+            ("a", true),
+            ("a/b/c", true),
+            ("a/bc", false),
+            ("a/b/c/d", false),
+        ] {
+            let ancestor = LayerPath::clean(ancestor.as_bytes());
+            assert_eq!(path.lies_in(&ancestor), lies, "{ancestor}");
+            assert_eq!(path.strip_prefix(&ancestor).is_some(), lies, "{ancestor}");
+        }
         assert_eq!(path.parent().unwrap().as_bytes(), b"a/b");
         assert_eq!(path.name(), b"c");
     }

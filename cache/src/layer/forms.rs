@@ -361,8 +361,12 @@ impl Layer {
     }
 
     /// The index file; `None` when it is missing or damaged.
+    pub(super) fn index_path(&self) -> PathBuf {
+        self.directory().join("index")
+    }
+
     pub(super) fn stored_index(&self) -> Result<Option<LayerIndex>, StoreError> {
-        let path = self.directory().join("index");
+        let path = self.index_path();
         match fs::read(&path) {
             Ok(bytes) => Ok(LayerIndex::from_bytes(&bytes).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

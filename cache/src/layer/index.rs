@@ -87,8 +87,7 @@ impl LayerIndex {
         } else {
             self.entries.partition_point(|e| e.entry.path <= *path)
         };
-        let end =
-            start + self.entries[start..].partition_point(|e| e.entry.path.strip_prefix(path).is_some());
+        let end = start + self.entries[start..].partition_point(|e| e.entry.path.lies_in(path));
         Children {
             rest: &self.entries[start..end],
         }
@@ -154,6 +153,20 @@ impl LayerIndex {
 
     /// From a file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, IndexDamaged> {
+        let input = Self::read(bytes)?;
+        // An entry takes more than 16 bytes, so that no count can ask for more memory than the file has.
+        let mut entries = Vec::with_capacity(input.left.min(bytes.len() / 16));
+        for entry in input {
+            entries.push(entry?);
+        }
+        if !entries.is_sorted_by(|a: &IndexEntry, b| a.entry.path < b.entry.path) {
+            return Err(IndexDamaged);
+        }
+        Ok(Self::from_sorted(entries))
+    }
+
+    /// The entries of a file, one after the other.
+    pub(super) fn read(bytes: &[u8]) -> Result<Stored<'_>, IndexDamaged> {
         let (body, checksum) = bytes
             .split_at_checked(bytes.len().wrapping_sub(CHECKSUM))
             .ok_or(IndexDamaged)?;
@@ -161,16 +174,8 @@ impl LayerIndex {
             return Err(IndexDamaged);
         }
         let mut input = Decoder(body.strip_prefix(MAGIC).ok_or(IndexDamaged)?);
-        let count = usize::try_from(input.u64()?).map_err(|_| IndexDamaged)?;
-        // An entry takes more than 16 bytes, so that no count can ask for more memory than the file has.
-        let mut entries = Vec::with_capacity(count.min(body.len() / 16));
-        for _ in 0..count {
-            entries.push(input.entry()?);
-        }
-        if !input.0.is_empty() || !entries.is_sorted_by(|a: &IndexEntry, b| a.entry.path < b.entry.path) {
-            return Err(IndexDamaged);
-        }
-        Ok(Self::from_sorted(entries))
+        let left = usize::try_from(input.u64()?).map_err(|_| IndexDamaged)?;
+        Ok(Stored { input, left })
     }
 
     fn position(&self, path: &LayerPath) -> Option<usize> {
@@ -189,7 +194,7 @@ impl<'a> Iterator for Children<'a> {
 
     fn next(&mut self) -> Option<&'a IndexEntry> {
         let (child, rest) = self.rest.split_first()?;
-        let below = |e: &IndexEntry| e.entry.path.strip_prefix(&child.entry.path).is_some();
+        let below = |e: &IndexEntry| e.entry.path.lies_in(&child.entry.path);
         // All that lies below the child follows it.
         let skip = if child.entry.is_dir() {
             rest.partition_point(below)
@@ -264,6 +269,29 @@ impl Encoder {
             self.bytes(name);
             self.bytes(value);
         }
+    }
+}
+
+/// The entries of an index file. It ends with the first that is damaged, or with one that is there too much.
+pub(super) struct Stored<'a> {
+    input: Decoder<'a>,
+    left: usize,
+}
+
+impl Iterator for Stored<'_> {
+    type Item = Result<IndexEntry, IndexDamaged>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(left) = self.left.checked_sub(1) else {
+            let rest = std::mem::take(&mut self.input.0);
+            return (!rest.is_empty()).then_some(Err(IndexDamaged));
+        };
+        let entry = self.input.entry();
+        self.left = if entry.is_ok() { left } else { 0 };
+        if entry.is_err() {
+            self.input.0 = &[];
+        }
+        Some(entry)
     }
 }
 

@@ -235,7 +235,7 @@ impl<'a> Destination<'a> {
         }
         if was_directory {
             self.planned
-                .retain(|other| other.entry.path == path || other.entry.path.strip_prefix(&path).is_none());
+                .retain(|other| other.entry.path == path || !other.entry.path.lies_in(&path));
             let paths = self.planned.iter().map(|planned| planned.entry.path.clone());
             self.index = paths.enumerate().map(|(index, path)| (path, index)).collect();
         }

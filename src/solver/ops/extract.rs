@@ -57,6 +57,6 @@ pub fn extract(
     let plan = copy::plan(&CopyOp::of_all(), &selection, sources, &nothing)?;
     let mut builder = store.layer_builder()?;
     // Directories that the archive only implies have no time of their own.
-    plan.write(sources, &mut builder, Timestamp::default())?;
+    plan.write(sources, None, &mut builder, Timestamp::default())?;
     Ok(builder.commit()?)
 }

@@ -6,8 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, bail};
-use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
-use rbuild_cache::{ContentDigest, Key};
+use rbuild_cache::layer::{Entry, Kind, Layer, LayerPath, Reuse, Timestamp, Wanted};
+use rbuild_cache::{ContentDigest, Key, StoreError};
 
 use super::stream::{self, Files, SourceFile};
 use super::{EntrySink, SourceNumber, Sources};
@@ -75,27 +75,67 @@ impl LayerPlan {
         self.entries.is_empty()
     }
 
-    /// Streams the entries into `out`. What the layer itself makes gets the time `now`. Fails when a file of `sources`
-    /// no longer has the content that its selection was keyed with.
-    pub fn write(&self, sources: Sources<'_>, out: &mut dyn EntrySink, now: Timestamp) -> anyhow::Result<()> {
+    /// Streams the entries into `out`. What the layer itself makes gets the time `now`. Files that `reuse` has are read
+    /// there ([`LayerPlan::reuse`]). Fails when a file of `sources` no longer has the content that its selection was
+    /// keyed with.
+    pub fn write(
+        &self,
+        sources: Sources<'_>,
+        reuse: Option<&Reuse>,
+        out: &mut dyn EntrySink,
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
         let mut files = Vec::new();
-        for planned in &self.entries {
-            if let (Data::Source { source, path, .. }, Kind::File { size }) =
-                (&planned.data, &planned.entry.kind)
-                && *size > 0
-            {
-                let tree = sources.get(*source)?;
-                let size = *size;
-                files.push(SourceFile { tree, path, size });
-            }
+        for (number, (file, source, path)) in self.files().enumerate() {
+            let place = reuse.and_then(|reuse| Some((reuse, reuse.place(number)?)));
+            files.push(SourceFile {
+                tree: sources.get(source)?,
+                path,
+                size: file.size,
+                reused: place,
+            });
         }
         if files.is_empty() {
-            return self.write_all(&mut Files::none(), out, now);
+            return self.write_all(&mut Files::none(), &files, out, now);
         }
-        stream::read_ahead(&files, |files| self.write_all(files, out, now))
+        stream::read_ahead(&files, |ahead| self.write_all(ahead, &files, out, now))
     }
 
-    fn write_all(&self, files: &mut Files, out: &mut dyn EntrySink, now: Timestamp) -> anyhow::Result<()> {
+    /// What an earlier layer has of the files of this one.
+    pub fn reuse(&self, layer: &Layer) -> Result<Option<Reuse>, StoreError> {
+        let wanted: Vec<Wanted<'_>> = self.files().map(|(file, ..)| file).collect();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        layer.reuse(wanted.into_iter())
+    }
+
+    /// The files that have bytes in a source, and which.
+    fn files(&self) -> impl Iterator<Item = (Wanted<'_>, SourceNumber, &LayerPath)> {
+        self.entries.iter().filter_map(|planned| {
+            let Data::Source { source, path, digest } = &planned.data else {
+                return None;
+            };
+            let Kind::File { size: size @ 1.. } = planned.entry.kind else {
+                return None;
+            };
+            let wanted = Wanted {
+                path: &planned.entry.path,
+                size,
+                digest,
+            };
+            Some((wanted, *source, path))
+        })
+    }
+
+    fn write_all(
+        &self,
+        ahead: &mut Files,
+        files: &[SourceFile<'_>],
+        out: &mut dyn EntrySink,
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
+        let mut files = files.iter();
         for planned in &self.entries {
             let stamped;
             let mut entry = &planned.entry;
@@ -113,13 +153,16 @@ impl LayerPlan {
             match &planned.data {
                 Data::None => bail!("{} has no content", entry.path),
                 Data::Source { path, digest, .. } => {
-                    let written = if size == 0 {
-                        out.append(entry, Some(&mut io::empty()))
-                    } else {
-                        out.append(entry, Some(&mut files.next_file()))
+                    let file = if size == 0 { None } else { files.next() };
+                    let written = match file {
+                        None => out.append(entry, Some(&mut io::empty())),
+                        Some(_) => out.append(entry, Some(&mut ahead.next_file())),
                     };
                     let written = written.with_context(|| format!("copying {path}"))?;
                     if written != Some(*digest) {
+                        if let Some((tar, _)) = file.and_then(|file| file.reused) {
+                            tar.spoil();
+                        }
                         bail!("{path} changed while it was being copied");
                     }
                 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::{Entry, Kind, LayerPath};
-use rbuild_cache::tree::{self, Tree, TreeError};
+use rbuild_cache::tree::{self, Listed, Tree, TreeError};
 use rbuild_cache::{ContentDigest, Key, KeyBuilder};
 use rbuild_parser::glob;
 use rbuild_parser::ignore::Matcher;
@@ -408,11 +408,11 @@ impl Finder<'_> {
         };
         self.source.prefetch(real, &enter)?;
         let mut open = vec![Level {
-            entries: self.source.read_dir(real)?.into_iter(),
+            entries: self.source.list(real)?.into_iter(),
             held: None,
         }];
         while let Some(level) = open.last_mut() {
-            let Some(entry) = level.entries.next() else {
+            let Some(Listed { entry, known }) = level.entries.next() else {
                 // A directory that is excluded exists to hold what is included again, or not at all.
                 if level.held.is_some_and(|index| index + 1 == items.len()) {
                     items.pop();
@@ -429,7 +429,7 @@ impl Finder<'_> {
                 continue;
             }
             let entries = if directory {
-                self.source.read_dir(&entry.path)?
+                self.source.list(&entry.path)?
             } else {
                 Vec::new()
             };
@@ -437,8 +437,8 @@ impl Finder<'_> {
             items.push(Item {
                 relative,
                 entry,
-                digest: None,
-                link: None,
+                digest: known.map(|known| known.digest),
+                link: known.and_then(|known| known.link),
             });
             if directory {
                 open.push(Level {
@@ -453,7 +453,7 @@ impl Finder<'_> {
 
 /// A directory on the way down.
 struct Level {
-    entries: std::vec::IntoIter<Entry>,
+    entries: std::vec::IntoIter<Listed>,
     /// Its index among the items if it is excluded.
     held: Option<usize>,
 }
@@ -535,18 +535,18 @@ fn not_found(path: &LayerPath) -> anyhow::Error {
     anyhow::anyhow!("{:?}: not found", path.to_string())
 }
 
-/// Finds the digests and hard links of all regular files, on as many threads as there are processors.
+/// Finds the digests and hard links of the regular files of which they are not known, on as many threads as there are processors.
 fn digest_all(sources: Sources<'_>, matches: &mut [Match]) -> anyhow::Result<()> {
     /// Files that a thread takes at once.
     const BATCH: usize = 32;
     type Facts = (usize, ContentDigest, Option<u64>);
 
-    let is_file = |item: &&mut Item| matches!(item.entry.kind, Kind::File { .. });
+    let is_open = |item: &&mut Item| matches!(item.entry.kind, Kind::File { .. }) && item.digest.is_none();
     let mut files: Vec<&mut Item> = Vec::new();
     let mut trees: Vec<&dyn Tree> = Vec::new();
     for matched in matches {
         let before = files.len();
-        files.extend(matched.found.items_mut().iter_mut().filter(is_file));
+        files.extend(matched.found.items_mut().iter_mut().filter(is_open));
         if files.len() > before {
             trees.resize(files.len(), sources.get(matched.source)?);
         }

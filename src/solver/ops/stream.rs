@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
-use rbuild_cache::layer::LayerPath;
+use rbuild_cache::layer::{LayerPath, Reuse};
 use rbuild_cache::tree::Tree;
 
 /// Bytes of a block.
@@ -50,6 +50,22 @@ pub(super) struct SourceFile<'a> {
     pub tree: &'a dyn Tree,
     pub path: &'a LayerPath,
     pub size: u64,
+    /// An earlier layer that has the same bytes, and where.
+    pub reused: Option<(&'a Reuse, u64)>,
+}
+
+/// The bytes of an earlier layer from some place on.
+struct FromTar<'a> {
+    tar: &'a Reuse,
+    offset: u64,
+}
+
+impl Read for FromTar<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.tar.read_at(out, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
 }
 
 /// Gives `consume` the contents of `files`, each to be read to its end. A file that has
@@ -96,6 +112,9 @@ impl Producer {
             match self.file(file) {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => {
+                    if let Some((tar, _)) = file.reused {
+                        tar.spoil();
+                    }
                     self.end_part(true, Some(failure));
                     break;
                 }
@@ -107,10 +126,17 @@ impl Producer {
     }
 
     fn file(&mut self, file: &SourceFile<'_>) -> Result<io::Result<()>, Gone> {
-        let SourceFile { tree, path, size } = *file;
-        let mut reader = match tree.open(path) {
-            Ok(reader) => reader,
-            Err(error) => return Ok(Err(io::Error::other(error))),
+        let SourceFile { tree, path, size, .. } = *file;
+        let (mut of_tar, mut of_tree);
+        let reader: &mut dyn Read = if let Some((tar, offset)) = file.reused {
+            of_tar = FromTar { tar, offset };
+            &mut of_tar
+        } else {
+            match tree.open(path) {
+                Ok(reader) => of_tree = reader,
+                Err(error) => return Ok(Err(io::Error::other(error))),
+            }
+            &mut of_tree
         };
         let mut left = size;
         while left > 0 {

@@ -82,7 +82,7 @@ fn copied(op: &CopyOp, source: &dyn Tree, base: &Memory) -> anyhow::Result<Memor
     let selection = copy::selection(op, Sources::of(source))?;
     let plan = copy::plan(op, &selection, Sources::of(source), base)?;
     let mut layer = Memory::default();
-    plan.write(Sources::of(source), &mut layer, NOW)?;
+    plan.write(Sources::of(source), None, &mut layer, NOW)?;
     Ok(layer)
 }
 
@@ -664,7 +664,7 @@ fn a_change_after_the_key_is_an_error() {
             fs::write(dir.path().join("f"), after).unwrap();
         }
         let error = plan
-            .write(Sources::of(&tree), &mut Memory::default(), NOW)
+            .write(Sources::of(&tree), None, &mut Memory::default(), NOW)
             .unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("/f"), "{text}");
@@ -724,7 +724,7 @@ fn directories_are_made_for_workdir() {
         };
         let mut layer = Memory::default();
         let result = mkdir::plan(&op, &Memory::of(base))
-            .and_then(|plan| plan.write(Sources::default(), &mut layer, NOW));
+            .and_then(|plan| plan.write(Sources::default(), None, &mut layer, NOW));
         match (result, wanted.first().and_then(|wanted| wanted.strip_prefix('!'))) {
             (Ok(()), None) => assert_eq!(layer.lines(false), wanted, "{dir}"),
             (Err(error), Some(text)) => assert!(error.to_string().contains(text), "{dir}: {error}"),

@@ -67,8 +67,7 @@ impl Memory {
     pub(super) fn apply(&mut self, layer: &Memory) {
         for (path, (entry, data)) in &layer.0 {
             if !entry.is_dir() {
-                self.0
-                    .retain(|other, _| other == path || other.strip_prefix(path).is_none());
+                self.0.retain(|other, _| other == path || !other.lies_in(path));
             }
             self.0.insert(path.clone(), (entry.clone(), data.clone()));
         }
