@@ -150,6 +150,11 @@ enum State {
 }
 
 impl VerifiedReader {
+    /// The file of the blob, for whoever shares its bytes; they are verified when [`VerifiedReader::finish`] says so.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Reads what is left, to verify the whole blob.
     pub fn finish(mut self) -> io::Result<()> {
         io::copy(&mut self, &mut io::sink()).map(drop)

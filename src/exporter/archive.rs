@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use rbuild_cache::layer::{Entry, Kind, LayerPath, TarWriter, Timestamp};
-use rbuild_cache::{Descriptor, Digest, Store};
+use rbuild_cache::{Descriptor, Digest, Store, VerifiedReader};
 use serde_json::{Value, json};
 
 use super::Destination;
@@ -100,11 +100,6 @@ pub enum Format {
     Docker,
 }
 
-enum Bytes<'a> {
-    Here(&'a [u8]),
-    Stored,
-}
-
 /// Writes `images` as a tar to `dest`.
 pub fn write_tar(
     store: &Store,
@@ -130,17 +125,22 @@ pub fn write_tar(
         for directory in ["blobs", "blobs/sha256"] {
             tar.append(&member(directory, Kind::Directory { opaque: false }, 0o755), None)?;
         }
-        write_members(store, images, format, epoch, &mut |name, size, data| {
-            tar.append(&member(name, Kind::File { size }, 0o644), Some(data))
-                .map(drop)
+        write_members(store, images, format, epoch, &mut |name, size, bytes| {
+            let member = member(name, Kind::File { size }, 0o644);
+            match bytes {
+                Bytes::Here(mut bytes) => tar.append(&member, Some(&mut bytes)),
+                Bytes::Stored(mut blob) => tar.append(&member, Some(&mut blob)),
+            }
+            .map(drop)
         })?;
         tar.finish()?;
         Ok(())
     })
 }
 
-/// Writes `images` as a layout into the directory `dest`. Blobs of another image that are there stay; the index, which
-/// comes last, names the new images only.
+/// Writes `images` as a layout into the directory `dest`. Blobs that are there stay, so that an export over the last one
+/// writes only what is new; a blob gets its name when it is whole, so its size tells whether it is. The index, which comes
+/// last, names the new images only.
 pub fn write_directory(
     store: &Store,
     images: &[Archived],
@@ -151,15 +151,13 @@ pub fn write_directory(
     let doing = || format!("writing the image layout {}", dest.display());
     std::fs::create_dir_all(dest.join("blobs/sha256")).with_context(doing)?;
     let mut last = None;
-    write_members(store, images, format, epoch, &mut |name, size, data| {
-        let file = Replacement::write(&dest.join(name), |out| {
-            let copied = io::copy(&mut data.take(size), out)?;
-            if copied == size {
-                Ok(())
-            } else {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            }
-        })?;
+    write_members(store, images, format, epoch, &mut |name, size, bytes| {
+        let path = dest.join(name);
+        let file = match bytes {
+            Bytes::Here(bytes) => Replacement::write(&path, |out| out.write_all(bytes))?,
+            Bytes::Stored(_) if is_file_of(&path, size) => return Ok(()),
+            Bytes::Stored(blob) => blob_file(&path, size, blob)?,
+        };
         if name == "index.json" {
             last = Some(file);
         } else {
@@ -174,8 +172,31 @@ pub fn write_directory(
     Ok(())
 }
 
+fn is_file_of(path: &Path, size: u64) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
+}
+
+/// A blob as a file of its own. On file systems that can, the two share their bytes until one is written to. A hard link
+/// would share the file itself: whoever may write to or chown the export would do it to the store.
+fn blob_file(path: &Path, size: u64, mut blob: VerifiedReader) -> io::Result<Replacement> {
+    if let Some(file) = Replacement::clone_of(path, blob.file())? {
+        blob.finish()?;
+        return Ok(file);
+    }
+    Replacement::write(path, |out| match io::copy(&mut blob, out)? {
+        copied if copied == size => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    })
+}
+
+/// What a file of the archive consists of.
+enum Bytes<'a> {
+    Here(&'a [u8]),
+    Stored(VerifiedReader),
+}
+
 /// Takes a file of the archive: name, size, bytes.
-type Member<'a> = dyn FnMut(&str, u64, &mut dyn Read) -> io::Result<()> + 'a;
+type Member<'a> = dyn FnMut(&str, u64, Bytes<'_>) -> io::Result<()> + 'a;
 
 fn write_members(
     store: &Store,
@@ -184,41 +205,38 @@ fn write_members(
     epoch: Option<i64>,
     write: &mut Member<'_>,
 ) -> anyhow::Result<()> {
-    let mut blobs: BTreeMap<Digest, (u64, Bytes<'_>)> = BTreeMap::new();
+    // Size, and the bytes of what is not in the store.
+    let mut blobs: BTreeMap<Digest, (u64, Option<&[u8]>)> = BTreeMap::new();
     for archived in images {
         if let Archived::Index(index) = archived {
             let Descriptor { digest, size, .. } = index.descriptor;
-            blobs.insert(digest, (size, Bytes::Here(&index.bytes)));
+            blobs.insert(digest, (size, Some(&index.bytes)));
         }
     }
     for image in images.iter().flat_map(Archived::images) {
         for layer in &image.layers {
-            blobs.insert(layer.digest, (layer.size, Bytes::Stored));
+            blobs.insert(layer.digest, (layer.size, None));
         }
         for (descriptor, bytes) in [
             (&image.manifest, &image.manifest_bytes),
             (&image.config, &image.config_bytes),
         ] {
-            blobs.insert(descriptor.digest, (descriptor.size, Bytes::Here(bytes)));
+            blobs.insert(descriptor.digest, (descriptor.size, Some(bytes)));
         }
     }
     for (digest, (size, bytes)) in blobs {
-        let name = blob_path(&digest);
-        match bytes {
-            Bytes::Here(bytes) => write(&name, size, &mut &*bytes)?,
-            Bytes::Stored => {
-                let mut reader = store.open_blob(&digest)?;
-                write(&name, size, &mut reader).with_context(|| format!("archiving the blob {digest}"))?;
-            }
-        }
+        let bytes = match bytes {
+            Some(bytes) => Bytes::Here(bytes),
+            None => Bytes::Stored(store.open_blob(&digest)?),
+        };
+        write(&blob_path(&digest), size, bytes).with_context(|| format!("archiving the blob {digest}"))?;
     }
-    let index = serde_json::to_vec(&index(images, epoch))?;
-    write("index.json", index.len() as u64, &mut index.as_slice())?;
+    let mut document = |name: &str, bytes: &[u8]| write(name, bytes.len() as u64, Bytes::Here(bytes));
+    document("index.json", &serde_json::to_vec(&index(images, epoch))?)?;
     if format == Format::Docker {
-        let manifest = serde_json::to_vec(&docker_manifest(images))?;
-        write("manifest.json", manifest.len() as u64, &mut manifest.as_slice())?;
+        document("manifest.json", &serde_json::to_vec(&docker_manifest(images))?)?;
     }
-    write("oci-layout", LAYOUT.len() as u64, &mut LAYOUT.as_bytes())?;
+    document("oci-layout", LAYOUT.as_bytes())?;
     Ok(())
 }
 

@@ -35,6 +35,14 @@ impl Replacement {
         Ok(Self { file, path })
     }
 
+    /// What will be the file `path`, with the bytes of `source`, which the two share; `None` where that cannot be.
+    pub fn clone_of(path: &Path, source: &File) -> io::Result<Option<Self>> {
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let file = Bytes::new(directory_of(&path))?;
+        let cloned = rustix::fs::ioctl_ficlone(file.as_file(), source).is_ok();
+        Ok(cloned.then_some(Self { file, path }))
+    }
+
     /// Gives the file its name, in one step.
     pub fn commit(self) -> io::Result<()> {
         match self.file {
@@ -70,6 +78,13 @@ impl Bytes {
                 .tempfile_in(directory)
                 .map(Self::Named),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn as_file(&self) -> &File {
+        match self {
+            Self::Nameless(file) => file,
+            Self::Named(file) => file.as_file(),
         }
     }
 }

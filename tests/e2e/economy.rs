@@ -1,3 +1,8 @@
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::built::{blob, manifest};
 use crate::env::as_every_user;
 
 #[test]
@@ -46,4 +51,55 @@ fn a_run_does_not_look_at_the_image() {
             "{calls} calls for a RUN that touches one of 50,000 files"
         );
     });
+}
+
+#[test]
+fn an_export_over_the_last_one_writes_only_what_is_new() {
+    as_every_user(|env| {
+        env.base();
+        env.write("app/large", "0123456789".repeat(100_000));
+        env.write("app/small", "one");
+        env.write("app/Dockerfile", "FROM base\nCOPY large /\nCOPY small /\n");
+        let (context, layout) = (env.path("app"), env.path("layout"));
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let export = || {
+            env.rbuild(["build", "-q", "-o", &output, context.to_str().unwrap()])
+                .ok();
+            layers(&layout)
+        };
+        let first = export();
+        let stored = env.store().join("blobs/sha256");
+        for layer in &first {
+            let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+            let (ours, theirs) = (stored.join(&layer.0), layout.join("blobs/sha256").join(&layer.0));
+            assert_ne!(inode(&ours), inode(&theirs), "the store would be writable");
+        }
+        assert_eq!(export(), first);
+        env.write("app/small", "two");
+        let second = export();
+        assert_eq!(second.len(), 3);
+        assert_eq!(second[..2], first[..2]);
+        assert_ne!(second[2], first[2]);
+        // What has another size is not what it says it is.
+        fs::write(layout.join("blobs/sha256").join(&first[1].0), "cut").unwrap();
+        let healed = export();
+        assert_eq!(healed[1].0, first[1].0);
+        assert_eq!(healed[1].2, first[1].2);
+        assert_ne!(healed[1].1, first[1].1);
+    });
+}
+
+/// Digest, inode and size of the files that are the layers of the layout's image.
+fn layers(layout: &Path) -> Vec<(String, u64, u64)> {
+    let manifest = manifest(layout);
+    let layers = manifest["layers"].as_array().unwrap();
+    layers
+        .iter()
+        .map(|layer| {
+            let path = blob(layout, &layer["digest"]);
+            let found = fs::metadata(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            (name.to_owned(), found.ino(), found.size())
+        })
+        .collect()
 }
