@@ -208,6 +208,10 @@ pub struct CopyOp {
     pub link: bool,
     /// Archives.
     pub unpack: Unpack,
+    /// A directory that is an operand is taken itself, so that the destination has its metadata, and not only what lies
+    /// in it. For mounts, which show it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub itself: bool,
     /// Sources come from the machine (context), so their owner becomes 0:0; else owners are kept (spec P12).
     pub reset_owner: bool,
 }
@@ -233,6 +237,7 @@ impl CopyOp {
             parents: false,
             link: false,
             unpack: Unpack::Never,
+            itself: false,
             reset_owner: true,
         }
     }

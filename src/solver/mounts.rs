@@ -264,6 +264,8 @@ pub(super) fn same_files(
         let selected = |layers: &[LayerId]| -> Result<Key, BuildError> {
             let all = CopyOp {
                 sources: vec![CopySource::literal(path)],
+                // It is seen, with its mode and its owner.
+                itself: true,
                 ..CopyOp::of_all()
             };
             Ok(select::selection(&all, Sources::of(&inputs.view(layers)?))?.key())

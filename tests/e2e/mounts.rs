@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -467,5 +467,23 @@ fn keys_are_held_by_an_agent_of_the_build() {
             "{}",
             unset.stderr
         );
+    });
+}
+
+#[test]
+fn a_mounted_directory_has_its_own_mode_and_is_known_by_it() {
+    as_every_user(|env| {
+        env.base();
+        let dockerfile = "FROM base AS made\nCOPY mode /mode\nRUN mkdir -m $(cat /mode) /d\nFROM base\n\
+             RUN --mount=source=d,target=/m --mount=from=made,source=/d,target=/n stat -c %a /m /n > /modes\n";
+        for mode in [0o700, 0o755, 0o1770] {
+            env.write("own/mode", format!("{mode:o}"));
+            env.write("own/d/file", "x");
+            fs::set_permissions(env.path("own/d"), fs::Permissions::from_mode(mode)).unwrap();
+            env.build("own", dockerfile, &[]).ok();
+            let modes = fs::read_to_string(env.unpack("own").join("modes")).unwrap();
+            fs::remove_dir_all(env.path("unpacked-own")).unwrap();
+            assert_eq!(modes, format!("{mode:o}\n{mode:o}\n"));
+        }
     });
 }

@@ -171,6 +171,7 @@ impl Transfer<'_> {
             parents: self.parents,
             link: self.link,
             unpack: self.unpack,
+            itself: false,
             reset_owner: matches!(
                 command.from,
                 None | Some(CopyFrom::Local(_) | CopyFrom::Remote(_))

@@ -255,6 +255,8 @@ fn take(
     let op = CopyOp {
         sources: vec![CopySource::literal(source)],
         dest: dest.to_owned(),
+        // The directory of the machine itself is nobody's: only what lies in it has metadata. A cache has its own.
+        itself: source != "/" && dest != "/",
         reset_owner: is_local,
         ..CopyOp::of_all()
     };

@@ -42,7 +42,7 @@ pub(super) enum Found {
     File(Item),
     /// A file that ADD extracts.
     Archive(Item),
-    /// What lies in a directory, parents before children. The directory itself says nothing.
+    /// What lies in a directory, parents before children. The directory itself says nothing, unless it is wanted.
     Contents(Vec<Item>),
     /// The same with `--parents`: all directories between the pivot and what was named are among the items.
     Parents(Vec<Item>),
@@ -133,6 +133,7 @@ pub fn selection(op: &CopyOp, sources: Sources<'_>) -> anyhow::Result<Selection>
                     source: sources.get(0)?,
                     excludes: excludes.as_ref(),
                     unpack: op.unpack == Unpack::Archives,
+                    itself: op.itself,
                     written: text,
                 };
                 if op.parents {
@@ -148,6 +149,7 @@ pub fn selection(op: &CopyOp, sources: Sources<'_>) -> anyhow::Result<Selection>
                     source: sources.get(number)?,
                     excludes: excludes.as_ref(),
                     unpack: remote.unpack,
+                    itself: op.itself,
                     written: &remote.path,
                 };
                 finder.matched(&LayerPath::clean(remote.path.as_bytes()), &mut matches)?;
@@ -187,6 +189,8 @@ struct Finder<'a> {
     excludes: Option<&'a Matcher>,
     /// Whether archives are unpacked.
     unpack: bool,
+    /// Whether a directory that is named is taken itself.
+    itself: bool,
     written: &'a str,
 }
 
@@ -229,8 +233,17 @@ impl Finder<'_> {
         };
         let name = path.name().to_vec();
         let found = if entry.is_dir() {
+            let relative = LayerPath::root();
             let mut items = Vec::new();
-            self.collect(&real.path, &LayerPath::root(), &mut items)?;
+            if self.itself {
+                items.push(Item {
+                    relative: relative.clone(),
+                    entry,
+                    digest: None,
+                    link: None,
+                });
+            }
+            self.collect(&real.path, &relative, &mut items)?;
             Found::Contents(items)
         } else {
             let excluded = |by: &Matcher| by.excludes(&name) || by.excludes(path.as_bytes());

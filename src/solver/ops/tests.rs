@@ -48,6 +48,7 @@ fn op(instruction: &str) -> CopyOp {
         parents: false,
         link: false,
         unpack,
+        itself: false,
         reset_owner: true,
     };
     while let Some(flag) = words.next_if(|word| word.starts_with("--")) {

@@ -570,6 +570,11 @@ fn run(random: &mut Random, stages: usize) -> String {
             "RUN --mount=type=bind,target=/m cd /m && find . | sort > /lm; cat a d/x >> /lm; true".to_owned()
         }
         1 => "RUN --mount=type=bind,source=d,target=/m,ro stat -c '%n %a' /m /m/* > /lm; true".to_owned(),
+        8 if stages > 1 => format!(
+            "RUN --mount=type=bind,from=s{},source={},target=/m stat -c '%n %a %u %F' /m /m/* > /lm; true",
+            random.below(stages - 1),
+            random.of(&["/x", "/d", "/y", "/"])
+        ),
         2 if stages > 1 => format!(
             "RUN --mount=type=bind,from=s{},target=/m cat /m/x /m/h /m/out > /lm 2>/dev/null; true",
             random.below(stages - 1)
