@@ -1,6 +1,8 @@
 //! Docker's other names for the same commands: `image ls`, `builder prune`, `buildx build`.
 
-use super::{Command, build, du, history, images, import, inspect, load, prune, pull, push, rmi, save, tag};
+use super::{
+    Command, build, du, history, images, imagetools, import, inspect, load, prune, pull, push, rmi, save, tag,
+};
 
 /// A group of commands.
 #[derive(Debug, clap::Subcommand)]
@@ -64,6 +66,9 @@ pub enum BuildxCommand {
     Build(Box<build::BuildArgs>),
     /// Show what takes the space of the store
     Du(du::DuArgs),
+    /// Show and make indexes at registries
+    #[command(subcommand)]
+    Imagetools(imagetools::ImagetoolsCommand),
     /// Remove build cache
     Prune(prune::PruneArgs),
 }
@@ -78,6 +83,7 @@ impl Group {
             | Self::Buildx(Buildx::Build(args)) => Command::Build(args),
             Self::Builder(Builder::Du(args)) | Self::Buildx(Buildx::Du(args)) => Command::Du(args),
             Self::Builder(Builder::Prune(args)) | Self::Buildx(Buildx::Prune(args)) => Command::Prune(args),
+            Self::Buildx(Buildx::Imagetools(command)) => Command::Imagetools(command),
             Self::Image(Image::History(args)) => Command::History(args),
             Self::Image(Image::Import(args)) => Command::Import(args),
             Self::Image(Image::Inspect(args)) => Command::Inspect(args),

@@ -95,7 +95,7 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// JSON with docker's four blanks.
-fn indented(value: &Value) -> anyhow::Result<String> {
+pub fn indented(value: &Value) -> anyhow::Result<String> {
     use serde::Serialize as _;
 
     let mut out = Vec::new();

@@ -23,15 +23,12 @@ pub struct LoadArgs {
     #[arg(short, long)]
     quiet: bool,
     /// Only this platform of images of several
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", hide = true)]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
 }
 
 /// Runs the command.
 pub fn run(args: LoadArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    if args.platform.is_some() {
-        bail!("--platform is not supported yet: all platforms of the archive are loaded");
-    }
     let input: Box<dyn Read> = match &args.input {
         Some(path) if path.as_os_str() != "-" => {
             Box::new(File::open(path).with_context(|| format!("opening {}", path.display()))?)
@@ -42,7 +39,7 @@ pub fn run(args: LoadArgs, context: &Context) -> anyhow::Result<ExitCode> {
         _ => Box::new(std::io::stdin().lock()),
     };
     let store = context.store()?;
-    let images = load(&store, input)?;
+    let images = load(&store, args.platform.as_ref(), input)?;
     let mut out = String::new();
     for image in &images {
         image.tag(&store)?;

@@ -14,11 +14,15 @@ mod groups;
 pub mod history;
 pub mod human;
 pub mod images;
+pub mod imagetools;
 pub mod import;
 pub mod inspect;
 pub mod leaving;
 pub mod load;
 pub mod lookup;
+pub mod manifest;
+pub mod members;
+pub mod merge;
 pub mod opened;
 pub mod parse;
 pub mod prune;
@@ -108,6 +112,14 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Load images from an archive
     Load(load::LoadArgs),
+    /// Put lists of images of several platforms together
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
+    /// Make one index of images that were built apart, each for its platform
+    Merge(merge::MergeArgs),
+    /// Show and make indexes at registries
+    #[command(subcommand, hide = true)]
+    Imagetools(imagetools::ImagetoolsCommand),
     /// Parse a Dockerfile and print what was understood
     Parse(parse::ParseArgs),
     /// Remove build cache
@@ -131,7 +143,14 @@ impl Command {
         use Command as C;
         matches!(
             self,
-            C::Import(_) | C::Load(_) | C::Pull(_) | C::Push(_) | C::Save(_)
+            C::Imagetools(_)
+                | C::Import(_)
+                | C::Load(_)
+                | C::Manifest(_)
+                | C::Merge(_)
+                | C::Pull(_)
+                | C::Push(_)
+                | C::Save(_)
         )
     }
 }
@@ -215,6 +234,9 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(args, context),
         Command::Inspect(args) => inspect::run(args, context),
         Command::Load(args) => load::run(args, context),
+        Command::Imagetools(command) => imagetools::run(command, context),
+        Command::Manifest(command) => manifest::run(command, context),
+        Command::Merge(args) => merge::run(args, context),
         Command::Parse(args) => parse::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),

@@ -3,18 +3,15 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use rbuild_cache::Descriptor;
-use rbuild_cache::layer::Layer;
+use rbuild_cache::Store;
 
 use super::context::{note, print};
 use super::lookup::{Listed, LookupError};
 use super::{Context, lookup};
-use crate::exporter::push::{Push, push};
 use crate::exporter::stored::StoredManifest;
-use crate::exporter::{BuiltImage, Codec, Encoding, image};
+use crate::exporter::whole::Whole;
 use crate::graph::Platform;
-use crate::registry::Reference;
-use crate::registry::document::OCI_MANIFEST;
+use crate::registry::{Reference, Registry};
 
 /// `rbuild push NAME[:TAG]`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +19,7 @@ pub struct PushArgs {
     /// Push all tags of the repository
     #[arg(short, long)]
     all_tags: bool,
-    /// Of an image of several platforms, which one
+    /// Of an image of several platforms, only this one
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
     /// Print only the name
@@ -38,77 +35,76 @@ pub struct PushArgs {
 
 /// Runs the command.
 pub fn run(args: PushArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    ensure!(
-        !args.all_tags,
-        "--all-tags is not supported yet: name one tag after the other"
-    );
     let name = Reference::parse(&args.name)?;
     ensure!(name.digest().is_none(), "cannot push a digest reference");
     let store = context.store()?;
     let registry = context.registry();
     context.source(&store, &registry);
-    let listed = lookup::list(&store)?
-        .into_iter()
-        .find(|image| image.names.contains(&name));
-    let Listed {
-        descriptor,
-        image: found,
-        ..
-    } = listed.ok_or_else(|| LookupError::Missing(name.familiar()))?;
-    let found = match &args.platform {
-        None => found,
-        platform => StoredManifest::read(&store, &descriptor, platform.as_ref())?,
-    };
+    let listed = lookup::list(&store)?;
+    let mut wanted: Vec<(&Listed, &Reference)> = Vec::new();
+    if args.all_tags {
+        let last = args.name.rsplit('/').next().unwrap_or_default();
+        ensure!(!last.contains(':'), "tag can't be used with --all-tags/-a");
+    }
+    for image in &listed {
+        let names = image.names.iter().filter(|found| match args.all_tags {
+            true => found.name() == name.name() && found.tag().is_some(),
+            false => **found == name,
+        });
+        wanted.extend(names.map(|name| (image, name)));
+    }
+    wanted.sort_by_key(|(_, name)| name.tag());
+    if wanted.is_empty() {
+        return Err(match args.all_tags {
+            true => anyhow::anyhow!(
+                "An image does not exist locally with the tag: {}",
+                name.familiar_name()
+            ),
+            false => LookupError::Missing(name.familiar()).into(),
+        });
+    }
     if !args.quiet {
         print(format!("The push refers to repository [{}]\n", name.name()))?;
     }
-    let layers = found.layers(&store)?;
-    // A layer made here is a plain tar in the store and goes out compressed. One that was pulled goes out as it came, and then
-    // the manifest is the one that was pulled, too.
-    let built = BuiltImage {
-        config: found.config.clone(),
-        layers: layers.iter().map(Layer::id).cloned().collect(),
-        platform: found.facts.platform.clone(),
-    };
-    let oci_media_types = found.descriptor.media_type == OCI_MANIFEST;
-    let encoding = Encoding {
-        oci_media_types,
-        ..Encoding::default()
-    };
-    let assembled = image::assemble(&store, &built, &encoding, Some(Codec::Gzip))?;
-    let same = assembled
-        .layers
-        .iter()
-        .map(|l| l.digest)
-        .eq(found.manifest.layers.iter().map(|l| l.digest));
-    let (manifest, blobs) = if same {
-        (found.bytes.clone(), &found.manifest.layers)
-    } else {
-        (with_layers(&found.bytes, &assembled.layers)?, &assembled.layers)
-    };
-    let pushed = Push {
-        media_type: &found.descriptor.media_type,
-        manifest: &manifest,
-        config: &found.manifest.config,
-        layers: &layers,
-        blobs,
-    };
-    let digest = push(&registry, &store, &name, &pushed, &|_, _, _| {})?;
-    let tag = name.tag().context("the name has no tag")?;
-    if args.quiet {
-        print(format!("{name}\n"))?;
-    } else {
-        for layer in blobs {
-            note(&format!("{}: Pushed", &layer.digest.hex()[..12]));
-        }
-        print(format!("{tag}: digest: {digest} size: {}\n", manifest.len()))?;
+    for (image, name) in wanted {
+        push(&args, &store, &registry, image, name)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The manifest with other blobs of the same layers; all else, annotations too, stays.
-fn with_layers(manifest: &[u8], layers: &[Descriptor]) -> anyhow::Result<Vec<u8>> {
-    let mut document: serde_json::Value = serde_json::from_slice(manifest)?;
-    document["layers"] = serde_json::to_value(layers)?;
-    Ok(serde_json::to_vec(&document)?)
+fn push(
+    args: &PushArgs,
+    store: &Store,
+    registry: &Registry,
+    image: &Listed,
+    name: &Reference,
+) -> anyhow::Result<()> {
+    let only = |image: StoredManifest| Whole::Image(Box::new(image));
+    let whole = match &args.platform {
+        None => Whole::read(store, &image.descriptor)?,
+        platform => only(StoredManifest::read(store, &image.descriptor, platform.as_ref())?),
+    };
+    // As docker: an index that names what is not there is of no use to anybody.
+    let whole = match whole {
+        Whole::Index(index) if index.partial => {
+            note(&format!(
+                "note: only {} of {} is here, so only that is pushed: `rbuild pull --all-platforms` gets the others",
+                image.image.facts.platform,
+                name.familiar()
+            ));
+            only(image.image.clone())
+        }
+        whole => whole,
+    };
+    let pushed = |layer: &rbuild_cache::Digest| {
+        if !args.quiet {
+            note(&format!("{}: Pushed", &layer.hex()[..12]));
+        }
+    };
+    let sent = whole.push(registry, store, name, &pushed)?;
+    if args.quiet {
+        return print(format!("{name}\n"));
+    }
+    let tag = name.tag().context("the name has no tag")?;
+    print(format!("{tag}: digest: {} size: {}\n", sent.digest, sent.size))
 }

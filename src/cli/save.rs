@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
-use rbuild_cache::Store;
+use rbuild_cache::{Descriptor, Store};
 
 use super::lookup::{Listed, LookupError};
 use super::{Context, lookup};
 use crate::exporter::Destination;
-use crate::exporter::archive::{ArchiveImage, Archived, Format, write_tar};
+use crate::exporter::archive::{Archived, Format, write_tar};
 use crate::exporter::stored::StoredManifest;
+use crate::exporter::whole::Whole;
 use crate::graph::Platform;
 use crate::registry::Reference;
 
@@ -47,30 +48,37 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     // Layers that were never needed come from their registry.
     context.source(&store, &context.registry());
-    let mut images: Vec<ArchiveImage> = Vec::new();
+    let mut wanted: Vec<(Descriptor, Option<StoredManifest>, Vec<Reference>)> = Vec::new();
     for text in &args.images {
         for (listed, names) in meant(&store, text)? {
-            let image = match &args.platform {
-                None => listed.image,
-                platform => StoredManifest::read(&store, &listed.descriptor, platform.as_ref())?,
+            let only = match &args.platform {
+                None => None,
+                platform => Some(StoredManifest::read(
+                    &store,
+                    &listed.descriptor,
+                    platform.as_ref(),
+                )?),
             };
-            match images
-                .iter_mut()
-                .find(|known| known.manifest.digest == image.descriptor.digest)
-            {
-                Some(known) => {
-                    known.names.extend(names);
-                    known.names.sort();
-                    known.names.dedup();
+            let descriptor = only.as_ref().map_or(&listed.descriptor, |only| &only.descriptor);
+            match wanted.iter_mut().find(|(known, ..)| known == descriptor) {
+                Some((.., known)) => {
+                    known.extend(names);
+                    known.sort();
+                    known.dedup();
                 }
-                None => {
-                    image.ensure_layers(&store)?;
-                    images.push(ArchiveImage::stored(image, names));
-                }
+                None => wanted.push((descriptor.clone(), only.or(Some(listed.image)), names)),
             }
         }
     }
-    let images: Vec<Archived> = images.into_iter().map(Archived::Image).collect();
+    let mut images: Vec<Archived> = Vec::new();
+    for (descriptor, one, names) in wanted {
+        let whole = match (Whole::read(&store, &descriptor)?, one) {
+            // Only some platforms are here: an index would name what the archive does not have.
+            (Whole::Index(index), Some(one)) if index.partial => Whole::Image(Box::new(one)),
+            (whole, _) => whole,
+        };
+        images.push(whole.into_archive(&store, names)?);
+    }
     write_tar(&store, &images, Format::Docker, &dest, None)?;
     Ok(ExitCode::SUCCESS)
 }

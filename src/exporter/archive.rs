@@ -67,6 +67,8 @@ pub struct ArchiveIndex {
     pub bytes: Vec<u8>,
     /// The images that it names; their own names do not count.
     pub images: Vec<ArchiveImage>,
+    /// Other blobs of the store that belong to it: attestations.
+    pub others: Vec<Descriptor>,
     /// Names, as those of an image.
     pub names: Vec<Reference>,
     /// Annotations of the index's descriptor.
@@ -210,6 +212,9 @@ fn write_members(
     for archived in images {
         if let Archived::Index(index) = archived {
             let Descriptor { digest, size, .. } = index.descriptor;
+            for other in &index.others {
+                blobs.insert(other.digest, (other.size, None));
+            }
             blobs.insert(digest, (size, Some(&index.bytes)));
         }
     }
@@ -298,11 +303,10 @@ fn created(images: &[ArchiveImage], epoch: Option<i64>) -> Option<String> {
     config.get("created")?.as_str().map(str::to_owned)
 }
 
-/// Docker's `manifest.json`.
+/// Docker's `manifest.json`. It knows one platform: of several that of this machine, else the first.
 fn docker_manifest(images: &[Archived]) -> Value {
-    let image = |image: &ArchiveImage| {
-        let tags: Vec<String> = image
-            .names
+    let entry = |image: &ArchiveImage, names: &[Reference]| {
+        let tags: Vec<String> = names
             .iter()
             .filter(|n| n.tag().is_some())
             .map(Reference::familiar)
@@ -314,7 +318,16 @@ fn docker_manifest(images: &[Archived]) -> Value {
             .collect();
         json!({"Config": blob_path(&image.config.digest), "RepoTags": tags, "Layers": layers})
     };
-    images.iter().flat_map(Archived::images).map(image).collect()
+    let host = Platform::host();
+    let entries = images.iter().filter_map(|archived| match archived {
+        Archived::Image(image) => Some(entry(image, &image.names)),
+        Archived::Index(index) => {
+            let mut images = index.images.iter();
+            let ours = images.clone().find(|image| host.accepts(&image.platform));
+            Some(entry(ours.or_else(|| images.next())?, &index.names))
+        }
+    });
+    entries.collect()
 }
 
 /// Standard output was closed by its reader, which has seen enough: no failure.

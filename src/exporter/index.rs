@@ -97,6 +97,7 @@ impl AssembledIndex {
             images: assembled
                 .map(|(assembled, built)| assembled.into_archive(built, &[]))
                 .collect(),
+            others: Vec::new(),
             names: names.to_vec(),
             annotations: self.descriptor_annotations,
         })

@@ -5,6 +5,7 @@ pub mod annotation;
 pub mod archive;
 pub mod image;
 pub mod index;
+pub mod list;
 pub mod output;
 pub mod part;
 pub mod push;
@@ -12,6 +13,7 @@ mod replacement;
 pub mod rootfs;
 pub mod stored;
 pub mod unfinished;
+pub mod whole;
 
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::View;

@@ -440,7 +440,7 @@ async fn blob_response(
 
 /// What `attempt` gives, once it is whole. Bytes with another digest than they have to have may have been damaged on the
 /// way: they come once more, not for ever.
-async fn again<T>(
+pub(super) async fn again<T>(
     exchange: Exchange,
     attempt: impl AsyncFn(Exchange) -> Result<T, Failure>,
 ) -> Result<T, RegistryError> {

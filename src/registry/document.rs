@@ -169,6 +169,17 @@ impl Document {
         }
     }
 
+    /// The blobs that a manifest names, whatever they are: of what is no image, an attestation for instance.
+    pub fn blobs(&self) -> Result<Vec<Descriptor>, String> {
+        let raw: RawDocument = parse_json(&self.bytes)?;
+        if raw.manifests.is_some() {
+            return Err("it is an index".to_owned());
+        }
+        let layers = raw.layers.into_iter().flatten();
+        let blobs = raw.config.into_iter().chain(layers);
+        blobs.map(|blob| blob.plain("blob")).collect()
+    }
+
     /// [`Self::read`] for what must be an image manifest. `what` names it in the error.
     pub fn manifest(&self, what: &str) -> Result<Manifest, RegistryError> {
         let refused = |reason| RegistryError::Refused {
@@ -195,6 +206,14 @@ impl Index {
         }
         let mut silent = self.entries.iter().filter(|entry| entry.platform.is_none());
         silent.next().filter(|_| silent.next().is_none())
+    }
+
+    /// Whether the entry is an attestation of another one: its platform is unknown.
+    pub fn is_attestation(entry: &IndexEntry) -> bool {
+        entry
+            .platform
+            .as_ref()
+            .is_some_and(|platform| platform.os == "unknown")
     }
 
     /// The platforms that it has, for messages.

@@ -4,6 +4,7 @@
 //! * [`certificates`]: whose word is taken for a host, beside that of the machine's authorities;
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
+//! * `tags`: what a repository has;
 //! * [`fetch`]: a file of any web server;
 //! * `upload`: one blob on its way up; `retry`: what is tried again, and when;
 //! * `auth`, `transport` and `origin`: tokens, redirects, and to whom a secret may go.
@@ -20,6 +21,7 @@ pub mod fetch;
 mod origin;
 pub mod push;
 mod retry;
+mod tags;
 mod transport;
 mod upload;
 

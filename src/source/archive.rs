@@ -16,10 +16,11 @@ use serde::Deserialize;
 use sha2::Digest as _;
 
 use super::compressed::decompressed;
+use crate::graph::Platform;
 use crate::parallel::in_parallel;
 use crate::registry::Reference;
 use crate::registry::document::{
-    CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest, OCI_MANIFEST, Reading, read_config,
+    CONFIG_LIMIT, Document, Index, MANIFEST_LIMIT, Manifest, OCI_MANIFEST, Reading, read_config,
 };
 
 /// Members up to this size are kept in memory until it is known what they are ...
@@ -51,11 +52,17 @@ impl LoadedImage {
     }
 }
 
-/// Reads an archive, plain or compressed, and puts the blobs of its images into `store`.
-pub fn load<'a>(store: &Store, input: impl Read + 'a) -> anyhow::Result<Vec<LoadedImage>> {
+/// Reads an archive, plain or compressed, and puts the blobs of its images into `store`; of images of several platforms only the one
+/// for `platform`, when that is given.
+pub fn load<'a>(
+    store: &'a Store,
+    platform: Option<&'a Platform>,
+    input: impl Read + 'a,
+) -> anyhow::Result<Vec<LoadedImage>> {
     let input = decompressed(input, store.growth()).context("reading the archive")?;
     let mut archive = Archive {
         store,
+        platform,
         members: BTreeMap::new(),
         small: 0,
     };
@@ -79,8 +86,25 @@ enum Member {
 
 struct Archive<'a> {
     store: &'a Store,
+    /// Only this one is wanted.
+    platform: Option<&'a Platform>,
     members: BTreeMap<LayerPath, Member>,
     small: u64,
+}
+
+/// The images that an entry of the archive leads to.
+#[derive(Default)]
+struct Found {
+    images: Vec<FoundImage>,
+    /// Whether the archive has all that is named on the way.
+    complete: bool,
+}
+
+#[derive(Clone)]
+struct FoundImage {
+    id: Digest,
+    descriptor: Descriptor,
+    platform: Platform,
 }
 
 /// `index.json`: more of it than [`Reading`] keeps.
@@ -243,15 +267,31 @@ impl Archive<'_> {
                 known.names.extend(name);
                 continue;
             }
-            let found = self.images_of(&entry.descriptor, DEPTH)?;
-            let Some((id, manifest)) = found.first().cloned() else {
+            let mut found = Found {
+                complete: true,
+                ..Found::default()
+            };
+            self.images_of(&entry.descriptor, DEPTH, &mut found)?;
+            if let Some(wanted) = self.platform {
+                let offered: Vec<String> = found
+                    .images
+                    .iter()
+                    .map(|image| image.platform.to_string())
+                    .collect();
+                found.images.retain(|image| wanted.accepts(&image.platform));
+                ensure!(
+                    !found.images.is_empty() || offered.is_empty(),
+                    "the archive has no image for {wanted}: it has {}",
+                    offered.join(", ")
+                );
+            }
+            let Some(FoundImage { id, descriptor, .. }) = found.images.first().cloned() else {
                 continue;
             };
-            // An index with one image, and perhaps attestations of it, is that image.
-            let descriptor = if found.len() == 1 {
-                manifest
-            } else {
-                entry.descriptor
+            // An index of which only one image was put into the archive is that image.
+            let descriptor = match found.images.len() {
+                1 if self.platform.is_some() || !found.complete => descriptor,
+                _ => entry.descriptor,
             };
             images.push(LoadedImage {
                 id,
@@ -262,36 +302,49 @@ impl Archive<'_> {
         Ok(images)
     }
 
-    /// Ids and manifests of the images that `descriptor` leads to and that the archive has.
-    fn images_of(&self, descriptor: &Descriptor, depth: usize) -> anyhow::Result<Vec<(Digest, Descriptor)>> {
+    /// Adds the images that `descriptor` leads to and that the archive has.
+    fn images_of(&self, descriptor: &Descriptor, depth: usize, found: &mut Found) -> anyhow::Result<()> {
         ensure!(depth > 0, "the archive's indexes nest too deep");
         let digest = descriptor.digest;
-        let reading = Document::new(self.document(descriptor)?, Some(&descriptor.media_type))
-            .and_then(|document| document.read())
+        let document = Document::new(self.document(descriptor)?, Some(&descriptor.media_type))
+            .and_then(|document| document.read().map(|reading| (document, reading)));
+        let (document, reading) = document
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("reading the manifest {digest} of the archive"))?;
         match reading {
             Reading::Manifest(manifest) => {
                 let config = self.document(&manifest.config)?;
                 manifest.layers.iter().try_for_each(|layer| self.require(layer))?;
-                self.register(&manifest, &config)?;
-                Ok(vec![(manifest.config.digest, descriptor.clone())])
+                found.images.push(FoundImage {
+                    id: manifest.config.digest,
+                    platform: self.register(&manifest, &config)?,
+                    descriptor: document.descriptor,
+                });
             }
             Reading::Index(index) => {
-                let mut images = Vec::new();
-                for entry in index.entries {
-                    // `unknown` is the platform of attestations. Platforms may have been left out of the archive.
-                    let image = entry
-                        .platform
-                        .as_ref()
-                        .is_none_or(|platform| platform.os != "unknown");
-                    if image && self.has_blob(&entry.descriptor.digest) {
-                        images.extend(self.images_of(&entry.descriptor, depth - 1)?);
+                for entry in &index.entries {
+                    // Platforms may have been left out of the archive, and what is attested of them.
+                    if !self.has_blob(&entry.descriptor.digest) {
+                        found.complete = false;
+                    } else if Index::is_attestation(entry) {
+                        found.complete &= self.has_attestation(&entry.descriptor)?;
+                    } else {
+                        self.images_of(&entry.descriptor, depth - 1, found)?;
                     }
                 }
-                Ok(images)
             }
         }
+        Ok(())
+    }
+
+    /// Whether the archive has all blobs of an attestation.
+    fn has_attestation(&self, descriptor: &Descriptor) -> anyhow::Result<bool> {
+        let document = Document::new(self.document(descriptor)?, Some(&descriptor.media_type));
+        let blobs = document
+            .and_then(|document| document.blobs())
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("reading the attestation {} of the archive", descriptor.digest))?;
+        Ok(blobs.iter().all(|blob| self.has_blob(&blob.digest)))
     }
 
     fn docker(&self) -> anyhow::Result<Vec<LoadedImage>> {
@@ -331,7 +384,13 @@ impl Archive<'_> {
             config: config_descriptor,
             layers,
         };
-        self.register(&manifest, &config)?;
+        let platform = self.register(&manifest, &config)?;
+        if let Some(wanted) = self.platform {
+            ensure!(
+                wanted.accepts(&platform),
+                "the archive has no image for {wanted}: it has {platform}"
+            );
+        }
         let bytes = serde_json::to_vec(&serde_json::json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -362,8 +421,8 @@ impl Archive<'_> {
         })
     }
 
-    /// Checks all layers and makes them known.
-    fn register(&self, manifest: &Manifest, config: &[u8]) -> anyhow::Result<()> {
+    /// Checks all layers and makes them known. The platform of the image.
+    fn register(&self, manifest: &Manifest, config: &[u8]) -> anyhow::Result<Platform> {
         let facts = read_config(config, manifest.layers.len())
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("reading the config {} of the archive", manifest.config.digest))?;
@@ -386,7 +445,7 @@ impl Archive<'_> {
                 Ok(())
             },
         )?;
-        Ok(())
+        Ok(facts.platform)
     }
 }
 

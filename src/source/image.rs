@@ -6,6 +6,8 @@
 //! has diff ids. A name that a registry answered leads to the same bytes until somebody asks again
 //! ([`PullPolicy::Always`], `pull`), so an unchanged build needs no network.
 
+mod gather;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +25,8 @@ use crate::graph::{ImageOp, Platform};
 use crate::registry::client::select_platform;
 use crate::registry::document::{CONFIG_LIMIT, Document, MANIFEST_LIMIT, read_config};
 use crate::registry::{Reference, Registry, Resolved};
+
+pub use gather::{Gathered, GatheredImage};
 
 /// Prefix of references into a directory.
 pub const LAYOUT_PREFIX: &str = "oci-layout://";

@@ -9,6 +9,9 @@
 
 mod files;
 mod lists;
+mod platforms;
+#[path = "../common/registry.rs"]
+mod registry;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
