@@ -142,6 +142,20 @@ pub struct VerifiedReader {
     store: Store,
 }
 
+/// The digest of what `file` holds.
+pub(crate) fn digest_of(mut file: File) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            Ok(length) => hasher.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Reading(Sha256),

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::store::Store;
 
 /// The name of the journal in the store.
-const JOURNAL: &str = "evictions";
+pub(crate) const JOURNAL: &str = "evictions";
 /// The oldest half goes when the journal is larger.
 const MOST_BYTES: usize = 256 << 10;
 /// Keys in one line.
@@ -91,6 +91,17 @@ impl Store {
             at: line.at,
             rule: line.rule,
         }))
+    }
+
+    /// What is wrong with the journal, as far as its lines tell.
+    pub(crate) fn damage_of_journal(&self) -> Result<Option<&'static str>, StoreError> {
+        let bytes = self.evictions()?;
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let sound = |line: &[u8]| {
+            let line = serde_json::from_slice::<Line>(line);
+            line.is_ok_and(|line| line.keys.iter().all(|key| key.len() == DIGITS))
+        };
+        Ok((!lines.into_iter().all(sound)).then_some("has a line that is none"))
     }
 
     fn evictions(&self) -> Result<Vec<u8>, StoreError> {

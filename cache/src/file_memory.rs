@@ -83,6 +83,17 @@ impl std::fmt::Debug for FileMemory {
 }
 
 impl Store {
+    /// Whether the file `name` of remembered digests is sound, or has gone.
+    pub(crate) fn is_file_memory_whole(&self, name: &str) -> Result<bool, StoreError> {
+        let mut bytes = Vec::new();
+        let Some(mut file) = self.0.files.open_file(name)? else {
+            return Ok(true);
+        };
+        file.read_to_end(&mut bytes)
+            .map_err(|error| StoreError::io("reading", self.0.files.path_of(name), error))?;
+        Ok(Table::parse(bytes).is_some())
+    }
+
     /// The memory of the context directory `context_root`. Take it before the first `stat` of a file in it.
     pub fn file_memory(&self, context_root: &Path) -> Result<FileMemory, StoreError> {
         use std::os::unix::ffi::OsStrExt;

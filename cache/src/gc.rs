@@ -97,7 +97,7 @@ pub struct PruneReport {
 }
 
 /// How long a prune waits for another one.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How many layers and other things are taken while others wait at the gate.
 const PORTION: usize = 256;
 
@@ -366,7 +366,7 @@ impl Removal<'_> {
 pub(crate) const TREES: [&CStr; 2] = [c"fs", c"fs.single"];
 
 /// Held by the one prune at work.
-const PRUNE_LOCK: &str = "prune.lock";
+pub(crate) const PRUNE_LOCK: &str = "prune.lock";
 
 #[cfg(test)]
 mod tests {

@@ -198,6 +198,35 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Records of builds and lists that are not sound, by their directory, and why.
+    pub(crate) fn damaged_history(&self) -> Result<Vec<(Directory, String, &'static str)>, StoreError> {
+        let mut damaged = Vec::new();
+        if let Some(builds) = self.builds()? {
+            for name in builds.text_names()? {
+                match read(&builds, &name) {
+                    Ok(Some(stored)) => {
+                        for list in stored.lists {
+                            if !self.has_whole_list(&list)? {
+                                let again = self.builds()?;
+                                let lost = "names a list of files that is lost";
+                                damaged.extend(again.map(|builds| (builds, name.clone(), lost)));
+                            }
+                        }
+                    }
+                    Ok(None) | Err(_) if builds.stat(&name)?.is_some() => {
+                        let again = self.builds()?;
+                        damaged.extend(again.map(|builds| (builds, name.clone(), "its checksum is wrong")));
+                    }
+                    Ok(None) | Err(_) => {}
+                }
+            }
+        }
+        damaged.extend(self.damaged_lists()?);
+        Ok(damaged)
+    }
+}
+
 struct Known {
     name: String,
     used: SystemTime,

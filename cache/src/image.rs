@@ -44,8 +44,8 @@ pub struct StoredImage {
     pub platform: Option<String>,
 }
 
-const INDEX: &str = "index.json";
-const INDEX_BACKUP: &str = "index.json.bak";
+pub(crate) const INDEX: &str = "index.json";
+pub(crate) const INDEX_BACKUP: &str = "index.json.bak";
 const INDEX_LOCK: &str = "index.lock";
 /// More than any list of tags; a larger file is not read into memory.
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -135,6 +135,66 @@ impl Store {
         })
     }
 
+    /// What is wrong with entries of ours, one by one.
+    pub(crate) fn damaged_tags(&self) -> Result<Vec<String>, StoreError> {
+        let entries = self.read_index()?.entries;
+        let mut damaged = Vec::new();
+        for (number, entry) in (1..).zip(&entries) {
+            if !is_sound(entry) {
+                damaged.push(format!(
+                    "the checksum of entry {number} is wrong: its name is lost"
+                ));
+            } else if is_renamed(entry)
+                && !entries
+                    .iter()
+                    .any(|it| full_name(it) == full_name(entry) && !is_renamed(it))
+            {
+                damaged.push(format!("entry {number} has a tag that nobody gave to it"));
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Takes away the entries whose names are lost.
+    pub(crate) fn remove_damaged_tags(&self) -> Result<(), StoreError> {
+        self.change_index(|entries| {
+            let before = entries.len();
+            let original = |entry: &Value, all: &[Value]| {
+                !is_renamed(entry)
+                    || all
+                        .iter()
+                        .any(|it| full_name(it) == full_name(entry) && !is_renamed(it))
+            };
+            let all = entries.clone();
+            entries.retain(|entry| is_sound(entry) && original(entry, &all));
+            entries.len() < before
+        })
+    }
+
+    /// Puts the state before the last change into its place, if that is whole. Whether it was.
+    pub(crate) fn restore_index(&self) -> Result<bool, StoreError> {
+        let root = &self.0.root;
+        match self.read_index_from(INDEX_BACKUP) {
+            Ok(Index {
+                bytes: Some(bytes), ..
+            }) => {
+                self.replace_file(root, INDEX, &bytes, true)?;
+                Ok(true)
+            }
+            Ok(_) | Err(StoreError::Index { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the state before the last change can be read, or there is none.
+    pub(crate) fn is_backup_whole(&self) -> Result<bool, StoreError> {
+        match self.read_index_from(INDEX_BACKUP) {
+            Ok(index) => Ok(index.entries.iter().all(is_sound)),
+            Err(StoreError::Index { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads, changes and writes the index while nobody else does. `change` says whether it changed anything.
     fn change_index(&self, change: impl FnOnce(&mut Vec<Value>) -> bool) -> Result<(), StoreError> {
         let root = &self.0.root;
@@ -161,9 +221,13 @@ impl Store {
     }
 
     fn read_index(&self) -> Result<Index, StoreError> {
+        self.read_index_from(INDEX)
+    }
+
+    fn read_index_from(&self, name: &str) -> Result<Index, StoreError> {
         let root = &self.0.root;
-        let path = root.path_of(INDEX);
-        let Some(file) = root.open_file(INDEX)? else {
+        let path = root.path_of(name);
+        let Some(file) = root.open_file(name)? else {
             let mut fields = Map::new();
             fields.insert("schemaVersion".to_owned(), json!(2));
             fields.insert(
@@ -291,6 +355,44 @@ fn decode(entry: &Value) -> Option<StoredImage> {
         created: annotation(CREATED).map(str::to_owned),
         platform,
     })
+}
+
+/// The name that we gave to an entry.
+fn full_name(entry: &Value) -> Option<&str> {
+    entry.get("annotations")?.get(FULL_NAME)?.as_str()
+}
+
+/// Whether the tag of an entry is not that of its name: other tools make a new tag by copying an entry.
+fn is_renamed(entry: &Value) -> bool {
+    let reference = entry
+        .get("annotations")
+        .and_then(|it| it.get(REF_NAME))
+        .and_then(Value::as_str);
+    full_name(entry).is_some_and(|full| reference != tag_of(full))
+}
+
+/// Whether an entry is what was written: one of ours has a checksum, those of other tools can be followed or not.
+fn is_sound(entry: &Value) -> bool {
+    let ours = |entry: &Value| {
+        let annotations = entry.get("annotations")?.as_object()?;
+        let has = |name| annotations.contains_key(name);
+        Some(has(CHECKSUM) || has(FULL_NAME) && has(CREATED))
+    };
+    let Ok(descriptor) = Descriptor::deserialize(entry) else {
+        return !ours(entry).unwrap_or(false);
+    };
+    let full = entry
+        .get("annotations")
+        .and_then(|it| it.get(FULL_NAME))
+        .and_then(Value::as_str);
+    let sum = entry
+        .get("annotations")
+        .and_then(|it| it.get(CHECKSUM))
+        .and_then(Value::as_str);
+    match sum {
+        Some(sum) => sum == checksum(full, &descriptor),
+        None => !ours(entry).unwrap_or(false),
+    }
 }
 
 /// Gives `entry` the name `name`, or none.

@@ -5,6 +5,7 @@
 //! process: it never uses the parser or the executor.
 
 pub mod blob;
+pub mod check;
 pub mod difference;
 pub mod digest;
 mod directory;
@@ -26,6 +27,7 @@ mod usage;
 pub mod view;
 
 pub use blob::{BlobProvider, BlobWriter, VerifiedReader};
+pub use check::{CheckOptions, CheckReport, Damage, DamageKind};
 pub use digest::{ContentDigest, DiffId, Digest, Key, KeyBuilder, LayerId};
 pub use error::StoreError;
 pub use eviction::Eviction;

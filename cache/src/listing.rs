@@ -124,6 +124,40 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Whether the list `name` is there with all of its chunks.
+    pub(crate) fn has_whole_list(&self, name: &Key) -> Result<bool, StoreError> {
+        let Some(lists) = self.known_lists()? else {
+            return Ok(false);
+        };
+        let Some(chunks) = read_list(&lists, name)? else {
+            return Ok(false);
+        };
+        for chunk in chunks {
+            if read_chunk(&lists, &chunk)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Files that are neither a sound list nor a sound chunk.
+    pub(crate) fn damaged_lists(&self) -> Result<Vec<(Directory, String, &'static str)>, StoreError> {
+        let mut damaged = Vec::new();
+        let Some(lists) = self.known_lists()? else {
+            return Ok(damaged);
+        };
+        for name in lists.text_names()? {
+            let Ok(key) = name.parse::<Key>() else { continue };
+            let sound =
+                read_list(&lists, &key)?.is_some() || read_chunk(&lists, &ContentDigest(key.0))?.is_some();
+            if !sound && lists.stat(&name)?.is_some() {
+                let again = self.known_lists()?;
+                damaged.extend(again.map(|lists| (lists, name.clone(), "its checksum is wrong")));
+            }
+        }
+        Ok(damaged)
+    }
+
     fn put_chunk(&self, lists: &Directory, chunk: &[u8]) -> Result<ContentDigest, StoreError> {
         let digest = ContentDigest::of(chunk);
         let name = digest.hex();

@@ -36,6 +36,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::blob::BlobProvider;
+use crate::check::{LAYOUT, LAYOUT_TEXT};
 use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
 use crate::error::StoreError;
@@ -66,8 +67,8 @@ pub(crate) struct Inner {
     /// A [`crate::layer::Ownership`].
     pub(crate) ownership: AtomicU8,
     growth: OnceLock<Growth>,
-    /// Layers whose trees were found whole.
-    pub(crate) trees: Mutex<HashSet<LayerId>>,
+    /// Layers whose trees were found whole, by [`crate::layer::Ownership`].
+    pub(crate) trees: Mutex<[HashSet<LayerId>; 2]>,
     /// Work directories of overlays that are unmounted, in the scratch directory.
     pub(crate) parked_work: Mutex<Vec<PathBuf>>,
     /// Copied roots that wait for the steps on top of them.
@@ -115,13 +116,8 @@ impl Store {
             parked_work: Mutex::default(),
             parked_roots: Mutex::default(),
         }));
-        if store.0.root.stat("oci-layout")?.is_none() {
-            store.replace_file(
-                &store.0.root,
-                "oci-layout",
-                br#"{"imageLayoutVersion":"1.0.0"}"#,
-                false,
-            )?;
+        if store.0.root.stat(LAYOUT)?.is_none() {
+            store.replace_file(&store.0.root, LAYOUT, LAYOUT_TEXT.as_bytes(), false)?;
         }
         Ok(store)
     }
@@ -139,7 +135,7 @@ impl Store {
     /// Looks at trees again before they are used.
     pub(crate) fn forget_trees(&self) {
         let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees.clear();
+        *trees = Default::default();
     }
 
     /// The provider of missing blobs, if there is one.

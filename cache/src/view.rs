@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::digest::ContentDigest;
@@ -142,8 +143,30 @@ impl Tree for View {
         };
         let failed = |error: StoreError| store_error(path, &error);
         if let Some((tree, _)) = layer.readable_tree() {
-            match File::open(tree).and_then(|root| open_file(&root, &found.path)) {
-                Ok(file) => return Ok(Box::new(file)),
+            match File::open(&tree).and_then(|root| open_file(&root, &found.path)) {
+                Ok(file) => match found.index.get(&found.path) {
+                    Some(IndexEntry {
+                        entry:
+                            Entry {
+                                kind: Kind::File { size },
+                                ..
+                            },
+                        digest: Some(digest),
+                        ..
+                    }) => {
+                        return Ok(Box::new(StoredFile {
+                            bytes: file,
+                            form: Form::Tree(tree),
+                            layer: layer.clone(),
+                            offset: 0,
+                            remaining: *size,
+                            hasher: Some(blake3::Hasher::new()),
+                            digest: *digest,
+                        }));
+                    }
+                    // Nobody has read it yet: there is nothing to compare it with.
+                    _ => return Ok(Box::new(file)),
+                },
                 // Owned by an id of the user namespace, which this process did not enter: the tar has it too.
                 Err(error)
                     if error.kind() == io::ErrorKind::PermissionDenied
@@ -183,8 +206,9 @@ impl Tree for View {
             }
         };
         let (offset, size, digest) = place.ok_or_else(|| io_error(io::ErrorKind::InvalidData.into()))?;
-        Ok(Box::new(TarFile {
-            tar: File::open(tar).map_err(io_error)?,
+        Ok(Box::new(StoredFile {
+            bytes: File::open(tar).map_err(io_error)?,
+            form: Form::Tar,
             layer: layer.clone(),
             offset,
             remaining: size,
@@ -262,9 +286,10 @@ fn shown(index: &LayerIndex, found: &IndexEntry) -> Entry {
     }
 }
 
-/// A file in the tar of its layer. Its end is only given out when the digest is right.
-struct TarFile {
-    tar: File,
+/// A file in the tar or the tree of its layer. Its end is only given out when the digest is right.
+struct StoredFile {
+    bytes: File,
+    form: Form,
     layer: Layer,
     offset: u64,
     remaining: u64,
@@ -273,13 +298,28 @@ struct TarFile {
     digest: ContentDigest,
 }
 
-impl Read for TarFile {
+/// Where the bytes of a file lie.
+enum Form {
+    Tar,
+    Tree(PathBuf),
+}
+
+impl Form {
+    fn name(&self) -> &'static str {
+        match self {
+            Form::Tar => "tar",
+            Form::Tree(_) => "tree",
+        }
+    }
+}
+
+impl Read for StoredFile {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.remaining > 0 && !out.is_empty() {
             let wanted = out
                 .len()
                 .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
-            let length = self.tar.read_at(&mut out[..wanted], self.offset)?;
+            let length = self.bytes.read_at(&mut out[..wanted], self.offset)?;
             if length > 0 {
                 if let Some(hasher) = &mut self.hasher {
                     hasher.update(&out[..length]);
@@ -294,9 +334,13 @@ impl Read for TarFile {
         match &self.hasher {
             Some(hasher) if self.remaining > 0 || *hasher.finalize().as_bytes() != self.digest.0 => {
                 // The next one who asks gets it made again, or learns that it is lost.
-                let _ = self.layer.discard_tar();
+                let _ = match &self.form {
+                    Form::Tar => self.layer.discard_tar(),
+                    Form::Tree(tree) => self.layer.discard_tree(tree),
+                };
                 let message = format!(
-                    "the tar of layer {} was damaged and has been removed",
+                    "the {} of layer {} was damaged and has been removed; build again",
+                    self.form.name(),
                     self.layer.id()
                 );
                 Err(io::Error::new(io::ErrorKind::InvalidData, message))

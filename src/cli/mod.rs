@@ -30,6 +30,7 @@ pub mod pull;
 pub mod push;
 pub mod rmi;
 pub mod save;
+pub mod store;
 pub mod tag;
 pub mod template;
 pub mod trees;
@@ -132,6 +133,9 @@ enum Command {
     Rmi(rmi::RmiArgs),
     /// Write images to an archive
     Save(save::SaveArgs),
+    /// Look after the store
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Give an image another name
     Tag(tag::TagArgs),
 }
@@ -153,6 +157,13 @@ impl Command {
                 | C::Save(_)
         )
     }
+}
+
+/// `rbuild store ...`.
+#[derive(Debug, clap::Subcommand)]
+enum StoreCommand {
+    /// Look for damage, and repair it
+    Check(store::CheckArgs),
 }
 
 /// `rbuild context ...`.
@@ -243,6 +254,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Push(args) => push::run(args, context),
         Command::Rmi(args) => rmi::run(args, context),
         Command::Save(args) => save::run(args, context),
+        Command::Store(StoreCommand::Check(args)) => store::check(&args, context),
         Command::Tag(args) => tag::run(args, context),
     }
 }

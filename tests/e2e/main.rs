@@ -91,5 +91,7 @@ mod rules;
 mod mounts;
 // Secrets: in the step, and nowhere else.
 mod secrets;
+// Bits that flip, files that are cut or gone: never another image.
+mod damage;
 // What takes space, and what gives it back.
 mod space;

@@ -217,6 +217,16 @@ pub enum Kind {
     Whiteout,
 }
 
+impl Kind {
+    /// Whether it is a device or stands for one on the disk.
+    pub(super) fn is_special(&self) -> bool {
+        matches!(
+            self,
+            Kind::CharDevice { .. } | Kind::BlockDevice { .. } | Kind::Whiteout
+        )
+    }
+}
+
 /// One entry of a layer or of a [`crate::tree::Tree`]. Owner ids are those inside the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

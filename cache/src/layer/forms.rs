@@ -293,18 +293,17 @@ impl Layer {
     }
 
     fn own_tree(&self, ownership: Ownership) -> Option<PathBuf> {
-        let is_current = ownership == self.0.store.ownership();
-        if is_current && let Some(tree) = self.0.store.known_tree(self.id()) {
+        let tree = self.directory().join(ownership.tree_name());
+        if self.0.store.knows_tree(self.id(), ownership) {
             return Some(tree);
         }
-        let tree = self.directory().join(ownership.tree_name());
         // One that cannot be looked at is as good as none.
         if !tree.is_dir() || !self.is_tree_whole(&tree, ownership).unwrap_or(false) {
             return None;
         }
         // What is only believed outside of the user namespace is looked at inside.
-        if is_current && rustix::process::geteuid().is_root() {
-            self.0.store.remember_tree(self.id());
+        if rustix::process::geteuid().is_root() {
+            self.0.store.remember_tree(self.id(), ownership);
         }
         Some(tree)
     }
@@ -385,7 +384,9 @@ impl Layer {
         let place = self.directory().join(self.0.store.ownership().tree_name());
         // Before the tree: a tree without its mark would be removed, a mark without its tree says nothing.
         self.mark_tree(self.0.store.ownership())?;
-        fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))
+        fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))?;
+        self.0.store.remember_tree(self.id(), self.0.store.ownership());
+        Ok(())
     }
 
     pub(super) fn write_index(&self, index: &LayerIndex) -> Result<(), StoreError> {
@@ -474,21 +475,25 @@ impl CompressedForm {
 impl Store {
     /// The tree of the layer `id`, if this process has found it whole before; nothing is looked at again.
     pub fn known_tree(&self, id: &LayerId) -> Option<PathBuf> {
-        let trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees.contains(id).then(|| {
+        let ownership = self.ownership();
+        self.knows_tree(id, ownership).then(|| {
             self.root()
                 .join("layers")
                 .join(id.as_str())
-                .join(self.ownership().tree_name())
+                .join(ownership.tree_name())
         })
+    }
+
+    fn knows_tree(&self, id: &LayerId, ownership: Ownership) -> bool {
+        let trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        trees[ownership as usize].contains(id)
     }
 
     /// Says how trees have their owners from now on: as the namespaces that the process has entered allow.
     pub fn set_ownership(&self, ownership: Ownership) {
         let before = self.0.ownership.swap(ownership as u8, Ordering::Relaxed);
         if before != ownership as u8 {
-            let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-            trees.clear();
+            self.forget_trees();
         }
     }
 
@@ -503,16 +508,16 @@ impl Store {
 
     /// The trees that can be read, the best first. Where there is one id, owners of other trees are unknown; before that
     /// is decided every tree counts.
-    fn readable_trees(&self) -> &'static [Ownership] {
+    pub(super) fn readable_trees(&self) -> &'static [Ownership] {
         match self.ownership() {
             Ownership::Real => &[Ownership::Real, Ownership::Emulated],
             Ownership::Emulated => &[Ownership::Emulated],
         }
     }
 
-    pub(super) fn remember_tree(&self, id: &LayerId) {
+    pub(super) fn remember_tree(&self, id: &LayerId, ownership: Ownership) {
         let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees.insert(id.clone());
+        trees[ownership as usize].insert(id.clone());
     }
 
     /// The layer called `id`, which must exist.

@@ -67,6 +67,7 @@ impl Layer {
     pub(super) fn write_tree_as_tar<W: Write>(&self, sink: W) -> Result<(W, LayerIndex), StoreError> {
         let (tree, _) = self.readable_tree().ok_or_else(|| self.no_form())?;
         let index = self.walk()?;
+        let known = self.stored_index()?.unwrap_or_default();
         let fail = |error| self.failed("reading", error);
         let root = fs::File::open(&tree).map_err(fail)?;
         let mut tar = TarWriter::new(sink);
@@ -74,7 +75,17 @@ impl Layer {
         for IndexEntry { entry, .. } in index.entries() {
             let written = if let Kind::File { .. } = entry.kind {
                 let mut file = open_file(&root, &entry.path).map_err(fail)?;
-                tar.append(entry, Some(&mut file)).map_err(fail)?
+                let written = tar.append(entry, Some(&mut file)).map_err(fail)?;
+                let expected = known.get(&entry.path).and_then(|known| known.digest);
+                if expected.is_some() && expected != written.map(|written| written.digest) {
+                    self.discard_tree(&tree)?;
+                    let message = format!(
+                        "{} was damaged; the tree has been removed, build again",
+                        entry.path
+                    );
+                    return Err(fail(io::Error::new(io::ErrorKind::InvalidData, message)));
+                }
+                written
             } else {
                 tar.append(entry, None).map_err(fail)?
             };

@@ -25,6 +25,7 @@ mod tar_read;
 mod tar_write;
 mod unpack;
 mod upper;
+mod verify;
 
 pub use assemble::{AssembleError, IndexAssembler};
 pub use builder::LayerBuilder;
@@ -48,3 +49,4 @@ pub use tar_read::{TarEntry, TarError, TarReader};
 pub use tar_write::{TarWriter, Written};
 pub use unpack::Unpacker;
 pub use upper::walk_tree;
+pub(crate) use verify::Soundness;

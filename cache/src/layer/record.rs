@@ -143,8 +143,14 @@ impl LayerRecord {
         self.compressed.iter().any(|form| form.encoder.is_none())
     }
 
+    /// Whether `line` is exactly what was written for the layer `id`.
+    pub(super) fn is_sound(line: &[u8], id: &LayerId) -> bool {
+        let stored = serde_json::from_slice::<Stored>(line);
+        stored.is_ok_and(|stored| stored.record.id == *id && stored.record.to_bytes() == line)
+    }
+
     /// As [`LayerRecord::load`] reads it.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let stored = Stored {
             check: check(self),
             record: self.clone(),

@@ -60,7 +60,7 @@ impl Snapshot {
         mark_new(&self.store, scratch.path())?;
         // The temporary directory is the layer from now on.
         scratch.persist(&layer.directory())?;
-        self.store.remember_tree(layer.id());
+        self.store.remember_tree(layer.id(), self.store.ownership());
         Ok(layer.id().clone())
     }
 }

@@ -1,26 +1,36 @@
-//! May a tree be used that was made before the machine was last started?
+//! May a tree be used that another process made, or one before the machine was last started?
 //!
 //! Blobs, indexes and records are verified whenever they are read, so they need no sync: what a
 //! power loss spoilt is a miss. Nobody verifies a tree when overlayfs reads it, and syncing it when
 //! it is made would cost more than most steps. So each tree has beside it, in `boot`, the id of the
-//! boot that made it. In another boot its first reader looks at the sizes of its files: journalling
+//! boot that made it. In another boot its first reader looks at its files: journalling
 //! file systems write the data of a file before they let its size grow, so files that are as long as
 //! the index says are whole. A tree that is not whole, or has no index ([`Layer::seal`]), is removed;
 //! it is made again from another form, or its step is run again.
+//!
+//! In the same boot a tree is looked at too, since somebody may have written to it: a small one by every process that
+//! uses it, a large one once a day, because a step must not cost more on a larger image. The look sees what is missing, and
+//! what has another size or was changed later; a bit that the disk itself lost it does not see. Readers of single files
+//! compare digests ([`crate::View`]), and so does whoever makes a tar.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::AtFlags;
 
-use super::entry::Kind;
+use super::entry::{Entry, Kind};
 use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use super::ownership::Ownership;
 use crate::error::StoreError;
 use crate::store::Store;
+
+/// Trees with a larger index are looked at [`LARGE_TREES_EVERY`], as they have about a thousand files or more.
+const SMALL_INDEX: u64 = 128 << 10;
+const LARGE_TREES_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Id of the running boot; empty where the kernel does not tell, and then all trees are trusted.
 pub(super) fn this_boot() -> &'static str {
@@ -62,30 +72,51 @@ impl Layer {
     /// Whether the tree is as it was made. One that is not is removed, where this process may do so.
     pub(super) fn is_tree_whole(&self, tree: &Path, ownership: Ownership) -> Result<bool, StoreError> {
         let mark = self.directory().join(ownership.mark_name());
-        if this_boot().is_empty() || fs::read(&mark).is_ok_and(|boot| boot == this_boot().as_bytes()) {
+        let trusted =
+            this_boot().is_empty() || fs::read(&mark).is_ok_and(|boot| boot == this_boot().as_bytes());
+        let inside = rustix::process::geteuid().is_root();
+        if trusted && (!inside || !self.wants_a_look(&mark)) {
             return Ok(true);
         }
         let index = self.stored_index()?;
-        if !rustix::process::geteuid().is_root() {
+        if !inside {
             // Its files can only be looked at inside the user namespace, where its reader will do so.
             return Ok(index.is_some());
         }
         let failed = |error| StoreError::io("checking", tree, error);
         let whole = match index {
-            Some(index) => has_sizes_of(tree, &index).map_err(failed)?,
-            None => false,
+            Some(index) => difference(tree, &index, marked(&mark)).map_err(failed)?.is_none(),
+            // A build that was killed has not come to write it.
+            None => trusted,
         };
-        if whole {
+        if !whole {
+            self.discard_tree(tree)?;
+        } else if !trusted || self.is_large() {
             self.mark_tree(ownership)?;
-        } else {
-            let staged = self.store().temp_dir()?;
-            match fs::rename(tree, staged.path().join("fs")) {
-                // Another process was faster.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                moved => moved.map_err(failed)?,
-            }
         }
         Ok(whole)
+    }
+
+    /// Removes a tree that was found damaged.
+    pub(crate) fn discard_tree(&self, tree: &Path) -> Result<(), StoreError> {
+        let staged = self.store().temp_dir()?;
+        match fs::rename(tree, staged.path().join("fs")) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved.map_err(|error| StoreError::io("removing", tree, error))?,
+        }
+        self.store().forget_trees();
+        Ok(())
+    }
+
+    /// Whether the files of a tree of this boot are looked at before it is used.
+    fn wants_a_look(&self, mark: &Path) -> bool {
+        let old = |mark: SystemTime| mark.elapsed().is_ok_and(|age| age > LARGE_TREES_EVERY);
+        !self.is_large() || marked(mark).is_none_or(old)
+    }
+
+    fn is_large(&self) -> bool {
+        fs::metadata(self.directory().join("index")).is_ok_and(|index| index.len() > SMALL_INDEX)
     }
 
     /// Says that the tree was made, or found whole, in this boot.
@@ -94,17 +125,48 @@ impl Layer {
     }
 }
 
-fn has_sizes_of(tree: &Path, index: &LayerIndex) -> io::Result<bool> {
+/// When the tree was made or last found whole: nothing in it was changed later.
+pub(super) fn marked(mark: &Path) -> Option<SystemTime> {
+    fs::metadata(mark).and_then(|mark| mark.modified()).ok()
+}
+
+/// The first file of the tree that is not what the index says, as far as can be seen without reading it. A file whose time
+/// is another one counts when it was changed after the tree was `marked`: not every file system keeps every time.
+pub(super) fn difference(
+    tree: &Path,
+    index: &LayerIndex,
+    marked: Option<SystemTime>,
+) -> io::Result<Option<(Entry, &'static str)>> {
     let root = fs::File::open(tree)?;
+    let marked = marked
+        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .unwrap_or_default();
     for IndexEntry { entry, .. } in index.entries() {
-        let Kind::File { size } = entry.kind else { continue };
-        match rustix::fs::statat(&root, entry.path.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) if u64::try_from(found.st_size) == Ok(size) => {}
-            Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(false),
+        let differs = |why| Ok(Some((entry.clone(), why)));
+        // Who has no right to make a device has left it out.
+        if entry.kind.is_special() {
+            continue;
+        }
+        let stat = match rustix::fs::statat(&root, entry.path.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return differs("is missing"),
             Err(errno) => return Err(errno.into()),
+        };
+        let Kind::File { size } = entry.kind else { continue };
+        if u64::try_from(stat.st_size) != Ok(size) {
+            return differs("has another size");
+        }
+        let same_time =
+            (stat.st_mtime, stat.st_mtime_nsec) == (entry.mtime.seconds, entry.mtime.nanoseconds.into());
+        let changed = Duration::new(
+            u64::try_from(stat.st_ctime).unwrap_or(0),
+            u32::try_from(stat.st_ctime_nsec).unwrap_or(0),
+        );
+        if !same_time && changed > marked {
+            return differs("was changed");
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 #[cfg(test)]
