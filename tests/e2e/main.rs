@@ -20,6 +20,8 @@ mod build;
 mod cache;
 // Random builds, changed at random: the cache is never wrong.
 mod metamorphic;
+// Wrong cache hits of other builders.
+mod wrong_hits;
 // Which steps run when, and how many at once.
 mod schedule;
 // Ignore files, lists and modes of a directory.

@@ -1,0 +1,206 @@
+//! Wrong cache hits that were reported of other builders, by the names of the reports: something is built, something
+//! is changed, and what is built then is what it has to be.
+
+mod fixtures;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::env::{Env, as_every_user};
+
+/// A report, or several of the same.
+pub struct Fixture {
+    /// Where it was reported.
+    pub reports: &'static [&'static str],
+    /// What is in the context before the first build.
+    pub files: &'static [Change],
+    /// What is done to it before the second.
+    pub changes: &'static [Change],
+    pub dockerfile: &'static str,
+    /// Of the second build, if it is another one.
+    pub then: Option<&'static str>,
+    /// Flags of the two builds.
+    pub flags: [&'static [&'static str]; 2],
+    /// Paths of the result and what is there, after the first and after the second build.
+    pub sees: &'static [[(&'static str, &'static str); 2]],
+}
+
+/// Something done to a context.
+pub enum Change {
+    Write(&'static str, &'static str),
+    Mode(&'static str, u32),
+    Link(&'static str, &'static str),
+    Hard(&'static str, &'static str),
+    Rename(&'static str, &'static str),
+    Remove(&'static str),
+}
+
+fn apply(env: &Env, changes: &[Change]) {
+    let path = |name: &str| env.path(&format!("ctx/{name}"));
+    for change in changes {
+        match change {
+            Change::Write(name, text) => {
+                let file = env.write(&format!("ctx/{name}"), text);
+                // The time of a file tells nothing.
+                let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+                fs::File::options()
+                    .write(true)
+                    .open(file)
+                    .unwrap()
+                    .set_modified(time)
+                    .unwrap();
+            }
+            Change::Mode(name, mode) => {
+                fs::set_permissions(path(name), fs::Permissions::from_mode(*mode)).unwrap();
+            }
+            Change::Link(name, to) => {
+                let _ = fs::remove_file(path(name));
+                symlink(to, path(name)).unwrap();
+            }
+            Change::Hard(name, to) => fs::hard_link(path(to), path(name)).unwrap(),
+            Change::Rename(name, to) => fs::rename(path(name), path(to)).unwrap(),
+            Change::Remove(name) => fs::remove_file(path(name)).unwrap(),
+        }
+    }
+}
+
+/// What is at `path`: the text of a file, `mode` and `->` of what is none, `-` for nothing. `path:mode` is its mode.
+fn seen(root: &Path, path: &str) -> String {
+    let (path, wants_mode) = match path.strip_suffix(":mode") {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let path = root.join(path);
+    match fs::symlink_metadata(&path) {
+        Err(_) => "-".to_owned(),
+        Ok(metadata) if wants_mode => format!("{:o}", metadata.permissions().mode() & 0o7777),
+        Ok(metadata) if metadata.is_symlink() => format!("-> {}", fs::read_link(path).unwrap().display()),
+        Ok(metadata) if metadata.is_dir() => "directory".to_owned(),
+        Ok(_) => fs::read_to_string(path).unwrap().trim_end().to_owned(),
+    }
+}
+
+#[test]
+fn no_reported_wrong_hit_is_one_here() {
+    let env = Env::ordinary().unwrap_or_else(Env::of_caller).in_memory();
+    env.base();
+    let mut reports = 0;
+    for fixture in fixtures::FIXTURES {
+        reports += fixture.reports.len();
+        env.write("ctx/.dockerignore", "");
+        let texts = [fixture.dockerfile, fixture.then.unwrap_or(fixture.dockerfile)];
+        for (round, changes) in [fixture.files, fixture.changes].into_iter().enumerate() {
+            apply(&env, changes);
+            let file = env.write("Dockerfile", texts[round]);
+            let (root, context) = (env.path("result"), env.path("ctx"));
+            let output = format!("type=local,dest={}", root.display());
+            let args = ["build", "-o", &output, "-f", file.to_str().unwrap()];
+            let context = [context.to_str().unwrap()];
+            let flags = fixture.flags[round].iter().copied();
+            env.rbuild(args.into_iter().chain(flags).chain(context)).ok();
+            for expected in fixture.sees {
+                let (path, text) = expected[round];
+                assert_eq!(
+                    seen(&root, path),
+                    text,
+                    "{path} of {:?}, build {}",
+                    fixture.reports,
+                    round + 1
+                );
+            }
+            fs::remove_dir_all(root).unwrap();
+        }
+        fs::remove_dir_all(env.path("ctx")).unwrap();
+    }
+    println!("{} fixtures of {reports} reports", fixtures::FIXTURES.len());
+    assert!(reports >= 45, "{reports}");
+}
+
+/// podman-container-tools/podman#10340, RedHatInsights/cicd-tools#33.
+#[test]
+fn labels_are_those_of_the_build() {
+    as_every_user(|env| {
+        env.write("labels/a", "a");
+        let dockerfile = "FROM scratch\nCOPY a /a\n";
+        for (flags, expected) in [
+            (&[][..], None),
+            (&["--label=l=1"][..], Some("1")),
+            (&["--label=l=2"], Some("2")),
+            (&[], None),
+        ] {
+            env.build("labels", dockerfile, flags).ok();
+            let label = env.inspect("labels")["Config"]["Labels"]["l"].clone();
+            assert_eq!(label.as_str(), expected);
+        }
+    });
+}
+
+/// podman-container-tools/podman#21310: what a build without the cache made is what later builds find.
+#[test]
+fn a_build_without_the_cache_is_found_by_the_next() {
+    as_every_user(|env| {
+        env.base();
+        let shown = env.context("shown", &[("text", "1")]);
+        let volume = format!("{shown}:/shown:ro");
+        let dockerfile = "FROM base\nRUN cat /shown/text > /seen\n";
+        let seen = |more: &[&str]| {
+            let dest = env.path("next-files");
+            let output = format!("type=local,dest={}", dest.display());
+            let flags: Vec<&str> = ["-v", &volume, "-o", &output]
+                .iter()
+                .chain(more)
+                .copied()
+                .collect();
+            env.build("next", dockerfile, &flags).ok();
+            let text = fs::read_to_string(dest.join("seen")).unwrap();
+            fs::remove_dir_all(dest).unwrap();
+            text
+        };
+        assert_eq!(seen(&[]), "1");
+        env.write("shown/text", "2");
+        assert_eq!(seen(&[]), "1", "what is in a volume is in no key");
+        assert_eq!(seen(&["--no-cache"]), "2");
+        assert_eq!(seen(&[]), "2");
+    });
+}
+
+/// GoogleContainerTools/kaniko#2567, #3350, #2010: what was built for one platform is not the result for another.
+#[test]
+fn another_platform_is_another_build() {
+    as_every_user(|env| {
+        env.context("platform", &[]);
+        let dockerfile = "FROM scratch AS one\nARG TARGETARCH\nCOPY <<E /arch\n$TARGETARCH\nE\n\
+             FROM one\nCOPY --from=one /arch /copied\n";
+        for arch in ["amd64", "arm64", "amd64"] {
+            let (dest, platform) = (env.path("files"), format!("--platform=linux/{arch}"));
+            let output = format!("type=local,dest={}", dest.display());
+            env.build("platform", dockerfile, &[&platform, "-o", &output])
+                .ok();
+            for file in ["arch", "copied"] {
+                assert_eq!(fs::read_to_string(dest.join(file)).unwrap().trim_end(), arch);
+            }
+            fs::remove_dir_all(dest).unwrap();
+        }
+    });
+}
+
+/// GoogleContainerTools/kaniko#1833, #637: a base with the name of another one, also behind a stage and an ARG.
+#[test]
+fn a_base_that_moved_is_another_base() {
+    as_every_user(|env| {
+        for text in ["1", "2"] {
+            env.write("moved/text", text);
+            env.build("moved", "FROM scratch\nCOPY text /text\n", &[]).ok();
+            let dockerfile = "ARG B=moved\nFROM $B AS builder\nFROM builder\nCOPY --from=builder /text /copied\n\
+                 COPY --from=moved /text /named\n";
+            let dest = env.path("files");
+            let output = format!("type=local,dest={}", dest.display());
+            env.build("after", dockerfile, &["-o", &output]).ok();
+            for file in ["text", "copied", "named"] {
+                assert_eq!(fs::read_to_string(dest.join(file)).unwrap(), text, "{file}");
+            }
+            fs::remove_dir_all(dest).unwrap();
+        }
+    });
+}
