@@ -89,7 +89,7 @@ impl IgnoreFile {
 }
 
 /// Opens a file of the context. A link may lead to another file of the context, not out of it.
-fn beneath(context: &Path, name: &str) -> rustix::io::Result<OwnedFd> {
+pub fn beneath(context: &Path, name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let root = rustix::fs::open(context, flags | OFlags::DIRECTORY, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;

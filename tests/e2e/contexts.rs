@@ -1,6 +1,6 @@
 use std::fs;
 
-use crate::env::{Run, as_every_user};
+use crate::env::{Run, as_every_user, has};
 
 #[test]
 fn named_contexts_stand_for_stages_and_images() {
@@ -81,18 +81,25 @@ fn a_context_comes_on_standard_input() {
                 .unwrap()
                 .into()
         };
-        for archive in ["tar -C ctx -c .", "tar -C ctx -cz ."] {
-            piped(archive, "").ok();
+        for archive in ["cat", "gzip", "bzip2", "xz", "zstd"] {
+            if !has(archive) {
+                continue;
+            }
+            let _ = fs::remove_dir_all(&out);
+            let archive = format!("tar -C ctx --sort=name -c . | {archive}");
+            piped(&archive, "").ok();
             // An ignore file does not hold for an archive.
             assert_eq!(fs::read_to_string(out.join("c/sub/f")).unwrap(), "text\n");
             assert_eq!(fs::read_to_string(out.join("seen")).unwrap(), "text\n");
+            let again = piped(&archive, "").ok();
+            assert_eq!(again.count("CACHED"), 2, "{}", again.stderr);
         }
-        let again = piped("tar -C ctx -c .", "").ok();
-        assert_eq!(again.count("CACHED"), 2, "{}", again.stderr);
         piped("tar -C ctx -c .", "-f other/D").ok();
         assert!(out.join("s/f").exists());
         piped("printf 'FROM base\\nRUN echo hi > /hi\\n'", "").ok();
         assert_eq!(fs::read_to_string(out.join("hi")).unwrap(), "hi\n");
+        let again = piped("printf 'FROM base\\nRUN echo hi > /hi\\n'", "").ok();
+        assert_eq!(again.count("CACHED"), 1, "{}", again.stderr);
         for (archive, more, text) in [
             (
                 "echo FROM base",
@@ -109,5 +116,51 @@ fn a_context_comes_on_standard_input() {
         // Nothing of it stays.
         let left = fs::read_dir(env.store().join("tmp")).unwrap().count();
         assert_eq!(left, 0);
+    });
+}
+
+/// `-f` of a directory; those of addresses are in `received`, those in archives above, those in repositories in `git`.
+#[test]
+fn the_dockerfile_of_a_directory_lies_anywhere() {
+    as_every_user(|env| {
+        env.context(
+            "work/ctx",
+            &[("f", "f"), ("own.docker", "FROM scratch\nCOPY f /in-context\n")],
+        );
+        env.write("work/own.docker", "FROM scratch\nCOPY f /beside\n");
+        env.write("outside/other.docker", "FROM scratch\nCOPY f /outside\n");
+        let absolute = env.path("outside/other.docker");
+        let piped = env.write("piped", "FROM scratch\nCOPY f /piped\n");
+        for (file, made) in [
+            ("own.docker", "beside"),
+            ("ctx/own.docker", "in-context"),
+            ("../outside/other.docker", "outside"),
+            (absolute.to_str().unwrap(), "outside"),
+            ("-", "piped"),
+        ] {
+            for time in [1, 2] {
+                let out = env.path("out");
+                let output = format!("type=local,dest={}", out.display());
+                let mut command = env.rbuild_command(["build", "-f", file, "-o", &output, "ctx"]);
+                command
+                    .current_dir(env.path("work"))
+                    .stdin(fs::File::open(&piped).unwrap());
+                let run: Run = command.output().unwrap().into();
+                // The same file by another name is nothing new.
+                let known = time == 2 || file.starts_with('/');
+                assert_eq!(run.ok().count("CACHED"), usize::from(known), "{file}");
+                assert_eq!(fs::read_to_string(out.join(made)).unwrap(), "f", "{file}");
+                fs::remove_dir_all(out).unwrap();
+            }
+        }
+        let missing = env
+            .rbuild([
+                "build",
+                "-f",
+                "none.docker",
+                env.path("work/ctx").to_str().unwrap(),
+            ])
+            .fails(1);
+        assert!(missing.stderr.contains("none.docker"), "{}", missing.stderr);
     });
 }

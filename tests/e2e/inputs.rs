@@ -5,3 +5,9 @@
 mod bombs;
 // Repositories and their servers.
 mod git;
+// Large files of repositories.
+mod lfs;
+// Directories and Dockerfiles.
+mod tree;
+// Web servers.
+mod web;

@@ -418,11 +418,12 @@ fn dockerfile(file: Option<&str>, context: &std::path::Path) -> DockerfileSource
         None => {
             let usual = context.join("Dockerfile");
             let lower = context.join("dockerfile");
-            DockerfileSource::of_path(if !usual.exists() && lower.exists() {
-                lower
+            let name = if !usual.exists() && lower.exists() {
+                "dockerfile"
             } else {
-                usual
-            })
+                "Dockerfile"
+            };
+            DockerfileSource::of_context(context, name)
         }
     }
 }

@@ -16,7 +16,7 @@ use rbuild_cache::tree::{self, Tree};
 use rbuild_cache::{Digest, Key, KeyBuilder, LayerId, Made, Record, Store, View};
 use rbuild_parser::git_url::GitUrl;
 
-use super::dockerfile::DockerfileSource;
+use super::dockerfile::{DOCKERFILE_LIMIT, DockerfileSource};
 use super::options::BuildOptions;
 use crate::cli::human;
 use crate::frontend::{CONTEXT, GitRequest, HttpRequest, MetaResolver};
@@ -25,9 +25,6 @@ use crate::solver::keys;
 use crate::solver::ops::extract::{begins_as_archive, extract};
 use crate::source::context::LoneFile;
 use crate::source::remote::Remotes;
-
-/// No Dockerfile is that large.
-const DOCKERFILE_LIMIT: u64 = 16 << 20;
 
 /// Where the files of the build context are.
 #[derive(Debug, Clone)]

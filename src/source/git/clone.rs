@@ -21,6 +21,9 @@ use crate::error::BuildError;
 /// does neither.
 const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
 
+/// What is said by servers that give nothing but what refs lead to.
+const UNADVERTISED: [&str; 3] = ["not our ref", "unadvertised object", "upload-pack: not"];
+
 /// The clone of one repository. Locked against other builds as long as it is held.
 pub struct Clone<'a> {
     git: &'a Git,
@@ -120,14 +123,8 @@ impl<'a> Clone<'a> {
         } else {
             &["--no-filter", "--depth=1"]
         };
-        let unadvertised = [
-            "not our ref",
-            "unadvertised object",
-            "upload-pack: not",
-            "shallow",
-            "--depth",
-        ];
-        if !unadvertised.iter().any(|text| failure.says(text)) {
+        let unable = UNADVERTISED.iter().chain(&["shallow", "--depth"]);
+        if !unable.into_iter().any(|text| failure.says(text)) {
             return Err(connection.failed(failure));
         }
         if !reference.is_empty() {
@@ -164,8 +161,13 @@ impl<'a> Clone<'a> {
         self.git.call(args).inside(&self.path).output().is_ok()
     }
 
-    /// Fetches files by their ids.
-    pub fn fetch_files(&self, connection: &Connection<'_>, ids: &[String]) -> Result<(), BuildError> {
+    /// Fetches files of a commit by their ids.
+    pub fn fetch_files(
+        &self,
+        connection: &Connection<'_>,
+        commit: &str,
+        ids: &[String],
+    ) -> Result<(), BuildError> {
         let input = ids.iter().map(|id| format!("{id}\n")).collect::<String>();
         let args = [
             "fetch",
@@ -177,11 +179,18 @@ impl<'a> Clone<'a> {
             "origin",
         ];
         let settings = [("fetch.negotiationAlgorithm".to_owned(), "noop".to_owned())];
-        connection.run(|server| {
+        let fetched = connection.attempt(|server| {
             let call = server.call(&args).inside(&self.path).with(&settings);
             call.input(input.clone().into_bytes()).output()
-        })?;
-        Ok(())
+        });
+        let Err(failure) = fetched else { return Ok(()) };
+        if !UNADVERTISED.iter().any(|text| failure.says(text)) {
+            return Err(connection.failed(failure));
+        }
+        // Who speaks the old protocol (sshd that does not accept GIT_PROTOCOL) gives commits, and no single files.
+        let kept = format!("+{commit}:refs/rbuild/{commit}");
+        self.fetch_with(connection, &["--refetch", "--no-filter", "--depth=1"], &[&kept])
+            .map_err(|_| connection.failed(failure))
     }
 
     fn fetch_with(

@@ -139,6 +139,7 @@ impl Export<'_> {
         complete(
             &clone,
             &connection,
+            wanted.commit,
             &[&listed, &attributes, &modules].map(Vec::as_slice).concat(),
             &damaged,
         )?;
@@ -310,6 +311,7 @@ impl Export<'_> {
 fn complete(
     clone: &Clone<'_>,
     connection: &Connection<'_>,
+    commit: &str,
     listed: &[Listed],
     damaged: &dyn Fn(Failure) -> BuildError,
 ) -> Result<(), BuildError> {
@@ -322,7 +324,7 @@ fn complete(
     if missing.is_empty() {
         return Ok(());
     }
-    clone.fetch_files(connection, &missing)?;
+    clone.fetch_files(connection, commit, &missing)?;
     match clone.missing(&files).map_err(damaged)?.first() {
         None => Ok(()),
         Some(id) => Err(BuildError::message(format!(

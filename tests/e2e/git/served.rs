@@ -256,6 +256,7 @@ pub struct SshServer {
     pub agent_socket: PathBuf,
     /// The line of `known_hosts`.
     pub host_key: String,
+    log: PathBuf,
 }
 
 impl SshServer {
@@ -295,7 +296,7 @@ impl SshServer {
             "sshd_config",
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}.pub\nStrictModes no\n\
-                 UsePAM no\nPidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+                 UsePAM no\nPidFile none\nLogLevel VERBOSE\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
                  SetEnv GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=*\n",
                 host.display(),
                 key.display()
@@ -303,7 +304,13 @@ impl SshServer {
         );
         let daemon = env
             .command(sshd)
-            .args(["-D", "-f", config.to_str().unwrap()])
+            .args([
+                "-D",
+                "-E",
+                env.path("sshd.log").to_str().unwrap(),
+                "-f",
+                config.to_str().unwrap(),
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -334,7 +341,18 @@ impl SshServer {
             user: run("id", &["-un"]),
             agent_socket,
             host_key: format!("[127.0.0.1]:{port} {public}"),
+            log: env.path("sshd.log"),
         })
+    }
+}
+
+impl SshServer {
+    /// How many commands were run there.
+    pub fn commands(&self) -> usize {
+        fs::read_to_string(&self.log)
+            .unwrap()
+            .matches("Starting session: command")
+            .count()
     }
 }
 
