@@ -22,6 +22,12 @@ mod cache;
 mod metamorphic;
 // Wrong cache hits of other builders.
 mod wrong_hits;
+// Many builds on one store.
+mod crowd;
+// Numbers that a seed decides.
+mod random;
+// What is in the keys of steps, row by row.
+mod keys;
 // Which steps run when, and how many at once.
 mod schedule;
 // Ignore files, lists and modes of a directory.

@@ -4,8 +4,8 @@
 //! `RBUILD_METAMORPHIC_PAIRS` asks for more pairs than every run of the suite makes, `RBUILD_METAMORPHIC_SEED` for those
 //! of a failure.
 
+mod files;
 mod generate;
-mod random;
 mod world;
 
 use std::fs;
@@ -14,8 +14,8 @@ use std::process::Output;
 use std::time::SystemTime;
 
 use crate::env::Env;
+use crate::random::Random;
 use generate::Kind;
-use random::Random;
 use world::World;
 
 /// Pairs of every run of the suite.
