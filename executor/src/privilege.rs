@@ -76,6 +76,16 @@ impl Capabilities {
         })
     }
 
+    /// How they differ from the usual ones: `+NET_ADMIN -CHOWN`; empty when they do not.
+    pub fn tweaks(self) -> String {
+        let held = self.set();
+        let more = held.difference(DOCKER_DEFAULT);
+        let less = DOCKER_DEFAULT.difference(held);
+        let more = more.iter_names().map(|(name, _)| format!("+{name}"));
+        let less = less.iter_names().map(|(name, _)| format!("-{name}"));
+        more.chain(less).collect::<Vec<_>>().join(" ")
+    }
+
     /// What is held of `available`, or the names of what is demanded and not there.
     pub(crate) fn within(self, available: CapabilitySet) -> Result<CapabilitySet, String> {
         let missing = CapabilitySet::from_bits_truncate(self.demanded).difference(available);
@@ -160,6 +170,9 @@ mod tests {
             let found = Capabilities::tweaked(&owned(add), &owned(drop)).unwrap();
             assert_eq!(found.held, expected, "+{add:?} -{drop:?}");
         }
+        let tweaked = Capabilities::tweaked(&["NET_ADMIN".to_owned()], &["chown".to_owned()]).unwrap();
+        assert_eq!(tweaked.tweaks(), "+NET_ADMIN -CHOWN");
+        assert_eq!(Capabilities::default().tweaks(), "");
         let error = Capabilities::tweaked(&["SYSADMIN".to_owned()], &[]).unwrap_err();
         assert_eq!(
             error.to_string(),

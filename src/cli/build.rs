@@ -1,10 +1,12 @@
 //! `rbuild [build]`: the one flow from argv to an image.
 
 mod announced;
+mod caching;
 mod call;
 mod commit;
 mod confinement;
 pub mod dockerfile;
+pub mod explain;
 mod handed;
 mod interrupt;
 mod leaks;
@@ -39,6 +41,7 @@ use crate::frontend::{self, Lowered, Warning};
 use crate::graph::{NetworkMode, VertexId};
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::{FetchOptions, Registry};
+use crate::solver::why::Ran;
 use crate::solver::{self, Inputs, Plan, run::Solved};
 use crate::source::agent::Agents;
 use crate::source::context::{BuildContext, StoredContext};
@@ -80,6 +83,7 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if options.progress != Mode::Quiet {
         report::summary(&build.warnings.borrow());
     }
+    report::tell(&build.explanation.borrow());
     match built {
         Ok(exported) => {
             if let Some(file) = &options.iidfile {
@@ -120,6 +124,8 @@ struct Build<'a> {
     ignore: OnceCell<Option<IgnoreFile>>,
     /// Context and Dockerfile from elsewhere, once somebody asked.
     arrival: OnceCell<Arrival>,
+    /// What `--explain` has to say, for the end.
+    explanation: RefCell<String>,
 }
 
 impl<'a> Build<'a> {
@@ -139,17 +145,17 @@ impl<'a> Build<'a> {
             agents,
             ignore: OnceCell::new(),
             arrival: OnceCell::new(),
+            explanation: RefCell::default(),
         })
     }
 
     /// parse, lower, solve, commit, export. `source` receives the Dockerfile's text, for excerpts.
     fn run(&self, source: &mut String) -> Result<Exported, BuildError> {
         let dockerfile = self.parse(source)?;
+        self.announce();
         let store = self.context.store()?;
         let registry = self.context.registry();
-        let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull)
-            .with_progress(transfers::shown_by(self.progress.clone()));
-        store.set_provider(Arc::new(images.origins().clone()));
+        let images = self.images(&store, &registry);
         let remotes = self.remotes(&store, &registry)?;
         let lowered = self.lower(dockerfile, &images, &remotes)?;
         let locals = self.locals(&lowered, &store)?;
@@ -167,6 +173,14 @@ impl<'a> Build<'a> {
             solved.seal(&store)?;
         }
         Ok(exported)
+    }
+
+    /// What finds base images; from now on the store fetches layers that it knows and does not have.
+    fn images(&self, store: &Store, registry: &Registry) -> ImageSource {
+        let images = ImageSource::new(store.clone(), registry.clone(), self.options.pull)
+            .with_progress(transfers::shown_by(self.progress.clone()));
+        store.set_provider(Arc::new(images.origins().clone()));
+        images
     }
 
     fn lower(
@@ -307,22 +321,8 @@ impl<'a> Build<'a> {
             Some(first) if !results.is_empty() => first,
             _ => return Ok((None, None)),
         };
-        let inputs = Inputs {
-            definition: &first.definition,
-            results: &results,
-            store,
-            locals,
-            remotes,
-            secrets: &self.secrets,
-            agents: &self.agents,
-            leaks: &self.leaks,
-            sink: self.progress.as_ref(),
-            epoch: first.source_date_epoch,
-            clamp: self.clamp(first),
-            dns: &self.options.network.dns,
-            jobs: self.options.jobs,
-            certificates: self.options.network.certificates.as_ref(),
-        };
+        let ran = Ran::new(self.progress.as_ref());
+        let inputs = self.inputs(first, &results, store, locals, remotes, &ran);
         let mut plan = Plan::new(&inputs)?;
         plan.fetch(&inputs)?;
         for local in locals.values() {
@@ -364,11 +364,41 @@ impl<'a> Build<'a> {
                     self.progress.tick();
                 }
             });
-            let solved = solver::run::run(&inputs, &plan, executor.as_ref(), &cancel);
+            let run = || solver::run::run(&inputs, &plan, executor.as_ref(), &cancel);
+            let solved = self.explained(&inputs, &plan, &ran, run);
             ended.set();
             solved
         })?;
         Ok((Some(solved), scratch))
+    }
+
+    /// What the solver works with.
+    fn inputs<'b>(
+        &'b self,
+        first: &'b Lowered,
+        results: &'b [VertexId],
+        store: &'b Store,
+        locals: &'b BTreeMap<String, BuildContext>,
+        remotes: &'b Remotes,
+        sink: &'b dyn Sink,
+    ) -> Inputs<'b> {
+        Inputs {
+            definition: &first.definition,
+            results,
+            store,
+            locals,
+            remotes,
+            secrets: &self.secrets,
+            agents: &self.agents,
+            leaks: &self.leaks,
+            sink,
+            epoch: first.source_date_epoch,
+            clamp: self.clamp(first),
+            dns: &self.options.network.dns,
+            jobs: self.options.jobs,
+            certificates: self.options.network.certificates.as_ref(),
+            max_age: self.options.caching.cache_ttl,
+        }
     }
 
     /// The time that no file of a new layer may be later than.

@@ -7,6 +7,7 @@ pub mod cp;
 pub mod diff;
 pub mod doctor;
 pub mod du;
+pub mod explained;
 pub mod export;
 pub mod filter;
 pub mod format;
@@ -34,6 +35,7 @@ pub mod store;
 pub mod tag;
 pub mod template;
 pub mod trees;
+pub mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -123,6 +125,8 @@ enum Command {
     Imagetools(imagetools::ImagetoolsCommand),
     /// Parse a Dockerfile and print what was understood
     Parse(parse::ParseArgs),
+    /// Say what a build would run, and why, and what is cached
+    Plan(Box<build::explain::PlanArgs>),
     /// Remove build cache
     Prune(prune::PruneArgs),
     /// Fetch an image from its registry
@@ -138,6 +142,8 @@ enum Command {
     Store(StoreCommand),
     /// Give an image another name
     Tag(tag::TagArgs),
+    /// Say why the steps of the last build ran
+    Why(why::WhyArgs),
 }
 
 impl Command {
@@ -249,6 +255,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Manifest(command) => manifest::run(command, context),
         Command::Merge(args) => merge::run(args, context),
         Command::Parse(args) => parse::run(args, context),
+        Command::Plan(args) => build::explain::plan(*args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),
         Command::Push(args) => push::run(args, context),
@@ -256,6 +263,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Save(args) => save::run(args, context),
         Command::Store(StoreCommand::Check(args)) => store::check(&args, context),
         Command::Tag(args) => tag::run(args, context),
+        Command::Why(args) => why::run(args, context),
     }
 }
 

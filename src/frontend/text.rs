@@ -1,6 +1,9 @@
 //! How BuildKit prints values in history entries and step names: Go's `%q` and `time.Duration`, and variables shown
 //! by their values.
 
+use rbuild_parser::instruction::Source;
+use rbuild_parser::{Heredoc, Instruction, Spanned};
+
 use super::env::Env;
 
 /// Go's `%q` of a list: `["a" "b"]`.
@@ -112,6 +115,33 @@ fn name_at(text: &str) -> &str {
     &text[..end]
 }
 
+/// The instruction as it was written, in one line, with its heredocs below.
+pub(super) fn with_heredocs<'a>(instruction: &'a Spanned<Instruction>) -> String {
+    let of_sources = |sources: &'a [Source]| -> Vec<&'a Heredoc> {
+        let heredoc = |source: &'a Source| match source {
+            Source::Heredoc(heredoc) => Some(heredoc),
+            Source::Path(_) => None,
+        };
+        sources.iter().filter_map(heredoc).collect()
+    };
+    let heredocs = match &instruction.value {
+        Instruction::Run(run) => run.heredocs.iter().collect(),
+        Instruction::Copy(copy) => of_sources(&copy.sources),
+        Instruction::Add(add) => of_sources(&add.sources),
+        _ => Vec::new(),
+    };
+    heredocs.iter().fold(instruction.text.clone(), |text, heredoc| {
+        format!("{text}\n{}{}", heredoc.body, heredoc.name)
+    })
+}
+
+/// Whether `text` has `$name` or `${name`.
+pub(super) fn mentions(text: &str, name: &str) -> bool {
+    text.split('$')
+        .skip(1)
+        .any(|rest| name_at(rest.trim_start_matches('{')) == name)
+}
+
 /// First line of a script, for a step's name.
 pub(super) fn summary(script: &str) -> String {
     let mut lines = script.trim().lines();
@@ -141,6 +171,18 @@ mod tests {
         let items = ["a b", "q\"\\", "\n\t\u{1}\u{7f}", "ü\u{a0}"].map(str::to_owned);
         assert_eq!(quoted_list(&items), r#"["a b" "q\"\\" "\n\t\x01\x7f" "ü\u00a0"]"#);
         assert_eq!(quoted_list(&[]), "[]");
+    }
+
+    #[test]
+    fn variables_are_found_in_a_text() {
+        for (text, found) in [
+            ("COPY $A /", true),
+            ("COPY x${A:-1} /", true),
+            ("COPY $AB ${B}A /", false),
+            ("COPY A /", false),
+        ] {
+            assert_eq!(mentions(text, "A"), found, "{text}");
+        }
     }
 
     #[test]

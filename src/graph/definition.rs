@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rbuild_cache::{Key, KeyBuilder};
 use serde::Serialize;
 
-use super::{Op, Platform};
+use super::{Op, Platform, Written};
 
 /// Index of a vertex in its [`Definition`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +43,9 @@ pub struct Vertex {
     pub name: String,
     /// Where it was written.
     pub location: Option<Location>,
+    /// The instruction, if it is a numbered step.
+    #[serde(skip)]
+    pub written: Option<Written>,
     /// Never taken from the cache (`--no-cache`, `--no-cache-filter`); its result is still recorded.
     pub no_cache: bool,
     /// Platform of the stage.

@@ -8,6 +8,7 @@ pub mod mount;
 pub mod op;
 pub mod platform;
 pub mod reference;
+pub mod written;
 
 pub use address::Address;
 pub use confinement::{Capabilities, Confinement, SystemCalls};
@@ -19,3 +20,4 @@ pub use op::{
 };
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};
+pub use written::{Variable, Written};

@@ -205,6 +205,7 @@ mod tests {
             mounts: Vec::new(),
             name: String::new(),
             location: None,
+            written: None,
             no_cache: false,
             platform,
         }

@@ -16,9 +16,11 @@ pub mod plan;
 mod remote;
 mod root;
 pub mod run;
+pub mod why;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use rbuild_cache::layer::{Layer, Timestamp};
 use rbuild_cache::{LayerId, Store, View};
@@ -66,6 +68,8 @@ pub struct Inputs<'a> {
     pub jobs: Jobs,
     /// What steps trust beside their image. In no key and in no layer.
     pub certificates: Option<&'a Certificates>,
+    /// Older results of steps are not used (`--cache-ttl`); what is fetched has its own rules.
+    pub max_age: Option<Duration>,
 }
 
 impl fmt::Debug for Inputs<'_> {

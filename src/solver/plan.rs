@@ -1,8 +1,10 @@
 //! Which vertices have to run: keys for all, then a walk from the result towards the sources that
 //! stops where the cache has an answer. A stage of which only cached files are used is not looked at.
 
+use std::time::{Duration, SystemTime};
+
 use rbuild_cache::layer::Timestamp;
-use rbuild_cache::{Key, LayerId};
+use rbuild_cache::{Key, LayerId, Record};
 
 use super::ops::Sources;
 use super::ops::select::{self, Selection};
@@ -55,6 +57,21 @@ impl Plan {
         }
         plan.look_up(inputs)?;
         Ok(plan)
+    }
+
+    /// Whether nothing has to run.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// The sources that [`Plan::fetch`] would fetch, by their names.
+    pub fn fetches<'a>(&self, inputs: &Inputs<'a>) -> Vec<&'a str> {
+        let definition = inputs.definition;
+        let missing = self.missing.iter().map(|id| definition.vertex(*id));
+        missing
+            .filter(|vertex| matches!(vertex.op, Op::Http(_) | Op::Git(_)))
+            .map(|vertex| vertex.name.as_str())
+            .collect()
     }
 
     /// Whether a process with this network has to run.
@@ -218,7 +235,7 @@ impl Plan {
                 continue;
             }
             if !vertex.no_cache {
-                self.cached[id.0] = recorded(inputs, &self.definitions[id.0])?;
+                self.cached[id.0] = recorded(inputs, &vertex.op, &self.definitions[id.0])?;
             }
             if self.cached[id.0].is_none() {
                 self.missing.push(id);
@@ -244,12 +261,27 @@ fn readable(inputs: &Inputs<'_>, layer: &LayerId, clamp: Option<i64>) -> Result<
     }
 }
 
-/// The result that the cache has for a key, if its layer is still there.
-pub(super) fn recorded(inputs: &Inputs<'_>, key: &Key) -> Result<Option<StepResult>, BuildError> {
+/// How long ago the step ran that `record` is of, by the clock of this machine; nothing for a time that is still to come.
+pub(super) fn age(record: &Record) -> Duration {
+    let made = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(record.created));
+    made.and_then(|made| SystemTime::now().duration_since(made).ok())
+        .unwrap_or_default()
+}
+
+/// Whether `--cache-ttl` lets a result be used; with 0 none is.
+pub(super) fn is_fresh(inputs: &Inputs<'_>, record: &Record) -> bool {
+    let fits = |ttl: Duration| !ttl.is_zero() && age(record).as_secs() <= ttl.as_secs();
+    inputs.max_age.is_none_or(fits)
+}
+
+/// The result that the cache has for a key, if its layer is still there and it is not too old for a step. What was
+/// fetched is named by its content, and so does not age.
+pub(super) fn recorded(inputs: &Inputs<'_>, op: &Op, key: &Key) -> Result<Option<StepResult>, BuildError> {
     let Some(record) = inputs.store.record(key).map_err(BuildError::new)? else {
         return Ok(None);
     };
-    if !inputs.store.layer_exists(&record.layer) {
+    let fetched = matches!(op, Op::Http(_) | Op::Git(_));
+    if !inputs.store.layer_exists(&record.layer) || !(fetched || is_fresh(inputs, &record)) {
         return Ok(None);
     }
     Ok(Some(StepResult {

@@ -254,7 +254,7 @@ impl<'a> Run<'a> {
             None
         } else {
             let lock = self.wait_for_lock(key)?;
-            if let Some(result) = recorded(self.inputs, key)? {
+            if let Some(result) = recorded(self.inputs, &vertex.op, key)? {
                 return Ok(Found::Cached(result));
             }
             Some(lock)
@@ -385,7 +385,7 @@ impl Work<'_, '_> {
             let Some(seen) = seen.filter(|seen| seen.len() == self.base.len()) else {
                 continue;
             };
-            if !store.layer_exists(&record.layer) {
+            if !store.layer_exists(&record.layer) || !plan::is_fresh(self.run.inputs, &record) {
                 continue;
             }
             let Some(theirs) = self.contents(&seen)? else {
@@ -535,7 +535,7 @@ impl Work<'_, '_> {
             return Ok(None);
         }
         let store = self.run.inputs.store;
-        let Some(result) = recorded(self.run.inputs, content)? else {
+        let Some(result) = recorded(self.run.inputs, &self.vertex.op, content)? else {
             return Ok(None);
         };
         if let Some(record) = store.record(content).map_err(BuildError::new)? {

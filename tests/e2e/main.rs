@@ -46,6 +46,8 @@ mod debian;
 mod errors;
 // Hostile images and Dockerfiles: the machine stays as it was.
 mod escape;
+// Why a step runs that did not before: one change, one cause.
+mod why;
 // What the work costs in system calls: nothing is created or looked at without need (design D3).
 mod economy;
 // Hostile archives.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rbuild_executor::{Isolation, Resources, Rlimit};
 
+use super::caching::CacheArgs;
 use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
@@ -50,17 +51,8 @@ pub struct BuildArgs {
     /// Stage to build, by name or number [default: the last one]
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
-    /// Do not use the cache; results are still kept in it
-    #[arg(long)]
-    no_cache: bool,
-    /// Do not use the cache for these stages
-    #[arg(
-        long,
-        value_name = "STAGE",
-        value_delimiter = ',',
-        conflicts_with = "no_cache"
-    )]
-    no_cache_filter: Vec<String>,
+    #[command(flatten)]
+    caching: CacheArgs,
     /// Ask the registry for every base image, also for those in the store
     #[arg(long)]
     pull: bool,
@@ -190,8 +182,8 @@ pub struct BuildOptions {
     build_args: Vec<(String, Option<String>)>,
     target: Option<String>,
     labels: Vec<(String, String)>,
-    no_cache: bool,
-    no_cache_filter: Vec<String>,
+    /// `--no-cache`, `--cache-ttl`, `--explain` and the like.
+    pub caching: CacheArgs,
     /// The flags about the network of RUN.
     pub network: NetworkOptions,
     allow: Vec<Entitlement>,
@@ -293,8 +285,7 @@ impl BuildOptions {
                     (key.to_owned(), value.to_owned())
                 })
                 .collect(),
-            no_cache: args.no_cache,
-            no_cache_filter: args.no_cache_filter,
+            caching: args.caching,
             allow: args.allow,
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
@@ -318,8 +309,8 @@ impl BuildOptions {
             target: self.target.clone(),
             platform: None,
             labels: self.labels.clone(),
-            no_cache: self.no_cache,
-            no_cache_filter: self.no_cache_filter.clone(),
+            no_cache: self.caching.no_cache,
+            no_cache_filter: self.caching.no_cache_filter.clone(),
             contexts: self.contexts.clone(),
             network: self.network.mode,
             allow: self.allow.clone(),
@@ -331,6 +322,11 @@ impl BuildOptions {
             source_date_epoch: self.source_date_epoch,
             ignored: Vec::new(),
         }
+    }
+
+    /// `--target`.
+    pub fn target(&self) -> Option<&str> {
+        self.target.as_deref()
     }
 
     /// Whether context or Dockerfile have to be received first.

@@ -35,6 +35,12 @@ pub fn summary(warnings: &[Warning]) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// Prints an explanation on standard error.
+pub fn tell(text: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Prints `error` on standard error. `source` is the Dockerfile's text, empty when it could not be read.
 pub fn print(error: &BuildError, source: &str, progress: &Tail) {
     let terminal = std::io::stderr().is_terminal();

@@ -23,12 +23,15 @@ use super::image::ImageDraft;
 use super::lint::IgnoredSources;
 use super::remotes::{RemoteRequest, Remotes};
 use super::stage::{Base, Command, CopyFrom, StageTable};
-use super::text::shown_with;
+use super::text::{mentions, shown_with, with_heredocs};
 use super::warnings::Warnings;
 use super::{BuildRequest, GitRequest, HttpRequest, Warning};
 use crate::error::BuildError;
 use crate::graph::address::masked;
-use crate::graph::{Address, CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Vertex, VertexId};
+use crate::graph::{
+    Address, CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Variable, Vertex, VertexId,
+    Written,
+};
 
 /// What all stages share.
 #[derive(Debug)]
@@ -153,14 +156,17 @@ impl<'a> Lowering<'a> {
                 };
                 let name = masked(name);
                 let mut state = StageState::new(ImageDraft::scratch(&platform), platform, None);
+                let text = format!("FROM {name}");
+                let shown = steps.next(false, &text);
                 let id = self.definition.add(Vertex {
                     op: Op::Copy(Box::new(CopyOp::of_all())),
                     base: None,
                     source: Some(source),
                     remotes: Vec::new(),
                     mounts: Vec::new(),
-                    name: steps.next(false, &format!("FROM {name}")),
+                    name: shown,
                     location: Some(stage.location.clone()),
+                    written: Some(steps.written(text, Vec::new())),
                     no_cache: false,
                     platform: state.platform.clone(),
                 });
@@ -239,6 +245,7 @@ impl<'a> Lowering<'a> {
             mounts: Vec::new(),
             name,
             location: Some(location.clone()),
+            written: None,
             no_cache: false,
             platform: platform.clone(),
         }))
@@ -260,6 +267,7 @@ impl<'a> Lowering<'a> {
             mounts: Vec::new(),
             name: shown,
             location: None,
+            written: None,
             no_cache: false,
             platform: self.target_platform.clone(),
         })
@@ -302,6 +310,7 @@ impl<'a> Lowering<'a> {
             mounts: Vec::new(),
             name,
             location: Some(location.clone()),
+            written: None,
             no_cache: false,
             platform: self.target_platform.clone(),
         })
@@ -319,6 +328,8 @@ impl<'a> Lowering<'a> {
 #[derive(Debug)]
 pub(super) struct Steps {
     stage: String,
+    /// The stage's name.
+    of: String,
     index: usize,
     total: usize,
 }
@@ -339,6 +350,7 @@ impl Steps {
             .flatten()
             .map(|part| part + " ")
             .collect(),
+            of: table.display_name(index),
             index: 0,
             total: steps.count()
                 + usize::from(matches!(
@@ -358,6 +370,23 @@ impl Steps {
             self.stage, self.index, self.total
         )
     }
+
+    /// What was written for the step that [`Steps::next`] has named.
+    fn written(&self, text: String, variables: Vec<Variable>) -> Written {
+        Written {
+            stage: self.of.clone(),
+            step: self.index,
+            text,
+            variables,
+        }
+    }
+}
+
+/// A numbered step: how it is shown, and what was written.
+#[derive(Debug)]
+struct StepName {
+    name: String,
+    written: Written,
 }
 
 /// One stage while it is lowered.
@@ -376,6 +405,7 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     pub(super) fn detached(shared: &'s mut Lowering<'a>, state: StageState) -> Self {
         let steps = Steps {
             stage: String::new(),
+            of: String::new(),
             index: 0,
             total: 0,
         };
@@ -500,7 +530,7 @@ impl<'s, 'a> StageLowering<'s, 'a> {
         &mut self,
         op: Op,
         inputs: impl Into<LayerInputs>,
-        name: String,
+        step: StepName,
         location: &Location,
         created_by: String,
     ) {
@@ -511,8 +541,9 @@ impl<'s, 'a> StageLowering<'s, 'a> {
             source: inputs.source,
             remotes: inputs.remotes,
             mounts: inputs.mounts,
-            name,
+            name: step.name,
             location: Some(location.clone()),
+            written: Some(step.written),
             no_cache: self.no_cache,
             platform: self.state.platform.clone(),
         });
@@ -521,14 +552,37 @@ impl<'s, 'a> StageLowering<'s, 'a> {
     }
 
     /// The name of the next step: the instruction's text with variables shown by their values.
-    fn step_name(&mut self, command: &Command, suffix: &str) -> String {
+    fn step_name(&mut self, command: &Command, suffix: &str) -> StepName {
         let text = shown_with(&self.state.env, &command.instruction.text);
         let text = match text.split_once(|c: char| c.is_ascii_whitespace()) {
             Some((keyword, rest)) => format!("{} {}", keyword.to_ascii_uppercase(), rest.trim_start()),
             None => text.to_ascii_uppercase(),
         };
-        self.steps
-            .next(command.is_trigger, &masked(&format!("{text}{suffix}")))
+        let name = self
+            .steps
+            .next(command.is_trigger, &masked(&format!("{text}{suffix}")));
+        let text = with_heredocs(&command.instruction);
+        let variables = self.variables(&command.instruction.value, &text);
+        let written = self.steps.written(masked(&text).into_owned(), variables);
+        StepName { name, written }
+    }
+
+    /// The variables that reach an instruction, for the record of the build.
+    fn variables(&self, instruction: &Instruction, text: &str) -> Vec<Variable> {
+        let runs = matches!(instruction, Instruction::Run(_));
+        let set = self.state.image.config().env.iter();
+        let set: Vec<&str> = set.map(String::as_str).collect();
+        let variable = |(name, value): &(String, String)| {
+            let declared = self.state.declared.iter().any(|(declared, _)| declared == name);
+            let is_argument = declared && !set.contains(&format!("{name}={value}").as_str());
+            let counts = if runs { is_argument } else { mentions(text, name) };
+            counts.then(|| Variable {
+                name: name.clone(),
+                value: value.clone(),
+                is_argument,
+            })
+        };
+        self.state.env.0.iter().filter_map(variable).collect()
     }
 
     /// What a COPY reads: `None` for nothing at all.

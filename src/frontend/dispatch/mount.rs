@@ -268,6 +268,7 @@ fn take(
         mounts: Vec::new(),
         name: format!("[internal] take {source} of {place} for RUN --mount"),
         location: Some(command.location.clone()),
+        written: None,
         no_cache: false,
         platform: stage.state.platform.clone(),
     })

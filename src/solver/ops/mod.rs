@@ -8,6 +8,7 @@ pub mod chmod;
 pub mod copy;
 pub mod dest;
 pub mod extract;
+pub mod facts;
 pub mod mkdir;
 pub mod owner;
 pub mod plan;

@@ -81,28 +81,10 @@ impl Selection {
     pub fn key(&self) -> Key {
         self.key
     }
-
-    /// What went into the key as `(path in the source, description)`, in the order of the operands.
-    pub fn inputs(&self) -> Vec<(String, String)> {
-        let mut inputs = Vec::new();
-        for found in self.matches.iter().map(|matched| &matched.found) {
-            match found {
-                Found::Inline(file) => {
-                    let digest = ContentDigest::of(file.data.as_bytes());
-                    inputs.push((format!("<<{}", file.name), format!("heredoc {}", short(&digest))));
-                }
-                found => {
-                    let described = |item: &Item| (item.entry.path.to_string(), describe(item));
-                    inputs.extend(found.items().iter().map(described));
-                }
-            }
-        }
-        inputs
-    }
 }
 
 impl Found {
-    fn items(&self) -> &[Item] {
+    pub(super) fn items(&self) -> &[Item] {
         match self {
             Self::File(item) | Self::Archive(item) => std::slice::from_ref(item),
             Self::Contents(items) | Self::Parents(items) => items,
@@ -695,32 +677,4 @@ impl Item {
         }
         record.push(u8::from(self.link.is_some()));
     }
-}
-
-/// An item for people: what kind, which content, mode and owner.
-fn describe(item: &Item) -> String {
-    let entry = &item.entry;
-    let kind = match &entry.kind {
-        Kind::Directory { .. } => "directory".to_owned(),
-        Kind::File { size } => {
-            let digest = item.digest.as_ref().map(short).unwrap_or_default();
-            format!("file {digest} {size} bytes")
-        }
-        Kind::Symlink { target } => format!("link to {}", String::from_utf8_lossy(target)),
-        Kind::Hardlink { target } => format!("hard link to {target}"),
-        Kind::Fifo => "fifo".to_owned(),
-        Kind::CharDevice { major, minor } => format!("character device {major}:{minor}"),
-        Kind::BlockDevice { major, minor } => format!("block device {major}:{minor}"),
-        Kind::Whiteout => "whiteout".to_owned(),
-    };
-    let mut text = format!("{kind} {:04o} {}:{}", entry.mode, entry.uid, entry.gid);
-    for (name, value) in &entry.xattrs {
-        let value = ContentDigest::of(value);
-        text.push_str(&format!(" {}={}", String::from_utf8_lossy(name), short(&value)));
-    }
-    text
-}
-
-fn short(digest: &ContentDigest) -> String {
-    digest.hex()[..16].to_owned()
 }
