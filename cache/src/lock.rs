@@ -113,7 +113,8 @@ pub(crate) fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
     }
 }
 
-/// `flock` that gives up after `patience`, saying who has the lock.
+/// `flock` that gives up when the same processes have had the lock for `patience`, and says which. Where they take turns the
+/// work goes on, so that is waited for longer, yet not for ever.
 pub(crate) fn lock_within(
     patience: Duration,
     file: &File,
@@ -126,6 +127,8 @@ pub(crate) fn lock_within(
         other => other,
     };
     let start = Instant::now();
+    let (mut since, mut looked) = (start, start);
+    let mut others = String::new();
     let mut pause = Duration::from_micros(50);
     loop {
         match lock(file, operation) {
@@ -133,18 +136,34 @@ pub(crate) fn lock_within(
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 return Err(StoreError::io("locking", path, error));
             }
-            Err(_) if start.elapsed() < patience => std::thread::sleep(pause),
-            Err(_) => {
-                return Err(StoreError::Locked {
-                    path: path.to_owned(),
-                    seconds: patience.as_secs(),
-                    others: holders(std::slice::from_ref(file)),
-                });
+            Err(_) => {}
+        }
+        let now = Instant::now();
+        if now - looked >= patience / TURNS_SEEN {
+            looked = now;
+            let current = holders(std::slice::from_ref(file));
+            if current != others {
+                others = current;
+                since = now;
             }
         }
+        if now - since >= patience || now - start >= patience * MOST_TURNS {
+            return Err(StoreError::Locked {
+                path: path.to_owned(),
+                seconds: (now - since).as_secs(),
+                others,
+            });
+        }
+        std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
+
+/// How often who waits looks who has the lock, until it runs out of patience.
+const TURNS_SEEN: u32 = 20;
+
+/// What all that take turns may take, in terms of the patience with one.
+const MOST_TURNS: u32 = 10;
 
 /// Says which other processes have locked one of `files`, as far as `/proc/locks` tells.
 pub(crate) fn holders(files: &[File]) -> String {
@@ -181,6 +200,43 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    #[test]
+    fn who_takes_turns_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let file = File::create(&path).unwrap();
+        let hold = |_| {
+            let mut command = std::process::Command::new("flock");
+            command.arg(&path).args(["sleep", "1"]).spawn().unwrap()
+        };
+        let mut others: Vec<std::process::Child> = (0..4).map(hold).collect();
+        while file.try_lock().is_ok() {
+            file.unlock().unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Longer than one of them takes, not as long as all do.
+        lock_within(
+            Duration::from_secs(3),
+            &file,
+            &path,
+            FlockOperation::LockExclusive,
+        )
+        .unwrap();
+        file.unlock().unwrap();
+        for other in &mut others {
+            other.wait().unwrap();
+        }
+        let mut other = hold(0);
+        while file.try_lock().is_ok() {
+            file.unlock().unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let patience = Duration::from_millis(100);
+        let refused = lock_within(patience, &file, &path, FlockOperation::LockExclusive).unwrap_err();
+        assert!(refused.to_string().contains("(pid "), "{refused}");
+        other.wait().unwrap();
+    }
 
     #[test]
     fn one_at_a_time_and_nothing_left_behind() {
