@@ -102,7 +102,7 @@ fn occupied(directory: &Path) -> u64 {
 /// 10 GiB.
 const LARGE: u64 = 10 << 30;
 /// Zeros that are compressed once and then repeated.
-const PIECE: usize = 64 << 20;
+const PIECE: usize = 16 << 20;
 
 /// An archive of one file with 10 GiB of zeros, in as few bytes as the format allows.
 fn large(format: &str) -> Option<Vec<u8>> {

@@ -53,7 +53,7 @@ fn without_git(guard: &Guard, args: &[&str]) -> Run {
 
 #[test]
 fn a3_1_sub_directories_lead_not_out_of_their_repository() {
-    in_tiers(&["root", "userns"], |guard| {
+    in_tiers(&["userns"], |guard| {
         let repositories = Repositories::new();
         repositories.make(
             "r.git",
@@ -199,7 +199,7 @@ fn a3_5_nothing_of_an_address_is_an_option_or_a_command() {
 
 #[test]
 fn a3_6_repositories_that_would_write_or_run() {
-    in_tiers(&["root", "userns"], |guard| {
+    in_tiers(&["userns"], |guard| {
         let repositories = Repositories::new();
         let marker = guard.env.path("host/evil");
         let touch = format!("touch {}", marker.display());
@@ -370,7 +370,7 @@ fn a3_6_repositories_that_would_write_or_run() {
 
 #[test]
 fn a3_8_modes_kinds_of_ids_and_collisions() {
-    in_tiers(&["root", "userns"], |guard| {
+    in_tiers(&["userns"], |guard| {
         let repositories = Repositories::new();
         repositories.make(
             "r.git",
@@ -456,7 +456,7 @@ fn a3_7_redirects_of_repositories_take_no_credentials_along() {
 /// Neither arguments of programs, which everybody can read, nor messages, nor files hold what is secret in an address.
 #[test]
 fn credentials_of_addresses_are_in_no_argument_and_no_message() {
-    in_tiers(&["root", "userns"], |guard| {
+    in_tiers(&["userns"], |guard| {
         let repositories = Repositories::new();
         repositories.make("r.git", &[("Dockerfile", DOCKERFILE), ("f", "f")]);
         let root = repositories.path("");
@@ -527,7 +527,7 @@ fn credentials_of_addresses_are_in_no_argument_and_no_message() {
 
 #[test]
 fn a_git_server_that_stalls_is_given_up_and_a_signal_ends_the_fetch() {
-    in_tiers(&["root", "userns"], |guard| {
+    in_tiers(&["userns"], |guard| {
         let repositories = Repositories::new();
         repositories.make("r.git", &[("Dockerfile", DOCKERFILE), ("f", "f")]);
         let (sender, reached) = std::sync::mpsc::channel();

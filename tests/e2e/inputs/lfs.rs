@@ -1,5 +1,7 @@
 //! A3-7: large files of repositories (LFS), and servers that would send those who ask for them elsewhere.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::Digest;
@@ -7,7 +9,7 @@ use rbuild_cache::Digest;
 use super::git::{DOCKERFILE, build, text};
 use crate::env::Run;
 use crate::escape::guard::in_tiers;
-use crate::git::served::{Repositories, WebServer};
+use crate::git::served::{Repositories, SshServer, WebServer};
 use crate::server::{Answer, Server};
 
 /// The pointer that stands for a large file.
@@ -31,7 +33,7 @@ fn batch(content: &str, action: &str) -> Option<(u16, String)> {
 
 #[test]
 fn a3_7_large_files_come_from_their_server_and_what_is_secret_stays_there() {
-    in_tiers(&["root", "userns"], |guard| {
+    in_tiers(&["userns"], |guard| {
         let repositories = Repositories::new();
         let evil = Server::start(|_| Answer::new(500));
         let lfsconfig = format!("[lfs]\n\turl = {}\n", evil.url("/lfs"));
@@ -136,5 +138,51 @@ fn a3_7_large_files_come_from_their_server_and_what_is_secret_stays_there() {
         Run::from(command.output().unwrap()).ok();
         assert_eq!(text(guard, "sub/big.bin"), pointer("a large file"));
         assert!(server.take().iter().all(|asked| !asked.path.contains("lfs")));
+    });
+}
+
+/// What is encrypted up to a server stays so: it names no place that is spoken to without TLS.
+#[test]
+fn a3_7_large_files_come_not_without_encryption_from_behind_ssh() {
+    in_tiers(&["userns"], |guard| {
+        let Some(ssh) = SshServer::start(&guard.env) else {
+            return;
+        };
+        guard.env.write(".ssh/known_hosts", &ssh.host_key);
+        let repositories = Repositories::new();
+        let attributes = "*.bin filter=lfs\n";
+        repositories.make(
+            "it's",
+            &[
+                ("Dockerfile", DOCKERFILE),
+                (".gitattributes", attributes),
+                ("big.bin", &pointer("large")),
+            ],
+        );
+        let web = Server::start(|_| Answer::of("{}"));
+        let arguments = guard.env.path("arguments");
+        let script = format!(
+            "#!/bin/sh\nprintf '%s\\n' \"$@\" > {}\n\
+             echo '{{\"href\": \"{}\", \"header\": {{\"Authorization\": \"RemoteAuth hunter2\"}}}}'\n",
+            arguments.display(),
+            web.url("/lfs")
+        );
+        let script = guard.env.write("served/git-lfs-authenticate", script);
+        fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = repositories.path("it's");
+        let url = format!("ssh://{}@127.0.0.1:{}{}", ssh.user, ssh.port, path.display());
+        let key = format!("default={}", guard.env.path("login_key").display());
+        let refused = build(guard, &url, &["--ssh", &key]).fails(1);
+        assert!(
+            refused.stderr.contains("redirects from https to http://"),
+            "{}",
+            refused.stderr
+        );
+        assert!(!refused.stderr.contains("hunter2"), "{}", refused.stderr);
+        assert_eq!(
+            fs::read_to_string(arguments).unwrap(),
+            format!("{}\ndownload\n", path.display())
+        );
+        assert_eq!(web.take().len(), 0);
     });
 }
