@@ -13,6 +13,7 @@ use rbuild_cache::{Descriptor, Digest, Store, VerifiedReader};
 use serde_json::{Value, json};
 
 use super::Destination;
+use super::ahead::read_ahead;
 use super::replacement::Replacement;
 use super::stored::StoredManifest;
 use crate::graph::Platform;
@@ -130,19 +131,18 @@ pub fn write_tar(
         write_members(store, images, format, epoch, &mut |name, size, bytes| {
             let member = member(name, Kind::File { size }, 0o644);
             match bytes {
-                Bytes::Here(mut bytes) => tar.append(&member, Some(&mut bytes)),
-                Bytes::Stored(mut blob) => tar.append(&member, Some(&mut blob)),
+                Bytes::Here(mut bytes) => tar.append(&member, Some(&mut bytes)).map(drop),
+                Bytes::Stored(blob) => read_ahead(blob, |blob| tar.append(&member, Some(blob)).map(drop)),
             }
-            .map(drop)
         })?;
         tar.finish()?;
         Ok(())
     })
 }
 
-/// Writes `images` as a layout into the directory `dest`. Blobs that are there stay, so that an export over the last one
-/// writes only what is new; a blob gets its name when it is whole, so its size tells whether it is. The index, which comes
-/// last, names the new images only.
+/// Writes `images` as a layout into the directory `dest`. Files that are there stay, so that an export over the last one
+/// writes only what is new. Layers are not read to find that out: a blob gets its name when it is whole, so its size says
+/// whether it is. The index, which comes last, names the new images only.
 pub fn write_directory(
     store: &Store,
     images: &[Archived],
@@ -156,8 +156,9 @@ pub fn write_directory(
     write_members(store, images, format, epoch, &mut |name, size, bytes| {
         let path = dest.join(name);
         let file = match bytes {
-            Bytes::Here(bytes) => Replacement::write(&path, |out| out.write_all(bytes))?,
             Bytes::Stored(_) if is_file_of(&path, size) => return Ok(()),
+            Bytes::Here(bytes) if is_file_of(&path, size) && std::fs::read(&path)? == bytes => return Ok(()),
+            Bytes::Here(bytes) => Replacement::write(&path, |out| out.write_all(bytes))?,
             Bytes::Stored(blob) => blob_file(&path, size, blob)?,
         };
         if name == "index.json" {
@@ -180,12 +181,12 @@ fn is_file_of(path: &Path, size: u64) -> bool {
 
 /// A blob as a file of its own. On file systems that can, the two share their bytes until one is written to. A hard link
 /// would share the file itself: whoever may write to or chown the export would do it to the store.
-fn blob_file(path: &Path, size: u64, mut blob: VerifiedReader) -> io::Result<Replacement> {
+fn blob_file(path: &Path, size: u64, blob: VerifiedReader) -> io::Result<Replacement> {
     if let Some(file) = Replacement::clone_of(path, blob.file())? {
         blob.finish()?;
         return Ok(file);
     }
-    Replacement::write(path, |out| match io::copy(&mut blob, out)? {
+    Replacement::write(path, |out| match read_ahead(blob, |blob| io::copy(blob, out))? {
         copied if copied == size => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     })

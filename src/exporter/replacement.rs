@@ -115,6 +115,21 @@ fn directory_of(path: &Path) -> &Path {
 mod tests {
     use super::*;
 
+    /// Few file systems can share bytes; where they cannot, nothing is left of the attempt.
+    #[test]
+    fn a_clone_has_all_bytes_or_does_not_exist() {
+        let here = tempfile::tempdir().unwrap();
+        let (source, path) = (here.path().join("source"), here.path().join("clone"));
+        std::fs::write(&source, "bytes").unwrap();
+        match Replacement::clone_of(&path, &File::open(&source).unwrap()).unwrap() {
+            Some(file) => {
+                file.commit().unwrap();
+                assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
+            }
+            None => assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 1),
+        }
+    }
+
     #[test]
     fn a_file_appears_whole_and_replaces_what_was_there() {
         let here = tempfile::tempdir().unwrap();

@@ -74,7 +74,9 @@ fn an_export_over_the_last_one_writes_only_what_is_new() {
             let (ours, theirs) = (stored.join(&layer.0), layout.join("blobs/sha256").join(&layer.0));
             assert_ne!(inode(&ours), inode(&theirs), "the store would be writable");
         }
+        let index = fs::metadata(layout.join("index.json")).unwrap().ino();
         assert_eq!(export(), first);
+        assert_eq!(fs::metadata(layout.join("index.json")).unwrap().ino(), index);
         env.write("app/small", "two");
         let second = export();
         assert_eq!(second.len(), 3);
