@@ -126,12 +126,12 @@ impl Registry {
                 };
                 let failure = course.judge(failure, is_last);
                 std::thread::sleep(course.backoff.pause(failure.midway())?);
+                if course.whole || blob.size <= SMALL {
+                    break;
+                }
                 let (task, location) = (upload.clone(), place.location);
-                let known = self.run(async move |exchange| task.status(&exchange, &location).await)?;
-                match known {
-                    Some(known) if known.received <= blob.size && !course.whole && blob.size > SMALL => {
-                        place = known;
-                    }
+                match self.run(async move |exchange| task.status(&exchange, &location).await)? {
+                    Some(known) if known.received <= blob.size => place = known,
                     _ => break,
                 }
             }

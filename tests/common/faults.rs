@@ -43,8 +43,8 @@ struct State {
     rates: Option<Rates>,
     upstream: String,
     seed: AtomicU64,
-    /// The next blob has one wrong byte.
-    spoil: AtomicBool,
+    /// What has one wrong byte, once.
+    spoil: Mutex<Vec<String>>,
     stop: AtomicBool,
     up: AtomicU64,
     down: AtomicU64,
@@ -94,9 +94,9 @@ impl Faults {
         self.address.to_string()
     }
 
-    /// One byte of the next blob that is asked for is wrong.
-    pub fn spoil_a_blob(&self) {
-        self.state.spoil.store(true, Ordering::Relaxed);
+    /// When the blob is asked for the next time, one byte of it is wrong.
+    pub fn spoil(&self, digest: &str) {
+        self.state.spoil.lock().unwrap().push(digest.to_owned());
     }
 
     /// Bytes of bodies that went up and down since the last call.
@@ -105,9 +105,10 @@ impl Faults {
         (take(&self.state.up), take(&self.state.down))
     }
 
-    /// What was asked and what became of it.
+    /// What was asked last and what became of it.
     pub fn log(&self) -> String {
-        self.state.log.lock().unwrap().join("\n")
+        let log = self.state.log.lock().unwrap();
+        log[log.len().saturating_sub(30)..].join("\n")
     }
 }
 
@@ -128,6 +129,12 @@ impl State {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    fn take_spoilt(&self, line: &str) -> bool {
+        let mut spoil = self.spoil.lock().unwrap();
+        let found = spoil.iter().position(|digest| line.contains(digest.as_str()));
+        found.map(|place| spoil.remove(place)).is_some()
     }
 
     /// One request of a connection.
@@ -183,12 +190,10 @@ impl State {
             .windows(4)
             .position(|end| end == b"\r\n\r\n")
             .map_or(answer.len(), |at| at + 4);
-        let is_blob = line.starts_with("GET")
-            && line.contains("/blobs/sha256")
-            && (start + 30_000..1 << 20).contains(&answer.len());
-        if is_blob && self.spoil.swap(false, Ordering::Relaxed) {
+        if line.starts_with("GET") && self.take_spoilt(&line) {
             note("a wrong byte");
-            answer[start + 500] ^= 1;
+            let place = answer.len() - 1;
+            answer[place] ^= 1;
         }
         let random = self.random() as usize % answer.len().max(1);
         let (cut, hard) = if falls(rates.reset_down) {
