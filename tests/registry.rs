@@ -8,14 +8,20 @@
 
 #[path = "common/authority.rs"]
 mod authority;
+#[path = "registry/commands.rs"]
+mod commands;
 #[path = "common/registry.rs"]
 mod common;
 #[path = "common/faults.rs"]
 mod faults;
 #[path = "registry/flaps.rs"]
 mod flaps;
+#[path = "registry/hijack.rs"]
+mod hijack;
 #[path = "common/image.rs"]
 mod images;
+#[path = "registry/mirrors.rs"]
+mod mirrors;
 #[path = "common/server.rs"]
 mod server;
 #[path = "common/token.rs"]

@@ -65,7 +65,10 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Builds. Errors are printed here, because they belong to a Dockerfile that is at hand here.
 pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let options = BuildOptions::new(args)?;
+    let mut options = BuildOptions::new(args)?;
+    for output in options.outputs.iter_mut().filter(|output| output.leaves_store()) {
+        context.config.complete(&mut output.encoding);
+    }
     if options.call.method != call::Method::Build {
         return call::run(&options, context);
     }

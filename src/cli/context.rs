@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use rbuild_cache::Store;
 use rbuild_cache::layer::Growth;
 
+use super::config::Config;
 pub use crate::exporter::archive::StdoutClosed as Closed;
-use crate::registry::{Registry, RegistryOptions};
+use crate::registry::Registry;
 use crate::source::image::{ImageSource, PullPolicy};
 
 /// The global flags.
@@ -22,6 +23,8 @@ pub struct Context {
     pub insecure: Vec<String>,
     /// `--max-unpacked-size`.
     pub max_unpacked: Option<u64>,
+    /// The configuration file.
+    pub config: Config,
 }
 
 impl Context {
@@ -53,10 +56,7 @@ impl Context {
 
     /// A registry client; nothing is connected yet.
     pub fn registry(&self) -> Registry {
-        Registry::new(RegistryOptions {
-            insecure: self.insecure.clone(),
-            ..RegistryOptions::default()
-        })
+        Registry::new(self.config.registry_options(&self.insecure))
     }
 
     /// Images of `store` and of the registries that `registry` speaks to. From now on the store fetches layers that it

@@ -1,6 +1,7 @@
 //! What did the user type? One file per command: its arguments and what it does with them.
 
 pub mod build;
+pub mod config;
 pub mod context;
 pub mod context_ls;
 pub mod cp;
@@ -20,6 +21,7 @@ pub mod import;
 pub mod inspect;
 pub mod leaving;
 pub mod load;
+pub mod login;
 pub mod lookup;
 pub mod manifest;
 pub mod members;
@@ -29,8 +31,10 @@ pub mod parse;
 pub mod prune;
 pub mod pull;
 pub mod push;
+pub mod registry_explain;
 pub mod rmi;
 pub mod save;
+pub mod search;
 pub mod store;
 pub mod tag;
 pub mod template;
@@ -41,8 +45,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
+use config::Config;
 pub use context::Context;
 use groups::Group;
 
@@ -72,6 +77,15 @@ struct Global {
         value_name = "DIR"
     )]
     root: Option<PathBuf>,
+    /// Configuration file [default: ~/.config/rbuild/config.toml, where there is one]
+    #[arg(
+        long,
+        global = true,
+        env = "RBUILD_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    config: Option<PathBuf>,
     /// Speak to this registry without TLS, or with a certificate that nobody vouches for
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
@@ -123,6 +137,10 @@ enum Command {
     /// Show and make indexes at registries
     #[command(subcommand, hide = true)]
     Imagetools(imagetools::ImagetoolsCommand),
+    /// Log in to a registry
+    Login(login::LoginArgs),
+    /// Forget the password of a registry
+    Logout(login::LogoutArgs),
     /// Parse a Dockerfile and print what was understood
     Parse(parse::ParseArgs),
     /// Say what a build would run, and why, and what is cached
@@ -133,6 +151,9 @@ enum Command {
     Pull(pull::PullArgs),
     /// Send an image to its registry
     Push(push::PushArgs),
+    /// Look at registries
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Remove images
     Rmi(rmi::RmiArgs),
     /// Write images to an archive
@@ -140,6 +161,8 @@ enum Command {
     /// Look after the store
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Search for images
+    Search(search::SearchArgs),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Say why the steps of the last build ran
@@ -172,6 +195,13 @@ enum StoreCommand {
     Check(store::CheckArgs),
 }
 
+/// `rbuild registry ...`.
+#[derive(Debug, clap::Subcommand)]
+enum RegistryCommand {
+    /// Say which hosts would be asked for an image, and who we are there
+    Explain(registry_explain::ExplainArgs),
+}
+
 /// `rbuild context ...`.
 #[derive(Debug, clap::Subcommand)]
 enum ContextCommand {
@@ -186,8 +216,26 @@ pub fn run() -> ExitCode {
         context::note(&format!("error: starting as the first process: {error}"));
         return ExitCode::FAILURE;
     }
-    let cli = Cli::parse_from(with_verb(std::env::args_os().collect()));
+    let (args, verb) = with_verb(std::env::args_os().collect());
+    let mut matches = Cli::command().get_matches_from(&args);
+    let config = matches.get_one::<PathBuf>("config");
+    let config = match Config::load(config.map(PathBuf::as_path)) {
+        Ok(config) => config,
+        Err(error) => {
+            context::note(&format!("error: {error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let (words, defaults) = config.defaults(&matches);
+    if !defaults.is_empty() {
+        let mut args = args;
+        let place = (verb + words).min(args.len());
+        args.splice(place..place, defaults);
+        matches = Cli::command().get_matches_from(args);
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let context = Context {
+        config,
         root: cli.global.root,
         insecure: cli.global.insecure_registry,
         max_unpacked: cli.global.max_unpacked_size,
@@ -207,11 +255,11 @@ pub fn run() -> ExitCode {
 }
 
 /// The flags that may stand before the verb; each has a value.
-const GLOBAL: [&str; 3] = ["--root", "--insecure-registry", "--max-unpacked-size"];
+const GLOBAL: [&str; 4] = ["--root", "--config", "--insecure-registry", "--max-unpacked-size"];
 
 /// A call without a verb is a build: `rbuild -t name .` is `rbuild build -t name .`. The verb is the first word
-/// that is no global flag and no value of one.
-fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
+/// that is no global flag and no value of one. Also its place.
+fn with_verb(mut args: Vec<OsString>) -> (Vec<OsString>, usize) {
     let command = Cli::command();
     let mut place = 1;
     while let Some(word) = args.get(place).and_then(|word| word.to_str()) {
@@ -223,15 +271,15 @@ fn with_verb(mut args: Vec<OsString>) -> Vec<OsString> {
             {
                 place += 1
             }
-            "-h" | "--help" | "-V" | "--version" => return args,
-            _ if command.find_subcommand(word).is_some() => return args,
+            "-h" | "--help" | "-V" | "--version" => return (args, place),
+            _ if command.find_subcommand(word).is_some() => return (args, place),
             _ => break,
         }
     }
     if place < args.len() {
         args.insert(place, "build".into());
     }
-    args
+    (args, place)
 }
 
 fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
@@ -254,14 +302,18 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Imagetools(command) => imagetools::run(command, context),
         Command::Manifest(command) => manifest::run(command, context),
         Command::Merge(args) => merge::run(args, context),
+        Command::Login(args) => login::login(args, context),
+        Command::Logout(args) => login::logout(args),
         Command::Parse(args) => parse::run(args, context),
         Command::Plan(args) => build::explain::plan(*args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),
         Command::Push(args) => push::run(args, context),
+        Command::Registry(RegistryCommand::Explain(args)) => registry_explain::run(args, context),
         Command::Rmi(args) => rmi::run(args, context),
         Command::Save(args) => save::run(args, context),
         Command::Store(StoreCommand::Check(args)) => store::check(&args, context),
+        Command::Search(args) => search::run(args, context),
         Command::Tag(args) => tag::run(args, context),
         Command::Why(args) => why::run(args, context),
     }
@@ -288,7 +340,7 @@ mod tests {
         ] {
             let args = given.split(' ').map(OsString::from).collect();
             let meant: Vec<OsString> = meant.split(' ').map(OsString::from).collect();
-            assert_eq!(with_verb(args), meant);
+            assert_eq!(with_verb(args).0, meant);
         }
     }
 }

@@ -34,10 +34,10 @@ pub struct PullArgs {
 
 /// Runs the command.
 pub fn run(args: PullArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let name = Reference::parse(&args.name)?;
+    let registry = context.registry();
+    let name = registry.parse(&args.name)?;
     let platform = args.platform.unwrap_or_else(Platform::host);
     let store = context.store()?;
-    let registry = context.registry();
     let source = context.source(&store, &registry);
     let names = if args.all_tags {
         let last = args.name.rsplit('/').next().unwrap_or_default();

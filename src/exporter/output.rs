@@ -26,6 +26,17 @@ pub struct Output {
     pub rewrite_timestamp: bool,
 }
 
+impl Output {
+    /// Whether bytes of layers go elsewhere, in a form of OCI's, where each compression is known.
+    pub fn leaves_store(&self) -> bool {
+        let leaves = matches!(
+            self.kind,
+            OutputKind::Image { push: true, .. } | OutputKind::Oci { .. }
+        );
+        leaves && self.encoding.oci_media_types
+    }
+}
+
 /// What kind of exporter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputKind {

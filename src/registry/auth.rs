@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::credentials::Login;
 use super::error::RegistryError;
 use super::origin::{may_point_at, origin_text, same_origin};
-use super::retry::{Backoff, Failure, Retry};
+use super::retry::{Failure, Retry};
 use super::transport::{Call, Exchange, Host, refused, retry_after};
 
 const TOKEN_LIMIT: u64 = 1 << 20;
@@ -136,7 +136,7 @@ impl Exchange {
         let files = self.session.credentials.describe();
         match self.login(host, repository).await {
             Ok(None) => format!(
-                "there are no credentials for {name}: log in with \"docker login {name}\" or \"podman login {name}\" (looked in {files})",
+                "there are no credentials for {name}: log in with \"rbuild login {name}\", \"docker login {name}\" or \"podman login {name}\" (looked in {files})",
                 name = host.name
             ),
             _ => format!(
@@ -216,7 +216,7 @@ impl Exchange {
                 _ => request,
             }
         };
-        let mut backoff = Backoff::new();
+        let mut backoff = self.backoff();
         loop {
             let again = request.try_clone();
             let again =

@@ -8,26 +8,28 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use rbuild_cache::{Descriptor, Digest};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Method, Response, StatusCode};
-use sha2::Digest as _;
+use reqwest::{Method, Response};
 use tokio::sync::{mpsc, oneshot};
 
+use super::connection::Clients;
 use super::credentials::CredentialFiles;
 use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
+use super::download::{BlobReader, Download};
 use super::error::RegistryError;
+use super::mirror::{Place, Rules};
 use super::origin::origin_text;
-use super::reference::Reference;
-use super::retry::{Backoff, Failure, Retry};
-use super::transport::{Call, Clients, Exchange, Host, Session, refused};
+use super::reference::{Reference, ReferenceError};
+use super::retry::{Failure, Retry};
+use super::transport::{Call, Exchange, Host, Session, refused};
 use crate::graph::Platform;
 
 const DIGEST_HEADER: &str = "docker-content-digest";
@@ -42,6 +44,8 @@ pub struct RegistryOptions {
     /// `host[:port]` that may be spoken to without TLS, or with a certificate that nobody vouches for.
     /// Hosts of this machine always may.
     pub insecure: Vec<String>,
+    /// Mirrors, moved and blocked registries, short names.
+    pub rules: Rules,
     /// Where certificates for single hosts are ([`super::certificates`]).
     pub certificates: Vec<PathBuf>,
     /// The longest time without a byte of progress.
@@ -54,6 +58,7 @@ impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             insecure: Vec::new(),
+            rules: Rules::default(),
             certificates: super::certificates::usual_directories(),
             stall_limit: Duration::from_secs(60),
             upload_part: 64 << 20,
@@ -86,6 +91,21 @@ pub struct Resolved {
     pub index: Option<Document>,
     /// The manifest of the platform.
     pub manifest: Document,
+}
+
+/// A host that is asked for an image.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The place, and what is asked for there.
+    pub place: Place,
+    /// `HOST[:PORT]` that is connected to.
+    pub address: String,
+    /// Whether it may be spoken to without TLS or verification.
+    pub insecure: bool,
+    /// Whether there are certificates for it alone.
+    pub certificates: bool,
+    /// Whose credentials it is shown, and from where they are; never the secret.
+    pub credentials: Option<String>,
 }
 
 impl Registry {
@@ -121,8 +141,12 @@ impl Registry {
     /// What `reference` names now, without fetching it (HEAD). `None` when the registry does not say.
     pub fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
         let doing = format!("looking up {reference}");
-        let reference = reference.clone();
-        self.run(async move |exchange| {
+        self.anywhere(reference, &doing, |place| self.head_at(place, doing.clone()))
+    }
+
+    fn head_at(&self, place: &Place, doing: String) -> Result<Option<Descriptor>, RegistryError> {
+        let reference = place.reference.clone();
+        self.run_at(place, async move |exchange| {
             let response = manifest_response(&exchange, &reference, Method::HEAD, &doing).await?;
             let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
             let digest = text(DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok());
@@ -154,7 +178,11 @@ impl Registry {
     /// The manifest or index that `reference` names; its digest wins over its tag and is verified.
     pub fn manifest(&self, reference: &Reference) -> Result<Document, RegistryError> {
         let doing = format!("pulling the manifest of {reference}");
-        let reference = reference.clone();
+        self.anywhere(reference, &doing, |place| self.manifest_at(place, doing.clone()))
+    }
+
+    fn manifest_at(&self, place: &Place, doing: String) -> Result<Document, RegistryError> {
+        let reference = place.reference.clone();
         let attempt = async move |exchange: Exchange| -> Result<Document, Failure> {
             let response = manifest_response(&exchange, &reference, Method::GET, &doing).await?;
             let host = origin_text(response.url());
@@ -181,7 +209,7 @@ impl Registry {
             let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             Ok(Document::new(bytes, media_type).map_err(|reason| refused(&doing, reason))?)
         };
-        self.run(move |exchange| again(exchange, attempt))
+        self.run_at(place, move |exchange| again(exchange, attempt))
     }
 
     /// The manifest of `reference` for `platform` (spec F9): an index must have a match, a single
@@ -216,7 +244,18 @@ impl Registry {
                 format!("its {} bytes are more than the {limit} allowed", blob.size),
             ));
         }
-        let (reference, blob) = (reference.clone(), blob.clone());
+        self.anywhere(reference, &doing, |place| {
+            self.small_blob_at(place, blob, doing.clone())
+        })
+    }
+
+    fn small_blob_at(
+        &self,
+        place: &Place,
+        blob: &Descriptor,
+        doing: String,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let (reference, blob) = (place.reference.clone(), blob.clone());
         let attempt = async move |exchange: Exchange| -> Result<Vec<u8>, Failure> {
             let host = exchange.session.host(reference.domain());
             let response = blob_response(&exchange, &host, &reference, &blob.digest, 0, &doing).await?;
@@ -235,7 +274,7 @@ impl Registry {
             }
             Ok(bytes)
         };
-        self.run(move |exchange| again(exchange, attempt))
+        self.run_at(place, move |exchange| again(exchange, attempt))
     }
 
     /// A blob of the repository of `reference` as a stream. Fails at once when the registry does not have it.
@@ -246,15 +285,27 @@ impl Registry {
         size: u64,
     ) -> Result<BlobReader, RegistryError> {
         let doing = format!("pulling {digest} of {}", reference.name());
+        self.anywhere(&reference.with_digest(*digest), &doing, |place| {
+            self.blob_at(place, digest, size, doing.clone())
+        })
+    }
+
+    fn blob_at(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        size: u64,
+        doing: String,
+    ) -> Result<BlobReader, RegistryError> {
         let (chunks, receiver) = mpsc::channel(DOWNLOAD_QUEUE);
-        let (reference, expected) = (reference.clone(), *digest);
+        let (reference, expected) = (place.reference.clone(), *digest);
         let name = doing.clone();
-        self.run(async move |exchange| {
+        self.run_at(place, async move |exchange| {
             let host = exchange.session.host(reference.domain());
             let response = blob_response(&exchange, &host, &reference, &expected, 0, &doing).await?;
             tokio::spawn(async move {
                 let download = Download {
-                    exchange,
+                    exchange: exchange.for_place(false),
                     host,
                     reference,
                     digest: expected,
@@ -268,15 +319,107 @@ impl Registry {
             });
             Ok(())
         })?;
-        Ok(BlobReader {
-            chunks: receiver,
-            current: Bytes::new(),
-            hasher: sha2::Sha256::new(),
-            remaining: size,
-            expected,
-            doing: name,
-            done: false,
-        })
+        Ok(BlobReader::new(receiver, size, expected, name))
+    }
+
+    /// Asks for `reference` at one place after the other. Mirrors that cannot be reached are not asked again.
+    fn anywhere<T>(
+        &self,
+        reference: &Reference,
+        doing: &str,
+        ask: impl Fn(&Place) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let mut failures: Vec<String> = Vec::new();
+        let session = &self.0.session;
+        for place in self.places(reference, doing)? {
+            let host = place.reference.domain();
+            if place.is_mirror && session.is_lost(host) {
+                continue;
+            }
+            match ask(&place) {
+                Err(error) if place.is_mirror && error.is_of_this_place() => {
+                    if matches!(error, RegistryError::Network { .. }) {
+                        session.lose(host);
+                    }
+                    failures.push(error.to_string());
+                }
+                Err(error) if !failures.is_empty() => {
+                    return Err(RegistryError::Everywhere {
+                        error: Box::new(error),
+                        mirrors: failures.join("; "),
+                    });
+                }
+                result => return result,
+            }
+        }
+        Err(refused(doing, "nobody is left to be asked".to_owned()))
+    }
+
+    /// Where `reference` is looked for.
+    pub(super) fn places(&self, reference: &Reference, doing: &str) -> Result<Vec<Place>, RegistryError> {
+        let places = self.0.session.options.rules.places(reference);
+        places.map_err(|reason| refused(doing, reason))
+    }
+
+    fn run_at<T, F>(&self, place: &Place, operation: impl FnOnce(Exchange) -> F) -> Result<T, RegistryError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+    {
+        let is_mirror = place.is_mirror;
+        self.run(move |exchange| operation(exchange.for_place(is_mirror)))
+    }
+
+    /// Whether `host` lets us in, as far as it wants to know who we are (`/v2/`).
+    pub fn ping(&self, host: &str) -> Result<(), RegistryError> {
+        self.get(host, "/v2/".to_owned(), format!("logging in to {host}"))
+            .map(drop)
+    }
+
+    /// A small answer of a registry's API that is about no repository.
+    pub fn get(&self, host: &str, target: String, doing: String) -> Result<Vec<u8>, RegistryError> {
+        let host = host.to_owned();
+        let attempt = async move |exchange: Exchange| -> Result<Vec<u8>, Failure> {
+            let host = exchange.session.host(&host);
+            let call = Call {
+                doing: &doing,
+                method: Method::GET,
+                target: &target,
+                repository: "",
+                scopes: Vec::new(),
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+            };
+            let response = exchange.call(&host, &call).await?;
+            exchange.read_limited(response, MANIFEST_LIMIT, &doing).await
+        };
+        self.run(move |exchange| again(exchange, attempt))
+    }
+
+    /// What `text` names: short names mean what the configuration says.
+    pub fn parse(&self, text: &str) -> Result<Reference, ReferenceError> {
+        self.0.session.options.rules.parse(text)
+    }
+
+    /// Which hosts are asked for `reference`, in which order, and how; nobody is asked for that.
+    pub fn explain(&self, reference: &Reference) -> Result<Vec<Asked>, RegistryError> {
+        let session = &self.0.session;
+        let doing = format!("looking where {reference} is");
+        let places = self.places(reference, &doing)?;
+        let explain = |place: Place| {
+            let host = session.host(place.reference.domain());
+            let credentials = session
+                .credentials
+                .explain(&host.name, place.reference.repository())?;
+            Ok(Asked {
+                address: host.address.clone(),
+                insecure: host.insecure,
+                certificates: super::certificates::are_for(&session.options.certificates, &host.address),
+                credentials,
+                place,
+            })
+        };
+        places.into_iter().map(explain).collect()
     }
 
     pub(super) fn options(&self) -> &RegistryOptions {
@@ -322,6 +465,7 @@ impl Registry {
         let exchange = Exchange {
             session: Arc::clone(&self.0.session),
             clients: Arc::new(Clients::default()),
+            hasty: false,
         };
         *slot = Some(Engine {
             exchange: exchange.clone(),
@@ -412,7 +556,7 @@ async fn manifest_response(
     exchange.call(&host, &call).await
 }
 
-async fn blob_response(
+pub(super) async fn blob_response(
     exchange: &Exchange,
     host: &Host,
     reference: &Reference,
@@ -444,7 +588,7 @@ pub(super) async fn again<T>(
     exchange: Exchange,
     attempt: impl AsyncFn(Exchange) -> Result<T, Failure>,
 ) -> Result<T, RegistryError> {
-    let mut backoff = Backoff::new();
+    let mut backoff = exchange.backoff();
     let mut damaged = false;
     loop {
         let mut failure = match attempt(exchange.clone()).await {
@@ -465,157 +609,4 @@ pub(super) fn pull_scope(repository: &str) -> String {
 
 pub(super) fn ended() -> RegistryError {
     RegistryError::Start("the client was shut down while it was working".to_owned())
-}
-
-/// One blob on its way into a channel.
-struct Download {
-    exchange: Exchange,
-    host: Arc<Host>,
-    reference: Reference,
-    digest: Digest,
-    size: u64,
-    doing: String,
-}
-
-impl Download {
-    /// Feeds the reader; asks for the rest when the connection breaks.
-    async fn run(
-        self,
-        first: Response,
-        chunks: &mpsc::Sender<io::Result<Bytes>>,
-    ) -> Result<(), RegistryError> {
-        let mut response = first;
-        let mut offset = 0;
-        let mut backoff = Backoff::new();
-        loop {
-            let before = offset;
-            let failure = match self.copy(response, &mut offset, chunks).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
-            if offset > before {
-                backoff.progressed();
-            }
-            // A connection that broke is there again at once more often than not.
-            tokio::time::sleep(backoff.pause(failure.midway())?).await;
-            response = blob_response(
-                &self.exchange,
-                &self.host,
-                &self.reference,
-                &self.digest,
-                offset,
-                &self.doing,
-            )
-            .await?;
-        }
-    }
-
-    async fn copy(
-        &self,
-        mut response: Response,
-        offset: &mut u64,
-        chunks: &mpsc::Sender<io::Result<Bytes>>,
-    ) -> Result<(), Failure> {
-        let address = origin_text(response.url());
-        // A registry without ranges sends everything again.
-        let mut skip = if response.status() == StatusCode::PARTIAL_CONTENT {
-            self.check_range(&response, *offset)?;
-            0
-        } else {
-            *offset
-        };
-        loop {
-            let next = self.exchange.in_time(&self.doing, &address, response.chunk());
-            let mut chunk = match next.await? {
-                Some(chunk) => chunk,
-                None if *offset < self.size => {
-                    let reason = format!("{address} sent {offset} of {} bytes", self.size);
-                    return Err(Failure::new(refused(&self.doing, reason), Retry::After(None)));
-                }
-                None => return Ok(()),
-            };
-            let skipped = skip.min(chunk.len() as u64);
-            skip -= skipped;
-            chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
-            *offset += chunk.len() as u64;
-            if *offset > self.size {
-                let reason = format!(
-                    "{address} sent more than the {} bytes that were announced",
-                    self.size
-                );
-                return Err(refused(&self.doing, reason).into());
-            }
-            if !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// A part that starts elsewhere would be spliced wrongly.
-    fn check_range(&self, response: &Response, offset: u64) -> Result<(), RegistryError> {
-        let range = response
-            .headers()
-            .get("content-range")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("");
-        if range.starts_with(&format!("bytes {offset}-")) {
-            return Ok(());
-        }
-        Err(refused(
-            &self.doing,
-            format!(
-                "{} answered with the range {range:?}",
-                origin_text(response.url())
-            ),
-        ))
-    }
-}
-
-/// Bytes of a blob as they arrive; resumed after network errors. At its end size and digest are
-/// checked: `InvalidData` when they are wrong.
-pub struct BlobReader {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-    hasher: sha2::Sha256,
-    remaining: u64,
-    expected: Digest,
-    doing: String,
-    done: bool,
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.done || buffer.is_empty() {
-            return Ok(0);
-        }
-        if self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk?,
-                None if self.remaining > 0 => return Err(io::Error::other(ended())),
-                None => {
-                    let actual = Digest::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
-                    if actual != self.expected {
-                        let text = format!("{}: the bytes that came have the digest {actual}", self.doing);
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-                    }
-                    self.done = true;
-                    return Ok(0);
-                }
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
-        self.hasher.update(&buffer[..count]);
-        self.remaining = self.remaining.saturating_sub(count as u64);
-        Ok(count)
-    }
-}
-
-impl fmt::Debug for BlobReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlobReader")
-            .field("digest", &self.expected)
-            .field("remaining", &self.remaining)
-            .finish_non_exhaustive()
-    }
 }

@@ -1,5 +1,5 @@
 //! Which password belongs to which host? Docker's config.json, containers' auth.json and their
-//! credential helpers, read and never written.
+//! credential helpers. [`super::keeping`] writes them.
 //!
 //! Invariant: an entry serves exactly the host (or, in containers' notation, the repository prefix)
 //! that it names. A helper or a file that is broken is an error: nothing falls back to another entry
@@ -48,6 +48,14 @@ pub enum CredentialError {
         /// What is wrong, without its contents.
         reason: String,
     },
+    /// A file cannot be written.
+    #[error("keeping credentials in {path}: {cause}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
     /// A helper failed.
     #[error("asking credential helper {helper} for {host}: {reason}")]
     Helper {
@@ -92,6 +100,8 @@ pub struct CredentialFiles {
     files: Vec<PathBuf>,
     /// `PATH` for helpers; `None` for that of this process.
     path: Option<OsString>,
+    /// A login that is in no file yet, and its host.
+    given: Option<(String, Login)>,
 }
 
 impl CredentialFiles {
@@ -116,17 +126,35 @@ impl CredentialFiles {
         ];
         Self {
             files: files.into_iter().flatten().collect(),
-            path: None,
+            ..Self::default()
         }
     }
 
     /// Only these files.
     pub fn from_files(files: Vec<PathBuf>) -> Self {
-        Self { files, path: None }
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+
+    /// One login, of no file.
+    pub fn given(host: &str, login: Login) -> Self {
+        Self {
+            given: Some((host.to_owned(), login)),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn programs(&self) -> Option<&OsString> {
+        self.path.as_ref()
     }
 
     /// The login for `repository` on `host` (both as a reference has them); the first file with one wins.
     pub fn login(&self, host: &str, repository: &str) -> Result<Option<Login>, CredentialError> {
+        if let Some((_, login)) = self.given.as_ref().filter(|(known, _)| known == host) {
+            return Ok(Some(login.clone()));
+        }
         for path in &self.files {
             let Some(file) = AuthFile::read(path)? else {
                 continue;
@@ -134,6 +162,30 @@ impl CredentialFiles {
             if let Some(login) = file.login(path, host, repository, self.path.as_ref())? {
                 return Ok(Some(login));
             }
+        }
+        Ok(None)
+    }
+
+    /// From where the login for `repository` on `host` would come; no helper is asked.
+    pub fn explain(&self, host: &str, repository: &str) -> Result<Option<String>, CredentialError> {
+        for path in &self.files {
+            let Some(file) = AuthFile::read(path)? else {
+                continue;
+            };
+            if let Some(helper) = file.helper(host) {
+                return Ok(Some(format!(
+                    "what docker-credential-{helper} has ({})",
+                    path.display()
+                )));
+            }
+            let login = file.entry_login(path, host, repository)?;
+            let whose = match login {
+                Some(Login::Password { user, .. }) => format!("user {user}"),
+                Some(Login::Identity(_)) => "an identity token".to_owned(),
+                Some(Login::Bearer(_)) => "a registry token".to_owned(),
+                None => continue,
+            };
+            return Ok(Some(format!("{whose} ({})", path.display())));
         }
         Ok(None)
     }
@@ -215,21 +267,30 @@ impl AuthFile {
         repository: &str,
         programs: Option<&OsString>,
     ) -> Result<Option<Login>, CredentialError> {
-        let server = if host == DEFAULT_DOMAIN {
-            DOCKER_IO_KEY
-        } else {
-            host
-        };
-        let mut helpers = self.cred_helpers.iter().flatten();
-        let helper = helpers
-            .find(|(key, _)| names_host(key, host))
-            .map(|(_, helper)| helper);
-        let store = self.creds_store.as_ref().filter(|name| !name.is_empty());
-        if let Some(helper) = helper.or(store)
+        let server = server_key(host);
+        if let Some(helper) = self.helper(host)
             && let Some(login) = ask_helper(helper, server, programs, HELPER_TIMEOUT)?
         {
             return Ok(Some(login));
         }
+        self.entry_login(path, host, repository)
+    }
+
+    /// Who keeps the secrets of `host`.
+    fn helper(&self, host: &str) -> Option<&String> {
+        let mut helpers = self.cred_helpers.iter().flatten();
+        let helper = helpers.find(|(key, _)| names_host(key, host));
+        let store = self.creds_store.as_ref().filter(|name| !name.is_empty());
+        helper.map(|(_, helper)| helper).or(store)
+    }
+
+    /// What the file itself has.
+    fn entry_login(
+        &self,
+        path: &Path,
+        host: &str,
+        repository: &str,
+    ) -> Result<Option<Login>, CredentialError> {
         // The longest repository prefix first, then the host.
         let mut scope = format!("{host}/{repository}");
         loop {
@@ -288,8 +349,17 @@ impl AuthEntry {
     }
 }
 
+/// Under which name docker keeps what belongs to `host`.
+pub(super) fn server_key(host: &str) -> &str {
+    if host == DEFAULT_DOMAIN {
+        DOCKER_IO_KEY
+    } else {
+        host
+    }
+}
+
 /// Whether a key of a file names this host: as it is, or as the address of a registry's API.
-fn names_host(key: &str, host: &str) -> bool {
+pub(super) fn names_host(key: &str, host: &str) -> bool {
     let bare = match key
         .strip_prefix("https://")
         .or_else(|| key.strip_prefix("http://"))
@@ -320,49 +390,8 @@ fn ask_helper(
     programs: Option<&OsString>,
     timeout: Duration,
 ) -> Result<Option<Login>, CredentialError> {
-    let program = format!("docker-credential-{name}");
-    let fail = |reason: String| CredentialError::Helper {
-        helper: program.clone(),
-        host: server.to_owned(),
-        reason,
-    };
-    if name.is_empty()
-        || !name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    {
-        return Err(fail("its name is not allowed".to_owned()));
-    }
-    // The answer goes to memory, not through a pipe: no thread is needed to read it in time.
-    let memory = rustix::fs::memfd_create("credentials", rustix::fs::MemfdFlags::CLOEXEC)
-        .map_err(|e| fail(e.to_string()))?;
-    let mut answer = File::from(memory);
-    let output = answer.try_clone().map_err(|e| fail(e.to_string()))?;
-    let mut command = Command::new(&program);
-    // A group of its own, so that all of it can be ended.
-    command
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(output)
-        .stderr(Stdio::null())
-        .process_group(0);
-    if let Some(path) = programs {
-        command.env("PATH", path);
-    }
-    let mut child = command.spawn().map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => fail("it is not installed".to_owned()),
-        _ => fail(e.to_string()),
-    })?;
-    if let Some(mut input) = child.stdin.take() {
-        // A helper that does not read its input shows it by its answer.
-        let _ = input.write_all(server.as_bytes());
-    }
-    let status = await_helper(&mut child, &answer, timeout).map_err(fail)?;
-    let mut text = Vec::new();
-    answer
-        .rewind()
-        .and_then(|()| answer.read_to_end(&mut text))
-        .map_err(|e| fail(e.to_string()))?;
+    let (status, text) = call_helper(name, "get", server, server, programs, timeout)?;
+    let fail = |reason: String| helper_error(name, server, reason);
     if !status.success() {
         let said = String::from_utf8_lossy(&text).to_lowercase();
         if said.contains("credentials not found") {
@@ -380,6 +409,78 @@ fn ask_helper(
             password: secret,
         }),
     })
+}
+
+/// `docker-credential-NAME store` or `erase`, with what it reads.
+pub(super) fn run_helper(
+    name: &str,
+    verb: &str,
+    input: &str,
+    programs: Option<&OsString>,
+) -> Result<(), CredentialError> {
+    let (status, _) = call_helper(name, verb, input, verb, programs, HELPER_TIMEOUT)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(helper_error(name, verb, format!("it ended with {status}")))
+}
+
+fn helper_error(name: &str, about: &str, reason: String) -> CredentialError {
+    CredentialError::Helper {
+        helper: format!("docker-credential-{name}"),
+        host: about.to_owned(),
+        reason,
+    }
+}
+
+/// How a helper ended and what it said. `about` is for errors.
+fn call_helper(
+    name: &str,
+    verb: &str,
+    input: &str,
+    about: &str,
+    programs: Option<&OsString>,
+    timeout: Duration,
+) -> Result<(std::process::ExitStatus, Vec<u8>), CredentialError> {
+    let fail = |reason: String| helper_error(name, about, reason);
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    {
+        return Err(fail("its name is not allowed".to_owned()));
+    }
+    // The answer goes to memory, not through a pipe: no thread is needed to read it in time.
+    let memory = rustix::fs::memfd_create("credentials", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| fail(e.to_string()))?;
+    let mut answer = File::from(memory);
+    let output = answer.try_clone().map_err(|e| fail(e.to_string()))?;
+    let mut command = Command::new(format!("docker-credential-{name}"));
+    // A group of its own, so that all of it can be ended.
+    command
+        .arg(verb)
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::null())
+        .process_group(0);
+    if let Some(path) = programs {
+        command.env("PATH", path);
+    }
+    let mut child = command.spawn().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => fail("it is not installed".to_owned()),
+        _ => fail(e.to_string()),
+    })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read its input shows it by its answer.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let status = await_helper(&mut child, &answer, timeout).map_err(fail)?;
+    let mut text = Vec::new();
+    answer
+        .rewind()
+        .and_then(|()| answer.read_to_end(&mut text))
+        .map_err(|e| fail(e.to_string()))?;
+    Ok((status, text))
 }
 
 fn await_helper(

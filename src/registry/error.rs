@@ -90,6 +90,14 @@ pub enum RegistryError {
         /// What there is.
         offered: String,
     },
+    /// Mirrors did not have it, nor did the registry itself.
+    #[error("{error} (before that, of its mirrors: {mirrors})")]
+    Everywhere {
+        /// What the registry said.
+        error: Box<RegistryError>,
+        /// What the mirrors said.
+        mirrors: String,
+    },
     /// A certificate for a host cannot be used.
     #[error("reading the certificate {}: {reason}", path.display())]
     Certificate {
@@ -109,6 +117,22 @@ pub enum RegistryError {
 impl RegistryError {
     /// Whether the registry said that the thing does not exist.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
+        match self {
+            Self::NotFound { .. } => true,
+            Self::Everywhere { error, .. } => error.is_not_found(),
+            _ => false,
+        }
+    }
+
+    /// Whether another place may do better.
+    pub(super) fn is_of_this_place(&self) -> bool {
+        matches!(
+            self,
+            Self::Network { .. }
+                | Self::NotFound { .. }
+                | Self::Denied { .. }
+                | Self::Status { .. }
+                | Self::Digest { .. }
+        )
     }
 }

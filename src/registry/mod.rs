@@ -1,23 +1,28 @@
 //! What do registries have, and how does it get there and back? The OCI distribution protocol, and files of other web servers.
 //!
-//! * [`credentials`]: which password belongs to which host;
+//! * [`credentials`]: which password belongs to which host; [`keeping`]: how it is kept;
 //! * [`certificates`]: whose word is taken for a host, beside that of the machine's authorities;
 //! * [`document`]: what a manifest, an index and a config may say;
-//! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads;
+//! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads, [`download`] for streams;
 //! * `tags`: what a repository has;
+//! * [`mirror`]: where else an image may be, and what nobody may ask for;
 //! * [`fetch`]: a file of any web server;
 //! * `upload`: one blob on its way up; `retry`: what is tried again, and when;
-//! * `auth`, `transport` and `origin`: tokens, redirects, and to whom a secret may go.
+//! * `auth`, `transport`, `connection` and `origin`: tokens, redirects, and to whom a secret may go.
 //!
 //! The only room with async code. Nothing here knows the store.
 
 mod auth;
 pub mod certificates;
 pub mod client;
+mod connection;
 pub mod credentials;
 pub mod document;
+pub mod download;
 pub mod error;
 pub mod fetch;
+pub mod keeping;
+pub mod mirror;
 mod origin;
 pub mod push;
 mod retry;
@@ -25,11 +30,13 @@ mod tags;
 mod transport;
 mod upload;
 
-pub use client::{BlobReader, Registry, RegistryOptions, Resolved};
+pub use client::{Asked, Registry, RegistryOptions, Resolved};
 pub use credentials::CredentialFiles;
 pub use document::{Document, Manifest};
+pub use download::BlobReader;
 pub use error::RegistryError;
 pub use fetch::{FetchOptions, FetchRequest, Fetched, FetchedFile, Post, Validators};
+pub use mirror::{Mirror, Place, Rule, Rules};
 pub use push::{PushBlob, Transferred};
 
 pub use crate::graph::reference::{self, Reference, ReferenceError};

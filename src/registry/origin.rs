@@ -32,10 +32,15 @@ pub(super) fn may_point_at(host: &Host, from: &Url, to: &Url) -> Result<(), Stri
             ));
         }
     }
-    let inside = to
-        .host_str()
-        .is_some_and(|name| is_local(name) || is_link_local(name));
-    if inside && !is_local(host_of(&host.address)) && to.host_str() != from.host_str() {
+    let elsewhere = to.host_str() != from.host_str();
+    if elsewhere && to.host_str().is_some_and(is_link_local) {
+        return Err(format!(
+            "{} points at {target}, where clouds keep the credentials of their machines, which is refused",
+            host.address
+        ));
+    }
+    let inside = to.host_str().is_some_and(is_local);
+    if inside && !is_local(host_of(&host.address)) && elsewhere {
         return Err(format!(
             "{} points at {target}, an address of this machine, which is refused",
             host.address
@@ -117,6 +122,28 @@ pub(super) fn is_local(host: &str) -> bool {
             .is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())
 }
 
+/// Whether `host`, an address, is in `network`, `ADDRESS/BITS`.
+pub(super) fn is_in_network(host: &str, network: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let Some((Ok(start), Ok(bits))) = network
+        .split_once('/')
+        .map(|(start, bits)| (start.parse::<IpAddr>(), bits.parse::<u32>()))
+    else {
+        return false;
+    };
+    match (bare.parse::<IpAddr>(), start) {
+        (Ok(IpAddr::V4(ip)), IpAddr::V4(start)) if bits <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            ip.to_bits() & mask == start.to_bits() & mask
+        }
+        (Ok(IpAddr::V6(ip)), IpAddr::V6(start)) if bits <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            ip.to_bits() & mask == start.to_bits() & mask
+        }
+        _ => false,
+    }
+}
+
 /// 169.254.0.0/16 and fe80::/10: there cloud machines keep their metadata.
 pub(super) fn is_link_local(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -131,6 +158,22 @@ pub(super) fn is_link_local(host: &str) -> bool {
 mod tests {
     use super::super::transport::tests::session;
     use super::*;
+
+    #[test]
+    fn networks_have_hosts() {
+        for (host, network, inside) in [
+            ("10.1.2.3", "10.0.0.0/8", true),
+            ("11.1.2.3", "10.0.0.0/8", false),
+            ("1.2.3.4", "0.0.0.0/0", true),
+            ("[fd00::1]", "fd00::/8", true),
+            ("fd00::1", "10.0.0.0/8", false),
+            ("r.example", "0.0.0.0/0", false),
+            ("10.1.2.3", "10.0.0.0/33", false),
+            ("10.1.2.3", "10.1.2.3", false),
+        ] {
+            assert_eq!(is_in_network(host, network), inside, "{host} {network}");
+        }
+    }
 
     #[test]
     fn a_registry_cannot_point_everywhere() {

@@ -65,6 +65,8 @@ impl Registry {
         progress: &dyn Fn(u64),
     ) -> Result<Transferred, RegistryError> {
         let doing = format!("pushing {} to {}", blob.digest, to.name());
+        // A registry that is blocked gets nothing either.
+        self.places(to, &doing)?;
         // On the same registry and not the target itself.
         let from = blob.mount_from.iter().find_map(|origin| {
             let repository = origin.strip_prefix(to.domain())?.strip_prefix('/')?;

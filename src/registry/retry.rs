@@ -9,6 +9,8 @@ use super::error::RegistryError;
 
 /// As long as this a registry may keep failing.
 const BUDGET: Duration = Duration::from_secs(300);
+/// As long as this, when others can be asked.
+const HASTY_BUDGET: Duration = Duration::from_secs(2);
 /// As often as this: with the pauses below, it is half a minute or a minute.
 const ATTEMPTS: u32 = 16;
 /// A host that refuses or has no address is hardly there a second later.
@@ -76,6 +78,15 @@ impl Backoff {
             failures: 0,
             limit,
             deadline: Instant::now() + BUDGET,
+        }
+    }
+
+    /// For one of several that may have something.
+    pub(super) fn hasty() -> Self {
+        Self {
+            failures: 0,
+            limit: 2,
+            deadline: Instant::now() + HASTY_BUDGET,
         }
     }
 

@@ -11,11 +11,10 @@
 //! * a registry that is not on this machine cannot point at addresses that only this machine reaches;
 //! * TLS is never given up on the way; without TLS or verification only loopback hosts and those that the user
 //!   named are spoken to. For these https is tried first, then http, as docker does;
-//! * nothing waits longer than [`CONNECT_LIMIT`] to connect or [`RegistryOptions::stall_limit`] for the next sign of life.
+//! * nothing waits longer than [`RegistryOptions::stall_limit`] for the next sign of life.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,19 +23,17 @@ use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use tokio::sync::OnceCell;
 
 use super::auth::{AuthState, Challenge};
-use super::certificates::{self, HostCertificates};
+use super::certificates;
 use super::client::RegistryOptions;
+use super::connection::{Clients, Reach};
 use super::credentials::CredentialFiles;
 use super::error::RegistryError;
-use super::fetch::REFUSED_ADDRESS;
 use super::origin::{
-    authority, follow_location, host_of, is_link_local, is_local, origin_text, resolve_target, same_origin,
+    authority, follow_location, host_of, is_in_network, is_local, origin_text, resolve_target, same_origin,
 };
 use super::reference::DEFAULT_DOMAIN;
 use super::retry::{Backoff, Failure, Retry};
 
-/// To connect, TLS included.
-pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// For a host that may or may not speak TLS to say something.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const REDIRECTS: u32 = 10;
@@ -49,6 +46,8 @@ pub(super) struct Session {
     pub(super) options: RegistryOptions,
     pub(super) credentials: CredentialFiles,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
+    /// Mirrors that could not be reached.
+    lost: Mutex<HashSet<String>>,
 }
 
 /// One registry.
@@ -79,36 +78,13 @@ pub(super) struct Call<'a> {
     pub(super) body: Bytes,
 }
 
-/// The connections; they belong to a runtime and end with it.
-#[derive(Default)]
-pub(super) struct Clients {
-    common: [OnceLock<Client>; 6],
-    /// For hosts with certificates of their own, `None` for the others.
-    own: Mutex<HashMap<String, Option<Client>>>,
-}
-
-/// How a host is connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// With its certificate verified.
-    Verified,
-    /// Whatever its certificate.
-    Unverified,
-    /// The same on this machine, never through a proxy.
-    Local,
-    /// As `Verified`, never through a proxy.
-    VerifiedLocal,
-    /// As `Verified`, but no name may lead to a link-local address.
-    Web,
-    /// As `Web`, where another host has led: no name may lead to this machine either.
-    WebAway,
-}
-
 /// Session and connections together: what an operation needs.
 #[derive(Clone)]
 pub(super) struct Exchange {
     pub(super) session: Arc<Session>,
     pub(super) clients: Arc<Clients>,
+    /// Somebody else may be asked: nothing is waited for long.
+    pub(super) hasty: bool,
 }
 
 impl Session {
@@ -117,6 +93,7 @@ impl Session {
             options,
             credentials,
             hosts: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -141,6 +118,22 @@ impl Session {
         Arc::clone(host)
     }
 
+    /// Whether the mirror could not be reached before.
+    pub(super) fn is_lost(&self, domain: &str) -> bool {
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(domain)
+    }
+
+    /// The mirror cannot be reached.
+    pub(super) fn lose(&self, domain: &str) {
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(domain.to_owned());
+    }
+
     /// Whether there are certificates for it.
     fn is_pinned(&self, address: &str) -> bool {
         certificates::are_for(&self.options.certificates, address)
@@ -148,112 +141,8 @@ impl Session {
 
     /// Whether the user named it: with its port, or without any for all ports.
     fn named_insecure(&self, address: &str) -> bool {
-        self.options
-            .insecure
-            .iter()
-            .any(|entry| entry == address || entry == host_of(address))
-    }
-}
-
-impl Clients {
-    /// For servers that are no registries: their certificates are verified. `away` says that another host, not of this
-    /// machine, has led there.
-    pub(super) fn web(&self, local: bool, link_local: bool, away: bool) -> Result<&Client, RegistryError> {
-        self.get(match (local, link_local, away) {
-            (true, ..) => Reach::VerifiedLocal,
-            (_, true, _) => Reach::Verified,
-            (.., true) => Reach::WebAway,
-            (.., false) => Reach::Web,
-        })
-    }
-
-    /// Made when first needed: reading the machine's certificates takes time.
-    fn get(&self, reach: Reach) -> Result<&Client, RegistryError> {
-        let slot = &self.common[reach as usize];
-        if let Some(client) = slot.get() {
-            return Ok(client);
-        }
-        let client = Self::make(reach, &HostCertificates::default(), Path::new(""))?;
-        Ok(slot.get_or_init(|| client))
-    }
-
-    /// The one for a host that `directories` know.
-    fn own(
-        &self,
-        directories: &[PathBuf],
-        address: &str,
-        reach: Reach,
-    ) -> Result<Option<Client>, RegistryError> {
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = own.get(address) {
-            return Ok(known.clone());
-        }
-        let found = HostCertificates::find(directories, address)?;
-        let client = found
-            .map(|found| Self::make(reach, &found, Path::new(address)))
-            .transpose()?;
-        own.insert(address.to_owned(), client.clone());
-        Ok(client)
-    }
-
-    /// `place` names the certificates in errors.
-    fn make(reach: Reach, own: &HostCertificates, place: &Path) -> Result<Client, RegistryError> {
-        // Fails when there is one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_LIMIT)
-            .referer(false);
-        if matches!(reach, Reach::Unverified | Reach::Local) {
-            builder = builder.tls_danger_accept_invalid_certs(true);
-        }
-        if matches!(reach, Reach::Local | Reach::VerifiedLocal) {
-            builder = builder.no_proxy();
-        }
-        if matches!(reach, Reach::Web | Reach::WebAway) {
-            let away = reach == Reach::WebAway;
-            builder = builder.dns_resolver(Names { away });
-        }
-        let wrong = |e: reqwest::Error| RegistryError::Certificate {
-            path: place.to_owned(),
-            reason: deepest(&e),
-        };
-        for authority in &own.authorities {
-            builder =
-                builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(authority).map_err(wrong)?);
-        }
-        if let Some(identity) = &own.identity {
-            builder = builder.identity(reqwest::Identity::from_pem(identity).map_err(wrong)?);
-        }
-        builder.build().map_err(|e| RegistryError::Start(deepest(&e)))
-    }
-}
-
-/// Looks names up, and does not find link-local addresses: a name that leads there is a way around the rule that
-/// such addresses are not asked. So is one of this machine that another host named.
-#[derive(Debug, Clone, Copy)]
-struct Names {
-    away: bool,
-}
-
-impl Names {
-    fn refuses(self, address: std::net::IpAddr) -> bool {
-        let text = address.to_string();
-        is_link_local(&text) || (self.away && is_local(&text))
-    }
-}
-
-impl reqwest::dns::Resolve for Names {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let names = *self;
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let (refused, fine): (Vec<_>, Vec<_>) = found.partition(|address| names.refuses(address.ip()));
-            if fine.is_empty() && !refused.is_empty() {
-                return Err(format!("{} {REFUSED_ADDRESS}", name.as_str()).into());
-            }
-            Ok(Box::new(fine.into_iter()) as reqwest::dns::Addrs)
+        self.options.insecure.iter().any(|entry| {
+            entry == address || entry == host_of(address) || is_in_network(host_of(address), entry)
         })
     }
 }
@@ -261,7 +150,7 @@ impl reqwest::dns::Resolve for Names {
 impl Exchange {
     /// Sends `call` until it is answered, fails for good, or has failed too often. The answer is a success (2xx).
     pub(super) async fn call(&self, host: &Host, call: &Call<'_>) -> Result<Response, RegistryError> {
-        let mut backoff = Backoff::new();
+        let mut backoff = self.backoff();
         loop {
             match self.attempt(host, call).await {
                 Ok(response) => return Ok(response),
@@ -438,7 +327,8 @@ impl Exchange {
         } else {
             Reach::Unverified
         };
-        match tokio::time::timeout(PROBE_LIMIT, self.clients.get(reach)?.get(url).send()).await {
+        let limit = PROBE_LIMIT.min(self.stall_limit());
+        match tokio::time::timeout(limit, self.clients.get(reach)?.get(url).send()).await {
             // What servers of TLS say to those that speak without: the attempt with TLS failed for another reason.
             Ok(Ok(answer)) if base.scheme() == "http" && answer.status() == StatusCode::BAD_REQUEST => {
                 let reason = format!("{address} does not answer without TLS");
@@ -446,7 +336,28 @@ impl Exchange {
             }
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(network(doing, &address, &error)),
-            Err(_) => Err(stalled(doing, &address, PROBE_LIMIT)),
+            // Somebody is there and says nothing, neither so nor so.
+            Err(_) => Err(Failure {
+                retry: Retry::Connect,
+                ..stalled(doing, &address, limit)
+            }),
+        }
+    }
+
+    /// This for a mirror, or for the registry itself.
+    pub(super) fn for_place(&self, is_mirror: bool) -> Self {
+        Self {
+            hasty: is_mirror,
+            ..self.clone()
+        }
+    }
+
+    /// How an operation waits between its attempts.
+    pub(super) fn backoff(&self) -> Backoff {
+        if self.hasty {
+            Backoff::hasty()
+        } else {
+            Backoff::new()
         }
     }
 
@@ -548,7 +459,7 @@ pub(super) fn network(doing: &str, address: &str, error: &reqwest::Error) -> Fai
     } else {
         ""
     };
-    let retry = if certificate {
+    let retry = if certificate || cause.contains("head is too large") {
         Retry::No
     } else if error.is_connect() && !was_reset(error) {
         Retry::Connect
@@ -668,21 +579,5 @@ pub(super) mod tests {
             assert_eq!(session.host(host).insecure, insecure, "{host}");
         }
         assert_eq!(session.host("docker.io").address, "registry-1.docker.io");
-    }
-
-    #[test]
-    fn a4_13_names_lead_not_everywhere() {
-        for (address, direct, away) in [
-            ("169.254.169.254", true, true),
-            ("::ffff:169.254.169.254", true, true),
-            ("fe80::1", true, true),
-            ("127.0.0.1", false, true),
-            ("::1", false, true),
-            ("0.0.0.0", false, true),
-            ("10.0.0.1", false, false),
-        ] {
-            let refused = |away| Names { away }.refuses(address.parse().unwrap());
-            assert_eq!((refused(false), refused(true)), (direct, away), "{address}");
-        }
     }
 }

@@ -366,7 +366,7 @@ impl MetaResolver for ImageSource {
     fn resolve_image(&self, reference: &str, platform: &Platform) -> anyhow::Result<ImageMeta> {
         match reference.strip_prefix(LAYOUT_PREFIX) {
             Some(location) => self.resolve_layout(location, platform),
-            None => self.resolve(&Reference::parse(reference)?, platform, self.policy),
+            None => self.resolve(&self.registry.parse(reference)?, platform, self.policy),
         }
     }
 }

@@ -1,0 +1,198 @@
+//! How does a blob come? As a stream that goes on where it broke off, and that is believed only at its end.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use rbuild_cache::Digest;
+use reqwest::{Response, StatusCode};
+use sha2::Digest as _;
+use tokio::sync::mpsc;
+
+use super::client::{blob_response, ended};
+use super::error::RegistryError;
+use super::origin::origin_text;
+use super::reference::Reference;
+use super::retry::{Backoff, Failure, Retry};
+use super::transport::{Exchange, Host, refused};
+
+/// One blob on its way into a channel.
+pub(super) struct Download {
+    pub(super) exchange: Exchange,
+    pub(super) host: Arc<Host>,
+    pub(super) reference: Reference,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) doing: String,
+}
+
+impl Download {
+    /// Feeds the reader; asks for the rest when the connection breaks.
+    pub(super) async fn run(
+        self,
+        first: Response,
+        chunks: &mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), RegistryError> {
+        let mut response = first;
+        let mut offset = 0;
+        let mut backoff = Backoff::new();
+        loop {
+            let before = offset;
+            let failure = match self.copy(response, &mut offset, chunks).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            if offset > before {
+                backoff.progressed();
+            }
+            // A connection that broke is there again at once more often than not.
+            tokio::time::sleep(backoff.pause(failure.midway())?).await;
+            response = blob_response(
+                &self.exchange,
+                &self.host,
+                &self.reference,
+                &self.digest,
+                offset,
+                &self.doing,
+            )
+            .await?;
+        }
+    }
+
+    async fn copy(
+        &self,
+        mut response: Response,
+        offset: &mut u64,
+        chunks: &mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), Failure> {
+        let address = origin_text(response.url());
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+        let due = if is_part { self.size - *offset } else { self.size };
+        if let Some(length) = response.content_length().filter(|length| *length < due) {
+            // It does not break off: it says so itself.
+            let reason = format!("{address} has {length} bytes, not the {due} that were announced");
+            return Err(refused(&self.doing, reason).into());
+        }
+        // A registry without ranges sends everything again.
+        let mut skip = if is_part {
+            self.check_range(&response, *offset)?;
+            0
+        } else {
+            *offset
+        };
+        loop {
+            let next = self.exchange.in_time(&self.doing, &address, response.chunk());
+            let mut chunk = match next.await? {
+                Some(chunk) => chunk,
+                None if *offset < self.size => {
+                    let reason = format!("{address} sent {offset} of {} bytes", self.size);
+                    return Err(Failure::new(refused(&self.doing, reason), Retry::After(None)));
+                }
+                None => return Ok(()),
+            };
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
+            *offset += chunk.len() as u64;
+            if *offset > self.size {
+                let reason = format!(
+                    "{address} sent more than the {} bytes that were announced",
+                    self.size
+                );
+                return Err(refused(&self.doing, reason).into());
+            }
+            if !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A part that starts elsewhere would be spliced wrongly.
+    fn check_range(&self, response: &Response, offset: u64) -> Result<(), RegistryError> {
+        let range = response
+            .headers()
+            .get("content-range")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("");
+        if range.starts_with(&format!("bytes {offset}-")) {
+            return Ok(());
+        }
+        Err(refused(
+            &self.doing,
+            format!(
+                "{} answered with the range {range:?}",
+                origin_text(response.url())
+            ),
+        ))
+    }
+}
+
+/// Bytes of a blob as they arrive; resumed after network errors. At its end size and digest are
+/// checked: `InvalidData` when they are wrong.
+pub struct BlobReader {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+    hasher: sha2::Sha256,
+    remaining: u64,
+    expected: Digest,
+    doing: String,
+    done: bool,
+}
+
+impl BlobReader {
+    /// What comes through `chunks`, of `size` bytes in all.
+    pub(super) fn new(
+        chunks: mpsc::Receiver<io::Result<Bytes>>,
+        size: u64,
+        expected: Digest,
+        doing: String,
+    ) -> Self {
+        Self {
+            chunks,
+            current: Bytes::new(),
+            hasher: sha2::Sha256::new(),
+            remaining: size,
+            expected,
+            doing,
+            done: false,
+        }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.done || buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.current.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
+                None if self.remaining > 0 => return Err(io::Error::other(ended())),
+                None => {
+                    let actual = Digest::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
+                    if actual != self.expected {
+                        let text = format!("{}: the bytes that came have the digest {actual}", self.doing);
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                    }
+                    self.done = true;
+                    return Ok(0);
+                }
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        self.hasher.update(&buffer[..count]);
+        self.remaining = self.remaining.saturating_sub(count as u64);
+        Ok(count)
+    }
+}
+
+impl fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobReader")
+            .field("digest", &self.expected)
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
+    }
+}
