@@ -14,16 +14,14 @@ mod records;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::directory::Directory;
 use crate::error::StoreError;
-use crate::gc::{PATIENCE, PRUNE_LOCK};
 use crate::image::StoredImage;
 use crate::layer::LayerRecord;
-use crate::lock::lock_within;
 use crate::store::Store;
 
 /// The largest manifest, index or config that is looked into.
@@ -106,13 +104,7 @@ impl CheckReport {
 impl Store {
     /// Checks the store. Trees of an ordinary user hold files of subordinate ids: call it inside the user namespace.
     pub fn check(&self, options: CheckOptions) -> Result<CheckReport, StoreError> {
-        let path = self.0.root.path_of(PRUNE_LOCK);
-        let no_prune = self
-            .0
-            .root
-            .file(PRUNE_LOCK, OFlags::RDWR | OFlags::CREATE)
-            .map_err(|error| StoreError::io("opening", &path, error))?;
-        lock_within(PATIENCE, &no_prune, &path, FlockOperation::LockExclusive)?;
+        let _no_prune = self.lock_prunes()?;
         let mut check = Check {
             store: self,
             options,

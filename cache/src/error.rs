@@ -73,7 +73,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A layer cannot be read, written or converted.
-    #[error("{doing} layer {layer}: {source}")]
+    #[error("{doing} layer {layer}: {source}{}", remedy(source))]
     Layer {
         /// What was being done, for example `"unpacking"`.
         doing: &'static str,
@@ -96,22 +96,58 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk is full.
+    pub(crate) fn is_about_space(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Layer { source, .. } => is_about_space(source),
+            _ => false,
+        }
+    }
+
     /// `doing` something to `path` failed with `source`.
     pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        let path = path.as_ref();
         Self::Io {
             doing,
-            path: path.as_ref().to_owned(),
-            source: source.into(),
+            path: path.to_owned(),
+            source: with_free_space(path, source.into()),
         }
     }
 }
 
+/// An error about a full disk says how much is free, as long as that is so.
+pub(crate) fn with_free_space(path: &Path, error: io::Error) -> io::Error {
+    if !is_about_space(&error) || error.to_string().contains(FREE_THERE) {
+        return error;
+    }
+    let there = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    let Some(disk) = there else { return error };
+    let bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let files = disk.f_favail;
+    let text = format!(
+        "{error}: {bytes} bytes and {files} files {FREE_THERE} {}",
+        path.display()
+    );
+    io::Error::new(error.kind(), text)
+}
+
+const FREE_THERE: &str = "are free on the disk of";
+
+fn is_about_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// What helps against `error`, where that is always the same.
 fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; rbuild prune gives back what the cache takes"
-        }
+    if is_about_space(error) {
+        return "; rbuild prune gives back what the cache takes, --root chooses another disk";
+    }
+    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::MFILE) => "; ulimit -n says how many files may be open, 256 are enough",
+        Some(rustix::io::Errno::FBIG) => "; ulimit -f says how large a file may become",
         _ => "",
     }
 }

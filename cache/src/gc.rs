@@ -11,16 +11,19 @@ pub(crate) mod survey;
 
 use std::collections::HashSet;
 use std::ffi::CStr;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::plan::{LayerGoes, Plan};
 use crate::digest::{Digest, Key, LayerId};
 use crate::directory::{Directory, c_name, remove_tree};
 use crate::error::StoreError;
+use crate::eviction::JOURNAL;
+use crate::image::INDEX_BACKUP;
 use crate::lock::lock_within;
 use crate::session::{Closed, modified};
 use crate::store::{Store, TempDir};
@@ -96,8 +99,12 @@ pub struct PruneReport {
     pub freed: u64,
 }
 
+/// A disk with less than this is full to most programs.
+const LITTLE_SPACE: u64 = 1 << 20;
+const FEW_FILES: u64 = 16;
+
 /// How long a prune waits for another one.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How many layers and other things are taken while others wait at the gate.
 const PORTION: usize = 256;
 
@@ -108,16 +115,10 @@ impl Store {
         if options.dry_run {
             return Ok(self.plan(options)?.report());
         }
-        let path = self.0.root.path_of(PRUNE_LOCK);
-        let one_at_a_time = self
-            .0
-            .root
-            .file(PRUNE_LOCK, OFlags::RDWR | OFlags::CREATE)
-            .map_err(|error| StoreError::io("opening", &path, error))?;
-        lock_within(PATIENCE, &one_at_a_time, &path, FlockOperation::LockExclusive)?;
+        let _one_at_a_time = self.lock_prunes()?;
         let mut removal = Removal {
             store: self,
-            out: self.temp_dir()?,
+            out: self.temp_dir_for_prune()?,
             options,
             pinned: None,
             evicted: Vec::new(),
@@ -128,10 +129,38 @@ impl Store {
         while !removal.carry_out(self.plan(options)?)? {}
         let report = removal.report;
         self.trim_builds(options.all)?;
-        self.remove_unused_locks()?;
         self.sweep_temporary()?;
+        self.remove_unused_locks()?;
         self.forget_trees();
         Ok(report)
+    }
+
+    /// Held by whoever prunes the store, or must not have it pruned meanwhile.
+    pub(crate) fn lock_prunes(&self) -> Result<File, StoreError> {
+        // The lock of a directory that is there: on a full disk no file can be made for it.
+        let path = self.0.sessions.path();
+        let directory = rustix::fs::openat(
+            &self.0.sessions,
+            ".",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|errno| StoreError::io("opening", path, errno))?;
+        let file = File::from(directory);
+        lock_within(PATIENCE, &file, path, FlockOperation::LockExclusive)?;
+        Ok(file)
+    }
+
+    /// A temporary directory even on a full disk, where what is least needed makes room for it.
+    fn temp_dir_for_prune(&self) -> Result<TempDir, StoreError> {
+        match self.temp_dir() {
+            Err(error) if error.is_about_space() => {
+                self.0.root.unlink(INDEX_BACKUP)?;
+                self.0.root.unlink(JOURNAL)?;
+                self.temp_dir()
+            }
+            made => made,
+        }
     }
 
     /// Bytes that are free on the disk of the store for whoever runs this.
@@ -141,12 +170,28 @@ impl Store {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Says so when the disk of the store is full, or nearly.
+    pub fn shortage(&self) -> Option<String> {
+        let disk = rustix::fs::fstatvfs(&self.0.root).ok()?;
+        let bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+        // Where there is no limit of files, all of these numbers are zero.
+        let files = (disk.f_files > 0).then_some(disk.f_favail);
+        (bytes < LITTLE_SPACE || files.is_some_and(|files| files < FEW_FILES)).then(|| {
+            let files = files.map_or(String::new(), |files| format!(" and {files} files"));
+            format!(
+                "the disk of the store {} is full: {bytes} bytes{files} are free; rbuild prune and rbuild rmi give space back, \
+                 --root chooses another disk",
+                self.root().display()
+            )
+        })
+    }
+
     /// Lock files that a killed process left.
     fn remove_unused_locks(&self) -> Result<(), StoreError> {
         for name in self.0.locks.text_names()? {
             if let Ok(key) = name.parse::<Key>() {
                 // The lock removes its file when it is dropped.
-                self.try_lock_key(&key)?;
+                let _ = self.try_lock_key(&key);
             }
         }
         Ok(())
@@ -211,8 +256,12 @@ impl Removal<'_> {
     /// Does what `plan` says; `false` when an image has come that the plan did not know.
     fn carry_out(&mut self, mut plan: Plan) -> Result<bool, StoreError> {
         let store = self.store;
-        store.remove_nameless(&plan.images)?;
-        self.report.images.append(&mut plan.images);
+        match store.remove_nameless(&plan.images) {
+            Ok(()) => self.report.images.append(&mut plan.images),
+            // There is no room to write the list: they go with the next prune, which has it.
+            Err(error) if error.is_about_space() => plan.roots.extend(plan.images.drain(..)),
+            Err(error) => return Err(error),
+        }
         let mut layers = std::mem::take(&mut plan.layers).into_iter().peekable();
         let mut first = true;
         while first || layers.peek().is_some() {
@@ -236,12 +285,23 @@ impl Removal<'_> {
             for layer in portion {
                 self.take_layer(layer)?;
             }
-            if layers.peek().is_none() {
-                store.rewrite_operations(&closed, &plan.operations)?;
+            let last = layers.peek().is_none();
+            if last && let Err(error) = store.rewrite_operations(&closed, &plan.operations) {
+                // Keys without records cost a look each, and go with the next prune.
+                if !error.is_about_space() {
+                    return Err(error);
+                }
             }
             drop(closed);
-            store.note_evictions(&self.options.rule, &std::mem::take(&mut self.evicted))?;
             self.take_apart()?;
+            let noted = store.note_evictions(&self.options.rule, &std::mem::take(&mut self.evicted));
+            noted.or_else(|error| {
+                if error.is_about_space() {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })?;
         }
         Ok(true)
     }
@@ -275,7 +335,7 @@ impl Removal<'_> {
             for name in &plan.clones {
                 // Whoever works in it has the lock of its key.
                 let lock = match name.parse::<Key>() {
-                    Ok(key) => self.store.try_lock_key(&key)?.is_some(),
+                    Ok(key) => matches!(self.store.try_lock_key(&key), Ok(Some(_))),
                     Err(_) => true,
                 };
                 if lock && self.is_unused(&clones, name)? {
@@ -364,9 +424,6 @@ impl Removal<'_> {
 
 /// The names of the tree forms in the directory of a layer.
 pub(crate) const TREES: [&CStr; 2] = [c"fs", c"fs.single"];
-
-/// Held by the one prune at work.
-pub(crate) const PRUNE_LOCK: &str = "prune.lock";
 
 #[cfg(test)]
 mod tests {

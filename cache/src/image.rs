@@ -64,11 +64,12 @@ impl Store {
 
     /// The manifest or index that the canonical reference `name` leads to.
     pub fn image(&self, name: &str) -> Result<Option<Descriptor>, StoreError> {
-        let found = self
-            .images()?
-            .into_iter()
-            .rev()
-            .find(|image| image.name.as_deref() == Some(name));
+        let images = match self.entries_with(name)? {
+            Some(entries) => entries.iter().filter_map(decode).collect(),
+            None => self.images()?,
+        };
+        let mut images = images.into_iter().rev();
+        let found = images.find(|image| image.name.as_deref() == Some(name));
         Ok(found.map(|image| image.descriptor))
     }
 
@@ -81,6 +82,9 @@ impl Store {
     /// [`Store::tag`] for several names at once: no reader sees some of them only. Without a name the image is
     /// kept nameless, unless it has a name already.
     pub fn tag_all(&self, names: &[&str], descriptor: &Descriptor) -> Result<(), StoreError> {
+        if self.is_tagged(names, descriptor)? {
+            return Ok(());
+        }
         self.change_index(|entries| {
             let known =
                 |entry: &Value| decode(entry).is_some_and(|i| i.descriptor.digest == descriptor.digest);
@@ -133,6 +137,70 @@ impl Store {
             });
             entries.len() < before
         })
+    }
+
+    /// Whether [`Store::tag_all`] would change nothing, as far as that can be told without reading all entries.
+    fn is_tagged(&self, names: &[&str], descriptor: &Descriptor) -> Result<bool, StoreError> {
+        for name in names {
+            let Some(entries) = self.entries_with(name)? else {
+                return Ok(false);
+            };
+            let mut images = entries.iter().filter_map(decode);
+            let mut holders = images
+                .by_ref()
+                .filter(|image| image.name.as_deref() == Some(*name));
+            let (first, second) = (holders.next(), holders.next());
+            if second.is_some() || first.is_none_or(|image| image.descriptor != *descriptor) {
+                return Ok(false);
+            }
+        }
+        if !names.is_empty() {
+            return Ok(true);
+        }
+        let entries = self
+            .entries_with(&descriptor.digest.to_string())?
+            .unwrap_or_default();
+        let mut images = entries.iter().filter_map(decode);
+        Ok(images.any(|image| image.descriptor.digest == descriptor.digest))
+    }
+
+    /// The entries in which `text` is a value; `None` when the file is not as this program writes it, an entry a line. A list of
+    /// thousands of images is not understood as a whole to find one.
+    fn entries_with(&self, text: &str) -> Result<Option<Vec<Value>>, StoreError> {
+        let root = &self.0.root;
+        let Some(file) = root.open_file(INDEX)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        bytes.reserve_exact(usize::try_from(size.min(INDEX_LIMIT)).unwrap_or(0) + 1);
+        file.take(INDEX_LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| StoreError::io("reading", root.path_of(INDEX), error))?;
+        let first_line = memchr::memchr(b'\n', &bytes).map_or(&bytes[..0], |end| &bytes[..end]);
+        if !first_line.starts_with(b"{\"schemaVersion\":2,")
+            || !first_line.ends_with(b"\"manifests\":[")
+            || !bytes.ends_with(b"}")
+        {
+            return Ok(None);
+        }
+        let Ok(needle) = serde_json::to_string(text) else {
+            return Ok(None);
+        };
+        let mut entries = Vec::new();
+        let mut from = 0;
+        while let Some(found) = memchr::memmem::find(&bytes[from..], needle.as_bytes()) {
+            let place = from + found;
+            let start = memchr::memrchr(b'\n', &bytes[..place]).map_or(0, |end| end + 1);
+            let end = memchr::memchr(b'\n', &bytes[place..]).map_or(bytes.len(), |end| place + end);
+            let line = &bytes[start..end];
+            let Ok(entry) = serde_json::from_slice(line.strip_suffix(b",").unwrap_or(line)) else {
+                return Ok(None);
+            };
+            entries.push(entry);
+            from = end;
+        }
+        Ok(Some(entries))
     }
 
     /// What is wrong with entries of ours, one by one.
@@ -214,10 +282,10 @@ impl Store {
         let Index {
             mut fields, entries, ..
         } = index;
-        fields.insert("manifests".to_owned(), Value::Array(entries));
-        let bytes = serde_json::to_vec(&fields)
+        fields.entry("manifests").or_insert(Value::Null);
+        let text = encode(&fields, &entries)
             .map_err(|error| StoreError::io("encoding", root.path_of(INDEX), error))?;
-        self.replace_file(root, INDEX, &bytes, true)
+        self.replace_file(root, INDEX, text.as_bytes(), true)
     }
 
     fn read_index(&self) -> Result<Index, StoreError> {
@@ -268,6 +336,30 @@ impl Store {
             entries,
         })
     }
+}
+
+/// The index, an entry a line, for [`Store::entries_with`].
+fn encode(fields: &Map<String, Value>, entries: &[Value]) -> serde_json::Result<String> {
+    let mut text = String::from("{");
+    for (number, (name, value)) in fields.iter().enumerate() {
+        if number > 0 {
+            text.push(',');
+        }
+        text.push_str(&serde_json::to_string(name)?);
+        text.push(':');
+        if name != "manifests" {
+            text.push_str(&serde_json::to_string(value)?);
+            continue;
+        }
+        text.push('[');
+        for (number, entry) in entries.iter().enumerate() {
+            text.push_str(if number > 0 { ",\n" } else { "\n" });
+            text.push_str(&serde_json::to_string(entry)?);
+        }
+        text.push_str("\n]");
+    }
+    text.push('}');
+    Ok(text)
 }
 
 struct Index {
@@ -469,6 +561,42 @@ mod tests {
 
     const A: &str = "docker.io/library/a:latest";
     const B: &str = "localhost:5000/b:1";
+
+    #[test]
+    fn one_name_of_thousands_is_found_without_the_others() {
+        let (_directory, store) = store();
+        assert_eq!(store.entries_with(A).unwrap(), None);
+        let name = |n: u32| format!("localhost/image-{n}:latest");
+        store
+            .change_index(|entries| {
+                let many = (0..5000).map(|n| entry_of(Some(&name(n)), &descriptor((n % 200) as u8)));
+                entries.extend(many);
+                true
+            })
+            .unwrap();
+        for n in [0, 7, 4999] {
+            assert_eq!(store.entries_with(&name(n)).unwrap().unwrap().len(), 1);
+            assert_eq!(store.image(&name(n)).unwrap(), Some(descriptor((n % 200) as u8)));
+            assert!(
+                store
+                    .is_tagged(&[&name(n)], &descriptor((n % 200) as u8))
+                    .unwrap()
+            );
+            assert!(!store.is_tagged(&[&name(n)], &descriptor(250)).unwrap());
+        }
+        assert_eq!(store.image("image-7").unwrap(), None);
+        assert!(store.is_tagged(&[], &descriptor(3)).unwrap());
+        assert!(!store.is_tagged(&[], &descriptor(250)).unwrap());
+        // As another tool writes it, every entry is read.
+        let path = store.root().join(INDEX);
+        let index: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        std::fs::write(&path, serde_json::to_vec_pretty(&index).unwrap()).unwrap();
+        assert_eq!(store.entries_with(&name(7)).unwrap(), None);
+        assert_eq!(store.image(&name(7)).unwrap(), Some(descriptor(7)));
+        store.tag(&name(7), &descriptor(8)).unwrap();
+        assert_eq!(store.image(&name(7)).unwrap(), Some(descriptor(8)));
+        assert_eq!(store.images().unwrap().len(), 5000);
+    }
 
     #[test]
     fn names_move_and_the_last_one_leaves_a_nameless_image() {

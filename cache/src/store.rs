@@ -9,7 +9,7 @@
 //! git/<key>                               clones of repositories
 //! builds/v1/<name>, lists/v1/<digest>      what builds were given, for the question why a step is built again
 //! evictions                               which records were removed, and by which rule
-//! locks/<key>, index.lock, gc.lock, prune.lock, sessions/<n>   locks between processes
+//! locks/<key>, index.lock, gc.lock, sessions/<n>   locks between processes
 //! tmp/<random>/                           what is being written
 //! ```
 //!

@@ -32,3 +32,9 @@ impl AsFd for Signals {
         self.0.as_fd()
     }
 }
+
+/// Lets writes beyond the limit of file sizes (`ulimit -f`) fail instead of ending the program. Steps begin with the
+/// default again.
+pub fn survive_file_size_limit() {
+    crate::sys::ignore_file_size_signal();
+}

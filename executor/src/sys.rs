@@ -367,6 +367,14 @@ pub(crate) fn read_signal_and_origin(fd: impl AsFd) -> io::Result<(i32, bool)> {
     Ok((field(0), field(8) == SI_KERNEL))
 }
 
+/// A write beyond the limit of file sizes fails then, as a write to a full disk does, and ends nobody.
+pub(crate) fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// Gives every signal its default action and unblocks all: what a program expects at its start.
 pub(crate) fn reset_signals() {
     // The kernel's sigaction, all zero: SIG_DFL, no flags, nothing masked. The C library's call refuses

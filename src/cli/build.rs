@@ -18,6 +18,7 @@ mod reception;
 pub mod report;
 mod request;
 mod resources;
+mod space;
 mod transfers;
 
 use std::cell::{OnceCell, RefCell};
@@ -87,6 +88,7 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
         report::summary(&build.warnings.borrow());
     }
     report::tell(&build.explanation.borrow());
+    options.space.after(context);
     match built {
         Ok(exported) => {
             if let Some(file) = &options.iidfile {
@@ -324,7 +326,8 @@ impl<'a> Build<'a> {
             Some(first) if !results.is_empty() => first,
             _ => return Ok((None, None)),
         };
-        let ran = Ran::new(self.progress.as_ref());
+        let watch = self.options.space.watch(store, self.progress.as_ref());
+        let ran = Ran::new(watch.as_ref().map_or(self.progress.as_ref(), |watch| watch));
         let inputs = self.inputs(first, &results, store, locals, remotes, &ran);
         let mut plan = Plan::new(&inputs)?;
         plan.fetch(&inputs)?;
@@ -430,6 +433,7 @@ impl<'a> Build<'a> {
             });
         }
         store.sweep_temporary().map_err(BuildError::new)?;
+        self.options.space.before(store).map_err(BuildError::new)?;
         Ok((executor, scratch))
     }
 

@@ -216,6 +216,7 @@ pub fn run() -> ExitCode {
         context::note(&format!("error: starting as the first process: {error}"));
         return ExitCode::FAILURE;
     }
+    rbuild_executor::signals::survive_file_size_limit();
     let (args, verb) = with_verb(std::env::args_os().collect());
     let mut matches = Cli::command().get_matches_from(&args);
     let config = matches.get_one::<PathBuf>("config");

@@ -62,7 +62,11 @@ pub(super) fn run(
     }
     let ended = exit.map_err(|error| failed_to_start(op, error))?;
     if !ended.exit.success() {
-        let hint = network::explain(inputs, executor, op, &printed.last);
+        // As long as what the step wrote is there.
+        let hint = inputs
+            .store
+            .shortage()
+            .or_else(|| network::explain(inputs, executor, op, &printed.last));
         return Err(failed(op, ended.exit, executor.memory_limit()).hint(hint));
     }
     refuse_leaks(asking, &root.written(), &printed.leaks)?;

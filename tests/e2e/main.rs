@@ -103,5 +103,7 @@ mod mounts;
 mod secrets;
 // Bits that flip, files that are cut or gone: never another image.
 mod damage;
+// Disks that are full, limits of the store.
+mod full;
 // What takes space, and what gives it back.
 mod space;

@@ -24,12 +24,19 @@ impl Store {
         };
         let images = self.images()?;
         let mut plan = Plan::default();
+        // A limit of a build leaves what the build itself has just made, which may have no name. Entries have whole seconds.
+        let mine = match options.give_back {
+            Some(_) => self.0.session.oldest(&self.0.sessions, true)?,
+            None => None,
+        };
+        let mine = mine.map(whole_seconds);
+        let image_may_go = |used| may_go(used) && mine.is_none_or(|mine| used < mine);
         for image in images.iter().filter(|image| image.name.is_none()) {
             let tagged = image
                 .created
                 .as_deref()
                 .and_then(|time| time.parse::<jiff::Timestamp>().ok());
-            if options.takes_regular() && tagged.is_none_or(|time| may_go(time.into())) {
+            if options.takes_regular() && tagged.is_none_or(|time| image_may_go(time.into())) {
                 plan.images.push(image.descriptor.digest);
             }
         }
@@ -145,7 +152,7 @@ impl Plan {
         }
 
         let (mut candidates, total) = candidates(survey, &blobs, options);
-        let keep = options.keep(total, free);
+        let keep = options.keep(total, free, self.bytes);
         candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
         let mut left = total;
         for candidate in candidates {
@@ -324,6 +331,11 @@ fn candidates<'a>(
     (all, total)
 }
 
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
 impl PruneFilter {
     fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -362,8 +374,9 @@ impl PruneOptions {
         self.kind == Some(PruneKind::CacheMounts) || self.all && self.kind.is_none()
     }
 
-    /// How many bytes of the `total` stay, by BuildKit's rules; `None` when nothing has to.
-    fn keep(&self, total: u64, free: u64) -> Option<u64> {
+    /// How many bytes of the `total` stay, by BuildKit's rules, when `loose` bytes go in any case; `None` when nothing has
+    /// to.
+    fn keep(&self, total: u64, free: u64, loose: u64) -> Option<u64> {
         let mut keep = self.max_used;
         let mut at_most = |bytes: u64| keep = Some(keep.map_or(bytes, |keep| keep.min(bytes)));
         if let Some(wanted) = self.min_free {
@@ -375,7 +388,7 @@ impl PruneOptions {
             }
         }
         if let Some(bytes) = self.give_back {
-            at_most(total.saturating_sub(bytes));
+            at_most(total.saturating_sub(bytes.saturating_sub(loose)));
         }
         match (keep, self.keep_storage) {
             (Some(keep), Some(reserved)) => Some(keep.max(reserved)),

@@ -17,7 +17,7 @@ use super::make::is_damage;
 use super::ownership::Ownership;
 use super::record::{CompressedForm, LayerBlob, LayerRecord};
 use crate::digest::{ContentDigest, DiffId, Digest, KeyBuilder, LayerId};
-use crate::error::StoreError;
+use crate::error::{StoreError, with_free_space};
 use crate::lock::KeyLock;
 use crate::store::Store;
 
@@ -457,7 +457,7 @@ impl Layer {
         StoreError::Layer {
             doing,
             layer: self.id().to_string(),
-            source,
+            source: with_free_space(self.0.store.root(), source),
         }
     }
 }

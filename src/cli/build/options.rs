@@ -16,6 +16,7 @@ use super::network::{NetworkArgs, NetworkOptions};
 use super::received::{ContextPlace, is_web};
 use super::reception::ReceptionArgs;
 use super::resources::ResourceArgs;
+use super::space::{SpaceLimits, size};
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{Confinement, MountOp, NetworkMode, Platform, Ulimit};
@@ -102,6 +103,12 @@ pub struct BuildArgs {
     confinement: ConfinementArgs,
     #[command(flatten)]
     resources: ResourceArgs,
+    /// What the store may take on its disk: before and after the build and between its steps, what is worth least goes
+    #[arg(long, value_name = "SIZE", env = "RBUILD_STORE_MAX", hide_env_values = true, value_parser = size)]
+    store_max: Option<u64>,
+    /// What has to stay free on the disk of the store
+    #[arg(long, value_name = "SIZE", env = "RBUILD_MIN_FREE", hide_env_values = true, value_parser = size)]
+    min_free: Option<u64>,
     /// Steps that run at the same time, 0 for no limit [default: up to 32 RUN, and as many COPY as there are processors]
     #[arg(long, value_name = "NUMBER")]
     jobs: Option<usize>,
@@ -201,6 +208,8 @@ pub struct BuildOptions {
     volumes: Vec<MountOp>,
     /// `--memory`, `--cpus`, `--resource` and the like.
     pub resources: Resources,
+    /// `--store-max` and `--min-free`.
+    pub space: SpaceLimits,
     /// `--jobs`.
     pub jobs: Jobs,
     source_date_epoch: Option<i64>,
@@ -290,6 +299,10 @@ impl BuildOptions {
             ulimits: args.ulimits,
             confinement: args.confinement.confinement()?,
             resources: args.resources.resources()?,
+            space: SpaceLimits {
+                most: args.store_max,
+                free: args.min_free,
+            },
             jobs: Jobs::new(args.jobs),
             stop_grace: args.confinement.stop_grace,
             volumes: args.handed.volumes()?,

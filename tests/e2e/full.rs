@@ -1,0 +1,247 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::env::{Env, Run};
+
+/// A small disk of its own, with the store on it.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(env: &Env, options: &str) -> Option<Self> {
+        let path = env.path("disk");
+        fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "rbuild-test"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        if mounted.status.success() {
+            return Some(Self(path));
+        }
+        eprintln!(
+            "skipped: no disk can be mounted here: {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        None
+    }
+
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.0).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+
+    /// Leaves so many bytes.
+    fn fill(&self, left: u64) {
+        let taken = self.free().saturating_sub(left);
+        let file = fs::File::create(self.0.join("filler")).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, taken.max(1)).unwrap();
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn rbuild(env: &Env, disk: &Disk, args: &[&str]) -> Run {
+    env.rbuild_in(&disk.0.join("store"), args)
+}
+
+/// Nothing temporary is left, and all images can be read.
+fn is_in_order(env: &Env, disk: &Disk, what: &str) {
+    let left: Vec<_> = fs::read_dir(disk.0.join("store/tmp")).unwrap().collect();
+    assert!(left.is_empty(), "{what}: {left:?}");
+    let check = rbuild(env, disk, &["store", "check"]);
+    assert_eq!(check.code, Some(0), "{what}: {check:?}");
+}
+
+/// It says where, how much is free, and what helps.
+fn says_that_the_disk_is_full(run: &Run, disk: &Path, what: &str) {
+    assert_eq!(run.code, Some(1), "{what}: {run:?}");
+    for part in [disk.to_str().unwrap(), "free", "rbuild prune"] {
+        assert!(run.stderr.contains(part), "{what}: no {part:?} in {run:?}");
+    }
+}
+
+const STEPS: [&str; 3] = [
+    "FROM base\nARG turn\nRUN echo $turn; head -c 3000000 /dev/zero > /big; mkdir -p /a/b; seq 1000 > /a/b/c\n",
+    "FROM base\nARG turn\nCOPY big /big-$turn\n",
+    "FROM base AS a\nARG turn\nRUN echo $turn > /turn; head -c 1000000 /dev/zero > /big\nFROM base\nCOPY --from=a /big /turn /\n",
+];
+
+#[test]
+fn a_full_disk_is_said_and_nothing_is_left_of_what_did_not_fit() {
+    let Some(env) = Env::root() else {
+        eprintln!("skipped: only root can mount a small disk");
+        return;
+    };
+    let Some(disk) = Disk::mount(&env, "size=40m") else {
+        return;
+    };
+    let tar = crate::env::busybox();
+    rbuild(&env, &disk, &["import", tar.to_str().unwrap(), "base"]).ok();
+    for (number, dockerfile) in STEPS.iter().enumerate() {
+        env.write(&format!("{number}/Dockerfile"), dockerfile);
+        env.write(&format!("{number}/big"), vec![b'x'; 3_000_000]);
+    }
+    let archive = env.path("base.tar");
+    let archive = archive.to_str().unwrap();
+    rbuild(&env, &disk, &["save", "-o", archive, "base"]).ok();
+    let points = std::env::var("RBUILD_FULL_DISK")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let points: u64 = points.unwrap_or(10);
+    let mut failed = 0;
+    for point in 0..points {
+        let turn = format!("turn={point}");
+        let context = (point % 3).to_string();
+        let dest = format!(
+            "type=oci,compression=uncompressed,dest={}",
+            disk.0.join("out.tar").display()
+        );
+        let build = ["build", "-t", "built", "--build-arg", &turn, &context];
+        let export = ["build", "-o", &dest, "--build-arg", &turn, &context];
+        let (what, args) = match point % 5 {
+            0..3 => ("build", &build[..]),
+            3 => ("load", &["load", "-i", archive][..]),
+            _ => ("export", &export[..]),
+        };
+        if what == "load" {
+            rbuild(&env, &disk, &["rmi", "base"]).ok();
+            rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
+        }
+        // Spread over all that the work takes, and not evenly.
+        let left = (point * 7919 % 97) * 80_000;
+        disk.fill(left);
+        let what = format!("{what} {context} with {left} bytes left, point {point}");
+        let run = rbuild(&env, &disk, args);
+        let _ = fs::remove_file(disk.0.join("out.tar"));
+        if run.code != Some(0) {
+            failed += 1;
+            says_that_the_disk_is_full(&run, &disk.0, &what);
+            is_in_order(&env, &disk, &what);
+            let images = rbuild(&env, &disk, &["images", "-q", "base"]).ok();
+            assert_eq!(images.stdout.is_empty(), what.starts_with("load"), "{what}");
+        }
+        rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
+        disk.empty();
+        let again = rbuild(&env, &disk, args);
+        assert_eq!(again.code, Some(0), "{what}: {again:?}");
+        let _ = fs::remove_file(disk.0.join("out.tar"));
+        rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
+        is_in_order(&env, &disk, &what);
+    }
+    assert!(failed > 0, "nothing was too large");
+}
+
+#[test]
+fn files_and_descriptors_that_run_out_are_said() {
+    let Some(env) = Env::root() else {
+        eprintln!("skipped: only root can mount a small disk");
+        return;
+    };
+    let Some(disk) = Disk::mount(&env, "size=60m,nr_inodes=700") else {
+        return;
+    };
+    let tar = crate::env::busybox();
+    rbuild(&env, &disk, &["import", tar.to_str().unwrap(), "base"]).ok();
+    env.write(
+        "many/Dockerfile",
+        "FROM base\nRUN for i in $(seq 2000); do echo > /f$i || exit 1; done\n",
+    );
+    env.write("big/Dockerfile", "FROM base\nCOPY big /big\n");
+    env.write("big/big", vec![b'x'; 3_000_000]);
+    let many = rbuild(&env, &disk, &["build", "-t", "x", "many"]);
+    says_that_the_disk_is_full(&many, &disk.0, "files");
+    is_in_order(&env, &disk, "files");
+    rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
+
+    let limited = |limit: &str, context: &str| -> Run {
+        let rbuild = crate::env::rbuild_binary().display().to_string();
+        let script = format!("ulimit {limit}; exec \"$@\"");
+        let store = disk.0.join("store");
+        let mut command = env.command("sh");
+        command.args(["-c", &script, "sh", &rbuild, "--root", store.to_str().unwrap()]);
+        command.args(["build", "-t", "limited", context]);
+        command.output().unwrap().into()
+    };
+    // In blocks of 512 bytes.
+    let run = limited("-f 2000", "big").fails(1);
+    assert!(
+        run.stderr.contains("File too large") && run.stderr.contains("ulimit -f"),
+        "{run:?}"
+    );
+    is_in_order(&env, &disk, "file size");
+    env.write(
+        "few/Dockerfile",
+        "FROM base\nRUN echo few > /few\nCOPY Dockerfile /\n",
+    );
+    limited("-n 64", "few").ok();
+    let run = limited("-n 12", "few").fails(1);
+    assert!(run.stderr.contains("Too many open files"), "{run:?}");
+    limited("-n 1024", "big").ok();
+}
+
+#[test]
+fn a_store_keeps_to_its_limit() {
+    let Some(env) = Env::ordinary().or_else(Env::root) else {
+        return;
+    };
+    env.base();
+    let most: u64 = 16 << 20;
+    for turn in 0..6 {
+        let step = match turn % 3 {
+            0 => "RUN head -c 3000000 /dev/urandom > /big",
+            1 => "RUN head -c 1000000 /dev/urandom > /big\nRUN cp /big /more",
+            _ => "COPY big /big\nRUN --mount=type=cache,target=/c head -c 500000 /dev/urandom > /c/$turn",
+        };
+        env.write(
+            "c/Dockerfile",
+            format!("FROM base\nARG turn\nRUN echo $turn > /turn\n{step}\n"),
+        );
+        env.write("c/big", vec![turn; 2_000_000]);
+        let argument = format!("turn={turn}");
+        let context = env.path("c");
+        let args = [
+            "build",
+            "-t",
+            "k",
+            "--store-max",
+            "16m",
+            "--build-arg",
+            &argument,
+            context.to_str().unwrap(),
+        ];
+        env.rbuild(args).ok();
+        let counted = Command::new("du")
+            .args(["-s", "-B1"])
+            .arg(env.store())
+            .output()
+            .unwrap();
+        let counted = String::from_utf8(counted.stdout).unwrap();
+        let counted: u64 = counted.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(counted <= most + most / 20, "{counted} bytes after {turn} builds");
+    }
+    let out = env.path("out.tar");
+    env.rbuild(["save", "-o", out.to_str().unwrap(), "k"]).ok();
+    let context = env.path("c");
+    let args = [
+        "build",
+        "--min-free",
+        "1000000GB",
+        "-t",
+        "k",
+        "--build-arg",
+        "turn=9",
+        context.to_str().unwrap(),
+    ];
+    let run = env.rbuild(args).ok();
+    assert!(run.stderr.contains("--min-free"), "{}", run.stderr);
+    env.rbuild(["build", "--store-max", "much", "."]).fails(2);
+}
