@@ -16,16 +16,20 @@
 //! blake3 of all that                     [32]
 //! ```
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, btree_map};
 use std::io::Read;
+use std::iter::Peekable;
+use std::ops::Range;
 use std::path::Path;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::digest::ContentDigest;
 use crate::error::StoreError;
-use crate::layer::Timestamp;
+use crate::layer::{LayerPath, Timestamp};
 use crate::store::Store;
 
 /// What identifies a version of a file without reading it.
@@ -68,11 +72,34 @@ pub struct FileMemory {
     fresh: Mutex<Fresh>,
 }
 
-#[derive(Default)]
-struct Fresh {
-    digests: HashMap<Vec<u8>, (FileStat, ContentDigest)>,
-    unsaved: bool,
+/// What was found out by this process and is not saved yet.
+type Fresh = BTreeMap<ByBytes, (FileStat, ContentDigest)>;
+
+/// A path in the order of the table.
+#[derive(PartialEq, Eq)]
+struct ByBytes(LayerPath);
+
+impl Ord for ByBytes {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.as_bytes().cmp(other.0.as_bytes())
+    }
 }
+
+impl PartialOrd for ByBytes {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Borrow<[u8]> for ByBytes {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// The part of a memory in which the files of a directory are: looking there takes fewer steps, and those close together.
+#[derive(Debug, Clone, Default)]
+pub struct Scope(Range<usize>);
 
 impl std::fmt::Debug for FileMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -126,9 +153,24 @@ impl Store {
 }
 
 impl FileMemory {
-    /// The digest of the file at `path` (relative, bytes) if it surely still has the bytes it had.
-    pub fn get(&self, path: &[u8], stat: &FileStat) -> Option<ContentDigest> {
-        if let Some(position) = self.known.find(path) {
+    /// Where the files in `directory` are.
+    pub fn scope(&self, directory: &LayerPath) -> Scope {
+        if directory.is_root() {
+            return Scope(0..self.known.count);
+        }
+        let mut name = [directory.as_bytes(), b"/"].concat();
+        let start = self.known.first_from(&name, 0..self.known.count);
+        // The byte behind a slash: all names below the directory come before it.
+        if let Some(last) = name.last_mut() {
+            *last = b'/' + 1;
+        }
+        Scope(start..self.known.first_from(&name, start..self.known.count))
+    }
+
+    /// The digest of the file at `path` (relative) if it surely still has the bytes it had. Only looks in `scope`.
+    pub fn get(&self, scope: &Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest> {
+        let path = path.as_bytes();
+        if let Some(position) = self.known.find(path, scope.0.clone()) {
             self.used[position].store(true, Ordering::Relaxed);
             if let Some((known, digest)) = self.known.record(position)
                 && known == *stat
@@ -137,62 +179,45 @@ impl FileMemory {
             }
         }
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh
-            .digests
-            .get(path)
-            .filter(|(known, _)| known == stat)
-            .map(|(_, digest)| *digest)
+        let found = fresh.get(path).filter(|(known, _)| known == stat);
+        found.map(|(_, digest)| *digest)
     }
 
     /// Remembers `digest`. `stat` must have been taken before the file was read.
-    pub fn put(&self, path: &[u8], stat: &FileStat, digest: ContentDigest) {
+    pub fn put(&self, path: &LayerPath, stat: &FileStat, digest: ContentDigest) {
         if !self.settled(stat) {
             return;
         }
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.digests.insert(path.to_vec(), (*stat, digest));
-        fresh.unsaved = true;
+        fresh.insert(ByBytes(path.clone()), (*stat, digest));
     }
 
-    /// Writes what changed, if anything did. Of two processes that save at once, the later one is remembered.
+    /// Writes what changed, if anything did, and forgets it here. Of two processes that save at once, the later one is
+    /// remembered.
     pub fn save(&self) -> Result<(), StoreError> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        if !fresh.unsaved {
+        if fresh.is_empty() {
             return Ok(());
         }
-        let mut rows: Vec<Row<'_>> = Vec::with_capacity(self.known.count + fresh.digests.len());
-        for position in 0..self.known.count {
-            let used = self.used[position].load(Ordering::Relaxed);
-            let age = if used {
-                0
-            } else {
-                self.known.age(position).saturating_add(1)
-            };
-            if let (Some(path), Some((stat, digest))) =
-                (self.known.path(position), self.known.record(position))
-                && age <= MAX_AGE
-                && !fresh.digests.contains_key(path)
-            {
-                rows.push(Row {
-                    path,
-                    age,
-                    stat,
-                    digest,
-                });
-            }
-        }
-        let new = fresh.digests.iter();
-        rows.extend(new.map(|(path, (stat, digest))| Row {
-            path,
-            age: 0,
-            stat: *stat,
-            digest: *digest,
-        }));
-        rows.sort_unstable_by_key(|row| row.path);
-        let bytes = encode(&rows);
+        let age = |position: usize| match self.used[position].load(Ordering::Relaxed) {
+            true => 0,
+            false => self.known.age(position).saturating_add(1),
+        };
+        let kept = (0..self.known.count).map(|position| (position, age(position)));
+        let kept: Vec<(usize, u32)> = kept
+            .filter(|(position, age)| {
+                let path = self.known.path(*position);
+                *age <= MAX_AGE && path.is_some_and(|path| !fresh.contains_key(path))
+            })
+            .collect();
+        let bytes = encode(kept.len() + fresh.len(), || Merged {
+            known: &self.known,
+            kept: kept.iter().peekable(),
+            fresh: fresh.iter().peekable(),
+        });
         self.store
             .replace_file(&self.store.0.files, &self.name, &bytes, false)?;
-        fresh.unsaved = false;
+        fresh.clear();
         Ok(())
     }
 
@@ -212,13 +237,53 @@ struct Row<'a> {
     digest: ContentDigest,
 }
 
-fn encode(rows: &[Row<'_>]) -> Vec<u8> {
-    let paths: usize = rows.iter().map(|row| row.path.len()).sum();
-    let mut bytes = Vec::with_capacity(HEADER + rows.len() * RECORD + paths + CHECKSUM);
+/// Old and new rows, sorted by path.
+struct Merged<'a> {
+    known: &'a Table,
+    kept: Peekable<slice::Iter<'a, (usize, u32)>>,
+    fresh: Peekable<btree_map::Iter<'a, ByBytes, (FileStat, ContentDigest)>>,
+}
+
+impl<'a> Iterator for Merged<'a> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Row<'a>> {
+        let known = self
+            .kept
+            .peek()
+            .and_then(|(position, _)| self.known.path(*position));
+        let fresh = self.fresh.peek().map(|(path, _)| path.0.as_bytes());
+        if let Some(path) = known
+            && fresh.is_none_or(|fresh| path < fresh)
+        {
+            let (position, age) = self.kept.next()?;
+            let (stat, digest) = self.known.record(*position)?;
+            let age = *age;
+            return Some(Row {
+                path,
+                age,
+                stat,
+                digest,
+            });
+        }
+        let (path, (stat, digest)) = self.fresh.next()?;
+        Some(Row {
+            path: path.0.as_bytes(),
+            age: 0,
+            stat: *stat,
+            digest: *digest,
+        })
+    }
+}
+
+/// The file of `count` rows, which `rows` gives as often as it is asked.
+fn encode<'a, I: Iterator<Item = Row<'a>>>(count: usize, rows: impl Fn() -> I) -> Vec<u8> {
+    let paths: usize = rows().map(|row| row.path.len()).sum();
+    let mut bytes = Vec::with_capacity(HEADER + count * RECORD + paths + CHECKSUM);
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&(rows.len() as u64).to_le_bytes());
-    let mut offset = (HEADER + rows.len() * RECORD) as u64;
-    for row in rows {
+    bytes.extend_from_slice(&(count as u64).to_le_bytes());
+    let mut offset = (HEADER + count * RECORD) as u64;
+    for row in rows() {
         bytes.extend_from_slice(&offset.to_le_bytes());
         // Paths are those of the kernel: far below 4 GiB.
         bytes.extend_from_slice(&(row.path.len() as u32).to_le_bytes());
@@ -233,7 +298,7 @@ fn encode(rows: &[Row<'_>]) -> Vec<u8> {
         bytes.extend_from_slice(&row.digest.0);
         offset += row.path.len() as u64;
     }
-    for row in rows {
+    for row in rows() {
         bytes.extend_from_slice(row.path);
     }
     let checksum = blake3::hash(&bytes);
@@ -258,17 +323,24 @@ impl Table {
         (count.checked_mul(RECORD)?.checked_add(HEADER)? <= content.len()).then_some(Self { bytes, count })
     }
 
-    fn find(&self, path: &[u8]) -> Option<usize> {
-        let (mut low, mut high) = (0, self.count);
+    /// The first record in `range` whose path is not before `path`.
+    fn first_from(&self, path: &[u8], range: Range<usize>) -> usize {
+        let (mut low, mut high) = (range.start, range.end);
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.path(middle)?.cmp(path) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Some(middle),
-                std::cmp::Ordering::Greater => high = middle,
+            if self.path(middle).is_some_and(|found| found < path) {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
         }
-        None
+        low
+    }
+
+    fn find(&self, path: &[u8], range: Range<usize>) -> Option<usize> {
+        let end = range.end;
+        let position = self.first_from(path, range);
+        (position < end && self.path(position)? == path).then_some(position)
     }
 
     fn path(&self, position: usize) -> Option<&[u8]> {
@@ -325,6 +397,21 @@ mod tests {
         }
     }
 
+    fn named(path: impl AsRef<[u8]>) -> LayerPath {
+        LayerPath::clean(path.as_ref())
+    }
+
+    impl FileMemory {
+        /// What is remembered, wherever it is looked for.
+        fn recall(&self, path: impl AsRef<[u8]>, stat: &FileStat) -> Option<ContentDigest> {
+            let path = named(path);
+            let everywhere = self.get(&self.scope(&LayerPath::root()), &path, stat);
+            let nearby = self.get(&self.scope(&path.parent().unwrap_or_default()), &path, stat);
+            assert_eq!(everywhere, nearby);
+            nearby
+        }
+    }
+
     fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
@@ -338,30 +425,30 @@ mod tests {
         let open = || store.file_memory(directory.path()).unwrap();
         let path = |n: u64| format!("dir{}/{n}\u{fffd}", n % 7).into_bytes();
         let memory = open();
-        assert_eq!(memory.get(b"x", &stat(1)), None);
+        assert_eq!(memory.recall(b"x", &stat(1)), None);
         for n in 0..500 {
-            memory.put(&path(n), &stat(n), digest(n));
-            assert_eq!(memory.get(&path(n), &stat(n)), Some(digest(n)));
+            memory.put(&named(path(n)), &stat(n), digest(n));
+            assert_eq!(memory.recall(path(n), &stat(n)), Some(digest(n)));
         }
         memory.save().unwrap();
         let memory = open();
         for n in 0..500 {
-            assert_eq!(memory.get(&path(n), &stat(n)), Some(digest(n)));
-            assert_eq!(memory.get(&path(n), &stat(n + 1)), None);
+            assert_eq!(memory.recall(path(n), &stat(n)), Some(digest(n)));
+            assert_eq!(memory.recall(path(n), &stat(n + 1)), None);
         }
         let mut changed = stat(3);
         changed.ctime.nanoseconds += 1;
-        assert_eq!(memory.get(&path(3), &changed), None);
-        memory.put(&path(3), &changed, digest(1003));
+        assert_eq!(memory.recall(path(3), &changed), None);
+        memory.put(&named(path(3)), &changed, digest(1003));
         memory.save().unwrap();
-        assert_eq!(open().get(&path(3), &changed), Some(digest(1003)));
-        assert_eq!(open().get(&path(3), &stat(3)), None);
-        assert_eq!(open().get(&path(4), &stat(4)), Some(digest(4)));
+        assert_eq!(open().recall(path(3), &changed), Some(digest(1003)));
+        assert_eq!(open().recall(path(3), &stat(3)), None);
+        assert_eq!(open().recall(path(4), &stat(4)), Some(digest(4)));
         assert_eq!(
             store
                 .file_memory(Path::new("/elsewhere"))
                 .unwrap()
-                .get(&path(4), &stat(4)),
+                .recall(path(4), &stat(4)),
             None
         );
     }
@@ -397,9 +484,9 @@ mod tests {
             ),
         ] {
             let stat = FileStat { mtime, ctime, ..old };
-            memory.put(b"x", &stat, ContentDigest::of(b""));
+            memory.put(&named(b"x"), &stat, ContentDigest::of(b""));
             assert_eq!(
-                memory.get(b"x", &stat).is_some(),
+                memory.recall(b"x", &stat).is_some(),
                 remembered,
                 "{mtime:?} {ctime:?}"
             );
@@ -411,17 +498,17 @@ mod tests {
         let (directory, store) = store();
         let open = || store.file_memory(directory.path()).unwrap();
         let memory = open();
-        memory.put(b"gone", &stat(1), ContentDigest::of(b"gone"));
-        memory.put(b"kept", &stat(2), ContentDigest::of(b"kept"));
+        memory.put(&named(b"gone"), &stat(1), ContentDigest::of(b"gone"));
+        memory.put(&named(b"kept"), &stat(2), ContentDigest::of(b"kept"));
         memory.save().unwrap();
         for n in 0..=u64::from(MAX_AGE) {
             let memory = open();
-            assert!(memory.get(b"kept", &stat(2)).is_some());
-            memory.put(b"busy", &stat(100 + n), ContentDigest::of(b""));
+            assert!(memory.recall(b"kept", &stat(2)).is_some());
+            memory.put(&named(b"busy"), &stat(100 + n), ContentDigest::of(b""));
             memory.save().unwrap();
         }
-        assert!(open().known.find(b"gone").is_none());
-        assert!(open().get(b"kept", &stat(2)).is_some());
+        assert!(open().known.find(b"gone", 0..1000).is_none());
+        assert!(open().recall(b"kept", &stat(2)).is_some());
     }
 
     #[test]
@@ -429,11 +516,7 @@ mod tests {
         let (directory, store) = store();
         let memory = store.file_memory(directory.path()).unwrap();
         for n in 0..3 {
-            memory.put(
-                format!("f{n}").as_bytes(),
-                &stat(n),
-                ContentDigest::of(&[n as u8]),
-            );
+            memory.put(&named(format!("f{n}")), &stat(n), ContentDigest::of(&[n as u8]));
         }
         memory.save().unwrap();
         let path = store.0.files.path_of(&memory.name);
@@ -446,7 +529,7 @@ mod tests {
         for bad in damaged.chain((0..good.len()).step_by(7).map(|length| good[..length].to_vec())) {
             std::fs::write(&path, bad).unwrap();
             let memory = store.file_memory(directory.path()).unwrap();
-            assert_eq!(memory.get(b"f1", &stat(1)), None);
+            assert_eq!(memory.recall(b"f1", &stat(1)), None);
         }
     }
 
@@ -464,13 +547,13 @@ mod tests {
         let memory = store.file_memory(directory.path()).unwrap();
         let path = |n: u64| format!("some/directory/with/a/name{}/file-{n}.txt", n % 100).into_bytes();
         for n in 0..20_000 {
-            memory.put(&path(n), &stat(n), ContentDigest::of(b""));
+            memory.put(&named(path(n)), &stat(n), ContentDigest::of(b""));
         }
         memory.save().unwrap();
         let start = std::time::Instant::now();
         let memory = store.file_memory(directory.path()).unwrap();
         let loaded = start.elapsed();
-        assert!((0..20_000).all(|n| memory.get(&path(n), &stat(n)).is_some()));
+        assert!((0..20_000).all(|n| memory.recall(path(n), &stat(n)).is_some()));
         println!(
             "loaded in {loaded:?}, looked up in {:?}",
             start.elapsed() - loaded

@@ -31,7 +31,7 @@ pub use check::{CheckOptions, CheckReport, Damage, DamageKind};
 pub use digest::{ContentDigest, DiffId, Digest, Key, KeyBuilder, LayerId};
 pub use error::StoreError;
 pub use eviction::Eviction;
-pub use file_memory::{FileMemory, FileStat};
+pub use file_memory::{FileMemory, FileStat, Scope};
 pub use gc::{PruneFilter, PruneKind, PruneOptions, PruneReport};
 pub use history::{BuildName, FoundBuild, KeptBuild};
 pub use image::{Descriptor, StoredImage};

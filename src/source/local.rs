@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use anyhow::Context as _;
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
 use rbuild_cache::tree::{Known, Listed, Tree, TreeError};
-use rbuild_cache::{ContentDigest, FileMemory, FileStat};
+use rbuild_cache::{ContentDigest, FileMemory, FileStat, Scope};
 use rbuild_parser::ignore::Matcher;
 use rustix::fs::{Mode, OFlags};
 
@@ -234,12 +234,13 @@ impl LocalContext {
     }
 
     fn group_of(&self, node: &Node) -> Option<u64> {
-        if !node.linked || self.mode != ContextMode::Raw {
+        let stat = node.stat.as_ref().filter(|_| node.linked)?;
+        if self.mode != ContextMode::Raw {
             return None;
         }
         let mut links = lock(&self.links);
         let next = links.len() as u64;
-        Some(*links.entry((node.stat.dev, node.stat.ino)).or_insert(next))
+        Some(*links.entry((stat.dev, stat.ino)).or_insert(next))
     }
 
     fn warn_of(&self, sockets: &[LayerPath]) {
@@ -266,8 +267,14 @@ impl Lookup for LocalContext {
         }
     }
 
-    fn recall(&self, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest> {
-        self.memory.as_ref()?.get(path.as_bytes(), stat)
+    fn scope(&self, path: &LayerPath) -> Scope {
+        self.memory
+            .as_ref()
+            .map_or_else(Scope::default, |memory| memory.scope(path))
+    }
+
+    fn recall(&self, scope: &Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest> {
+        self.memory.as_ref()?.get(scope, path, stat)
     }
 }
 
@@ -307,17 +314,17 @@ impl Tree for LocalContext {
 
     fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
         let path = &entry.path;
-        let seen = self.node(path, |node| (node.digest, node.stat))?;
+        let seen = self.node(path, |node| (node.digest, node.stat.as_deref().copied()))?;
         if let Some((Some(digest), _)) = seen {
             return Ok(digest);
         }
         let (digest, opened) = self.hash_unchanged(entry)?;
         if let Some(memory) = &self.memory
-            && seen.is_some_and(|(_, stat)| stat == opened)
+            && seen.is_some_and(|(_, stat)| stat == Some(opened))
             && entry.xattrs.is_empty()
         {
             // One with attributes is not remembered: see `Lookup::recall`.
-            memory.put(path.as_bytes(), &opened, digest);
+            memory.put(path, &opened, digest);
         }
         Ok(digest)
     }

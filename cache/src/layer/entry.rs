@@ -81,11 +81,19 @@ impl LayerPath {
 
     /// This path, which is not the root, and `rest`.
     fn and(&self, rest: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1 + rest.len());
-        bytes.extend_from_slice(&self.0);
-        bytes.push(b'/');
-        bytes.extend_from_slice(rest);
-        Self(bytes.into())
+        let length = self.0.len() + 1 + rest.len();
+        // Put together on the stack, most paths are one allocation.
+        let mut short = [0; 256];
+        let mut long = Vec::new();
+        let bytes = short.get_mut(..length).unwrap_or_else(|| {
+            long.resize(length, 0);
+            &mut long
+        });
+        let (start, end) = bytes.split_at_mut(self.0.len());
+        start.copy_from_slice(&self.0);
+        end[0] = b'/';
+        end[1..].copy_from_slice(rest);
+        Self((&*bytes).into())
     }
 
     /// The directory that holds it; `None` for the root.
@@ -321,6 +329,18 @@ mod tests {
                 .strip_prefix(&LayerPath::clean(b"a"))
                 .is_none()
         );
+        let (long, short) = (LayerPath::root().join(&[b'l'; 250]), LayerPath::root().join(b"s"));
+        for (path, length) in [
+            (long.join(b"12345"), 256),
+            (long.append(&path), 256),
+            (long.join(&[b'm'; 300]), 551),
+        ] {
+            assert_eq!(
+                (path.as_bytes().len(), path.parent().unwrap().lies_in(&long)),
+                (length, true)
+            );
+        }
+        assert_eq!(short.append(&path).as_bytes(), b"s/a/b/c");
         for (ancestor, lies) in [
             ("", true),
             ("a", true),

@@ -178,7 +178,12 @@ impl Copier<'_> {
         items: &[Item],
     ) -> anyhow::Result<()> {
         for item in items {
-            let planned = self.planned(number, source, item, top.append(&item.relative));
+            let planned = self.planned(
+                number,
+                source,
+                item,
+                top.append(&LayerPath::clean(item.relative())),
+            );
             if planned.entry.is_dir() {
                 self.to.put_directory(planned.entry)?;
             } else {

@@ -10,7 +10,7 @@ use rbuild_cache::{LayerId, Store, View};
 use super::Sources;
 use super::add::is_tar_header;
 use super::copy;
-use super::select::{Item, Selection};
+use super::select::{Item, Relative, Selection};
 use crate::graph::CopyOp;
 
 const BLOCK: usize = 512;
@@ -43,7 +43,7 @@ pub fn extract(
         .with_context(|| format!("there is no {path}"))?;
     let digest = Some(source.content_digest(&entry)?);
     let item = Item {
-        relative: path.clone(),
+        relative: Relative::Path(path.clone()),
         entry,
         digest,
         link: None,

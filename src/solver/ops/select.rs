@@ -1,14 +1,14 @@
 //! Which files the operands of a copy mean, and the key of all that would be read of them
 //! (spec P8 to P10, P17, P30 to P32, 12.1).
 
+mod digests;
+mod pattern;
+
 use std::collections::{HashMap, HashSet};
-use std::num::NonZero;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::{Entry, Kind, LayerPath};
-use rbuild_cache::tree::{self, Listed, Tree, TreeError};
+use rbuild_cache::tree::{self, Listed, Tree};
 use rbuild_cache::{ContentDigest, Key, KeyBuilder};
 use rbuild_parser::glob;
 use rbuild_parser::ignore::Matcher;
@@ -16,6 +16,8 @@ use rbuild_parser::ignore::Matcher;
 use super::add;
 use super::{SourceNumber, Sources};
 use crate::graph::{CopyOp, CopySource, InlineFile, Unpack};
+use digests::digest_all;
+use pattern::split_pattern;
 
 /// The files that a copy would read.
 #[derive(Debug)]
@@ -53,13 +55,36 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Item {
     /// Its path below the destination.
-    pub relative: LayerPath,
+    pub relative: Relative,
     /// As the source shows it.
     pub entry: Entry,
     /// For a regular file.
     pub digest: Option<ContentDigest>,
     /// Shared by hard links of each other within one match.
     pub link: Option<u64>,
+}
+
+/// The path of an item below the destination.
+#[derive(Debug)]
+pub(super) enum Relative {
+    /// The path in the source from this byte on: nearly always it is no path of its own.
+    From(u32),
+    Path(LayerPath),
+}
+
+impl Item {
+    /// Its path below the destination.
+    pub fn relative(&self) -> &[u8] {
+        match &self.relative {
+            Relative::From(start) => self
+                .entry
+                .path
+                .as_bytes()
+                .get(*start as usize..)
+                .unwrap_or_default(),
+            Relative::Path(path) => path.as_bytes(),
+        }
+    }
 }
 
 impl Selection {
@@ -219,7 +244,7 @@ impl Finder<'_> {
             let mut items = Vec::new();
             if self.itself {
                 items.push(Item {
-                    relative: relative.clone(),
+                    relative: Relative::Path(relative.clone()),
                     entry,
                     digest: None,
                     link: None,
@@ -234,7 +259,7 @@ impl Finder<'_> {
             }
             let relative = LayerPath::root().join(&name);
             let item = Item {
-                relative,
+                relative: Relative::Path(relative),
                 entry,
                 digest: None,
                 link: None,
@@ -303,14 +328,14 @@ impl Finder<'_> {
                 below.insert(
                     0,
                     Item {
-                        relative: lexical,
+                        relative: Relative::Path(lexical),
                         entry,
                         digest: None,
                         link: None,
                     },
                 );
             }
-            seen.extend(below.iter().map(|item| item.relative.clone()));
+            seen.extend(below.iter().map(|item| LayerPath::clean(item.relative())));
             items.append(&mut below);
         }
         Ok(Match {
@@ -336,7 +361,7 @@ impl Finder<'_> {
                 let real = tree::resolve(self.source, &pivot.append(&relative))?;
                 let entry = real.entry.ok_or_else(|| not_found(&real.path))?;
                 items.push(Item {
-                    relative: relative.clone(),
+                    relative: Relative::Path(relative.clone()),
                     entry,
                     digest: None,
                     link: None,
@@ -401,6 +426,7 @@ impl Finder<'_> {
             (Some(by), Some(path)) => !by.excludes(path.as_bytes()) || by.may_include_below(path.as_bytes()),
             _ => true,
         };
+        let start = common_end(real, relative);
         self.source.prefetch(real, &enter)?;
         let mut open = vec![Level {
             entries: self.source.list(real)?.into_iter(),
@@ -415,10 +441,8 @@ impl Finder<'_> {
                 open.pop();
                 continue;
             };
-            let Some(relative) = below(&entry.path) else {
-                continue;
-            };
-            let excluded = self.excludes.is_some_and(|by| by.excludes(relative.as_bytes()));
+            let excludes = |by: &Matcher| below(&entry.path).is_some_and(|path| by.excludes(path.as_bytes()));
+            let excluded = self.excludes.is_some_and(excludes);
             let directory = entry.is_dir();
             if excluded && !(directory && enter(&entry.path)) {
                 continue;
@@ -429,6 +453,10 @@ impl Finder<'_> {
                 Vec::new()
             };
             let held = excluded.then_some(items.len());
+            let relative = match start {
+                Some(start) => Relative::From(start),
+                None => Relative::Path(below(&entry.path).unwrap_or_default()),
+            };
             items.push(Item {
                 relative,
                 entry,
@@ -446,6 +474,18 @@ impl Finder<'_> {
     }
 }
 
+/// Where in the path of a file below `real` its path begins that starts with `relative`, which is where `real` goes.
+fn common_end(real: &LayerPath, relative: &LayerPath) -> Option<u32> {
+    let length = real.as_bytes().len();
+    let start = if relative.is_root() {
+        length + usize::from(!real.is_root())
+    } else {
+        let above = real.as_bytes().strip_suffix(relative.as_bytes())?;
+        (above.is_empty() || above.ends_with(b"/")).then_some(above.len())?
+    };
+    u32::try_from(start).ok()
+}
+
 /// A directory on the way down.
 struct Level {
     entries: std::vec::IntoIter<Listed>,
@@ -453,147 +493,8 @@ struct Level {
     held: Option<usize>,
 }
 
-/// The components before the first wildcard and those from there on; `None` without a wildcard. A backslash quotes.
-fn split_pattern(path: &LayerPath) -> anyhow::Result<Option<(LayerPath, Vec<Vec<u8>>)>> {
-    let wild = |component: &&[u8]| {
-        let mut bytes = component.iter();
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b'\\' => drop(bytes.next()),
-                b'*' | b'?' | b'[' => return true,
-                _ => {}
-            }
-        }
-        false
-    };
-    let components: Vec<&[u8]> = path.components().collect();
-    let Some(first) = components.iter().position(wild) else {
-        return Ok(None);
-    };
-    for component in &components {
-        glob::matches(component, b"")?;
-    }
-    // Go's matcher takes a range that is upside down as empty; BuildKit refuses it before it gets there.
-    if has_reversed_range(&String::from_utf8_lossy(path.as_bytes())) {
-        return Err(glob::BadPattern.into());
-    }
-    let literal = components[..first]
-        .iter()
-        .fold(LayerPath::root(), |path, name| path.join(name));
-    Ok(Some((
-        literal,
-        components[first..]
-            .iter()
-            .map(|component| component.to_vec())
-            .collect(),
-    )))
-}
-
-/// Whether a class of a well-formed pattern has a range like `[c-a]`.
-fn has_reversed_range(pattern: &str) -> bool {
-    let mut chars = pattern.chars().peekable();
-    while let Some(char) = chars.next() {
-        if char == '\\' {
-            chars.next();
-        }
-        if char != '[' {
-            continue;
-        }
-        chars.next_if_eq(&'^');
-        // The first member may be a `]`.
-        loop {
-            let Some(low) = class_member(&mut chars) else {
-                return false;
-            };
-            if chars.next_if_eq(&'-').is_some() {
-                let high = class_member(&mut chars);
-                if high.is_some_and(|high| high < low) {
-                    return true;
-                }
-            }
-            if chars.next_if_eq(&']').is_some() {
-                break;
-            }
-        }
-    }
-    false
-}
-
-/// The next character of a class; a backslash quotes.
-fn class_member(chars: &mut impl Iterator<Item = char>) -> Option<char> {
-    chars
-        .next()
-        .and_then(|char| if char == '\\' { chars.next() } else { Some(char) })
-}
-
 fn not_found(path: &LayerPath) -> anyhow::Error {
     anyhow::anyhow!("{:?}: not found", path.to_string())
-}
-
-/// Finds the digests and hard links of the regular files of which they are not known, on as many threads as there are processors.
-fn digest_all(sources: Sources<'_>, matches: &mut [Match]) -> anyhow::Result<()> {
-    /// Files that a thread takes at once.
-    const BATCH: usize = 32;
-    type Facts = (usize, ContentDigest, Option<u64>);
-
-    let is_open = |item: &&mut Item| matches!(item.entry.kind, Kind::File { .. }) && item.digest.is_none();
-    let mut files: Vec<&mut Item> = Vec::new();
-    let mut trees: Vec<&dyn Tree> = Vec::new();
-    for matched in matches {
-        let before = files.len();
-        files.extend(matched.found.items_mut().iter_mut().filter(is_open));
-        if files.len() > before {
-            trees.resize(files.len(), sources.get(matched.source)?);
-        }
-    }
-    let threads = std::thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(files.len().div_ceil(BATCH));
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Result<Vec<Facts>, TreeError>>> = Mutex::default();
-    {
-        let entries: Vec<&Entry> = files.iter().map(|item| &item.entry).collect();
-        let work = || {
-            let digest = || {
-                let mut done = Vec::new();
-                loop {
-                    let start = next.fetch_add(BATCH, Ordering::Relaxed);
-                    let batch = entries.iter().enumerate().skip(start).take(BATCH);
-                    if batch.len() == 0 {
-                        return Ok(done);
-                    }
-                    for (index, entry) in batch {
-                        let source = trees[index];
-                        done.push((index, source.content_digest(entry)?, source.link_group(entry)?));
-                    }
-                }
-            };
-            let done = digest();
-            if done.is_err() {
-                next.store(entries.len(), Ordering::Relaxed);
-            }
-            results
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push(done);
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
-    }
-    for result in results
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-    {
-        for (index, digest, link) in result? {
-            files[index].digest = Some(digest);
-            files[index].link = link;
-        }
-    }
-    Ok(())
 }
 
 fn key(matches: &[Match]) -> Key {
@@ -616,7 +517,7 @@ fn key(matches: &[Match]) -> Key {
         for item in matched.found.items() {
             // Of a file that is named alone, the name at the destination counts.
             let alone = matches!(matched.found, Found::File(_) | Found::Archive(_));
-            let path = if alone { &[][..] } else { item.relative.as_bytes() };
+            let path = if alone { &[][..] } else { item.relative() };
             record.clear();
             record.extend_from_slice(&(path.len() as u64).to_le_bytes());
             record.extend_from_slice(path);
@@ -676,5 +577,30 @@ impl Item {
             frame(record, value);
         }
         record.push(u8::from(self.link.is_some()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_ends() {
+        for (real, relative, start) in [
+            ("", "", Some(0)),
+            ("a/b", "", Some(4)),
+            ("a/b", "b", Some(2)),
+            ("a/b", "a/b", Some(0)),
+            ("a/xb", "b", None),
+            ("a/b", "c", None),
+            ("", "c", None),
+        ] {
+            let path = |text: &str| LayerPath::clean(text.as_bytes());
+            assert_eq!(
+                common_end(&path(real), &path(relative)),
+                start,
+                "{real} {relative}"
+            );
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
-use rbuild_cache::{ContentDigest, FileStat};
+use rbuild_cache::{ContentDigest, FileStat, Scope};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
@@ -18,8 +18,9 @@ use rustix::io::Errno;
 pub(super) struct Node {
     /// As the tree shows it.
     pub entry: Entry,
-    /// What identifies its content.
-    pub stat: FileStat,
+    /// What identifies the content of a regular file, as long as it is asked for: its digest is not known, or other names
+    /// lead to the same inode. Boxed, because of a million files most do without.
+    pub stat: Option<Box<FileStat>>,
     /// Whether other names lead to the same inode.
     pub linked: bool,
     /// It is excluded and exists only if something below it is included again.
@@ -54,8 +55,10 @@ pub(super) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 pub(super) trait Lookup {
     /// What the ignore file says; asked before anything is done with the name.
     fn judge(&self, path: &LayerPath) -> Verdict;
+    /// Where files of the directory `path` are remembered.
+    fn scope(&self, path: &LayerPath) -> Scope;
     /// The digest of a file that surely has the content that it had, and no attributes.
-    fn recall(&self, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest>;
+    fn recall(&self, scope: &Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest>;
 }
 
 /// Opens `path` below `root`; a symbolic link anywhere in it is an error (`ELOOP`).
@@ -103,7 +106,8 @@ pub(super) fn look(
 ) -> io::Result<Option<Node>> {
     match stat(directory, name) {
         Ok(found) => {
-            let mut node = node(directory, name, path, &found, lookup)?;
+            let scope = lookup.scope(&path.parent().unwrap_or_default());
+            let mut node = node(directory, name, path, &found, (lookup, &scope))?;
             if let Some(Node { entry, .. }) = &mut node
                 && entry.is_dir()
             {
@@ -124,6 +128,7 @@ pub(super) fn list(root: BorrowedFd<'_>, path: &LayerPath, lookup: &dyn Lookup) 
         xattrs: xattrs_of(directory.as_fd()),
         ..Listing::default()
     };
+    let scope = lookup.scope(path);
     let mut buffer = Vec::with_capacity(32 << 10);
     let mut names = RawDir::new(&directory, buffer.spare_capacity_mut());
     while let Some(name) = names.next() {
@@ -144,7 +149,13 @@ pub(super) fn list(root: BorrowedFd<'_>, path: &LayerPath, lookup: &dyn Lookup) 
             Err(error) if is_absent(&error) => continue,
             Err(error) => return Err(error),
         };
-        match node(directory.as_fd(), name.file_name(), child.clone(), &found, lookup)? {
+        match node(
+            directory.as_fd(),
+            name.file_name(),
+            child.clone(),
+            &found,
+            (lookup, &scope),
+        )? {
             Some(node) if verdict == Verdict::Held && !node.entry.is_dir() => {}
             Some(node) => listing.nodes.push(Node {
                 held: verdict == Verdict::Held,
@@ -154,6 +165,7 @@ pub(super) fn list(root: BorrowedFd<'_>, path: &LayerPath, lookup: &dyn Lookup) 
             None => {}
         }
     }
+    listing.nodes.shrink_to_fit();
     // All paths have the same parent: their order is that of their names.
     listing
         .nodes
@@ -197,7 +209,7 @@ fn node(
     name: &CStr,
     path: LayerPath,
     found: &Statx,
-    lookup: &dyn Lookup,
+    (lookup, scope): (&dyn Lookup, &Scope),
 ) -> io::Result<Option<Node>> {
     let kind = match FileType::from_raw_mode(found.stx_mode.into()) {
         FileType::Directory => Kind::Directory { opaque: false },
@@ -221,7 +233,11 @@ fn node(
     };
     let stat = identity(found);
     let file = matches!(kind, Kind::File { .. });
-    let digest = if file { lookup.recall(&path, &stat) } else { None };
+    let digest = if file {
+        lookup.recall(scope, &path, &stat)
+    } else {
+        None
+    };
     // A change of attributes is a change of ctime: what is recalled has none still.
     let xattrs = if file && digest.is_none() {
         xattrs_at(directory, name)
@@ -239,9 +255,10 @@ fn node(
         mtime: stat.mtime,
         xattrs,
     };
+    let asked = linked || (file && digest.is_none());
     Ok(Some(Node {
         entry,
-        stat,
+        stat: asked.then(|| Box::new(stat)),
         linked,
         held: false,
         digest,
