@@ -163,7 +163,9 @@ def wide(path, base):
 
 
 def million(path, base):
-    """A context of 1,000,000 files of a few bytes each."""
+    """A context of 1,000,000 files of a few bytes each, and 1,000 beside them."""
+    for number in range(1000):
+        write(f"{path}/few/{number // 50:02d}/{number % 50:02d}", f"{number}\n")
     for outer in range(100):
         for inner in range(100):
             directory = f"{path}/files/{outer:02d}/{inner:02d}"
@@ -172,6 +174,8 @@ def million(path, base):
                 with open(f"{directory}/{number:02d}", "w", encoding="ascii") as file:
                     file.write(f"{outer} {inner} {number}\n")
     dockerfile(path, "Dockerfile", f"FROM $REGISTRY/busybox:latest\nCOPY files /files\n")
+    dockerfile(path, "Dockerfile.few", f"FROM $REGISTRY/busybox:latest\nCOPY . /few\n")
+    write(f"{path}/Dockerfile.few.dockerignore", "files\n")
 
 
 def large(path, base):
