@@ -99,6 +99,10 @@ impl Store {
         }
         let bytes = [MAGIC, blake3::hash(&packed).as_bytes(), &packed].concat();
         self.replace_file(&builds, &file, &bytes, false)?;
+        // A prune that did not see the record may have removed what it names.
+        if !self.has_whole_lists(&build.lists)? {
+            return builds.unlink(&file);
+        }
         set_time(&builds, &file, now)?;
         let kin = name.of_variant();
         let mut others = all_builds(&builds)?;
@@ -157,6 +161,14 @@ impl Store {
             let lists: HashSet<Key> = kept.iter().flat_map(|(_, lists)| lists).copied().collect();
             let bytes = kept.iter().map(|(build, _)| build.bytes).sum::<u64>() + self.retain_lists(&lists)?;
             if bytes <= limit || kept.is_empty() {
+                // Of builds that ended meanwhile: each looks for its lists once its record is there.
+                for build in all_builds(&builds)? {
+                    if let Some(stored) = read(&builds, &build.name)?
+                        && !self.has_whole_lists(&stored.lists)?
+                    {
+                        builds.unlink(&build.name)?;
+                    }
+                }
                 return Ok(());
             }
             // Half at once: each round looks at all lists.
@@ -164,6 +176,15 @@ impl Store {
                 builds.unlink(&build.name)?;
             }
         }
+    }
+
+    fn has_whole_lists(&self, lists: &[Key]) -> Result<bool, StoreError> {
+        for list in lists {
+            if !self.has_whole_list(list)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn builds(&self) -> Result<Option<Directory>, StoreError> {
