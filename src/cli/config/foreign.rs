@@ -53,7 +53,8 @@ pub(super) fn docker(config: &mut Config) -> anyhow::Result<()> {
         let daemon: Daemon = serde_json::from_str(&text)
             .map_err(|error| anyhow!("{}:{}: {error}", path.display(), error.line()))?;
         config.files.push(path);
-        return Ok(take_daemon(config, daemon));
+        take_daemon(config, daemon);
+        break;
     }
     Ok(())
 }
