@@ -80,6 +80,8 @@ pub enum PruneKind {
     Git,
     /// What is remembered of local directories.
     Local,
+    /// Layers and blobs to which neither an image nor a cache record leads; nameless images stay.
+    Unused,
 }
 
 /// What was removed.

@@ -187,10 +187,6 @@ impl Executor {
         matches!(*network, AskedNetwork::Known { own: true })
     }
 
-    /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.
-    ///
-    /// When this returns, no process of the step is left, and `upper` holds what the step wrote and
-    /// nothing else. Nothing has been synced to disk: the step's own `fsync` calls do nothing.
     /// Whether mounts can be made for a step, or what it mounts has to be moved into its root.
     pub fn can_mount(&self) -> bool {
         self.means.mounts
@@ -224,6 +220,18 @@ impl Executor {
         stderr: OwnedFd,
         cancel: &Cancel,
     ) -> Result<Ended, Error> {
+        self.run_attached(spec, None, stdout, stderr, cancel)
+    }
+
+    /// As [`Executor::run_in_place`], with an input.
+    pub fn run_attached(
+        &self,
+        spec: &ExecSpec,
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        cancel: &Cancel,
+    ) -> Result<Ended, Error> {
         let _running = cancel.running();
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
@@ -243,6 +251,7 @@ impl Executor {
             stdout,
             stderr,
             reports: theirs,
+            stdin,
         };
         send_request(self.control.as_fd(), &request).map_err(|e| Error::internal("starting the step", e))?;
         drop(request);

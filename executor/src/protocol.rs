@@ -1,7 +1,7 @@
 //! What the builder, the spawner and a step say to each other.
 //!
 //! A request is one packet on the control socket: either the step as JSON in a memory file, its secrets in another, its
-//! two output descriptors and a socket of its own, or the wish for a network and a socket for the answer. On a step's socket the step and the spawner
+//! two output descriptors, a socket of its own and perhaps an input, or the wish for a network and a socket for the answer. On a step's socket the step and the spawner
 //! report as JSON packets, and the builder orders signals as single bytes; its end of file means that nobody
 //! waits any more.
 
@@ -106,17 +106,20 @@ pub(crate) struct Request {
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
     pub(crate) reports: OwnedFd,
+    /// What the step reads; `/dev/null` without it.
+    pub(crate) stdin: Option<OwnedFd>,
 }
 
 /// Sends a request; the spawner gets copies of the descriptors.
 pub(crate) fn send_request(control: BorrowedFd<'_>, request: &Request) -> io::Result<()> {
-    let fds = [
+    let mut fds = vec![
         request.spec.as_fd(),
         request.secrets.as_fd(),
         request.stdout.as_fd(),
         request.stderr.as_fd(),
         request.reports.as_fd(),
     ];
+    fds.extend(request.stdin.as_ref().map(AsFd::as_fd));
     send_wish(control, &[STEP], &fds)
 }
 
@@ -132,7 +135,7 @@ pub(crate) fn send_network(
 }
 
 fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(fds));
     rustix::io::retry_on_intr(|| {
@@ -148,7 +151,7 @@ fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> 
 
 /// Receives a request; `None` when the builder is gone.
 pub(crate) fn receive_wish(control: BorrowedFd<'_>) -> io::Result<Option<Wish>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut packet = [0u8; 1024];
     let received = rustix::io::retry_on_intr(|| {
@@ -179,6 +182,7 @@ pub(crate) fn receive_wish(control: BorrowedFd<'_>) -> io::Result<Option<Wish>> 
                     stdout,
                     stderr,
                     reports,
+                    stdin: fds.next(),
                 })))
             }
             _ => broken("a step without its descriptors"),

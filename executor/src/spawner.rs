@@ -359,12 +359,13 @@ impl Spawner {
         let (ours, theirs) = protocol::sockets().map_err(fail)?;
         let child = sys::clone_into(0).map_err(fail)?;
         let Some(child) = child else {
-            let kept = [
+            let mut kept = vec![
                 theirs.as_fd(),
                 request.stdout.as_fd(),
                 request.stderr.as_fd(),
                 request.reports.as_fd(),
             ];
+            kept.extend(request.stdin.as_ref().map(AsFd::as_fd));
             if sys::close_all_but(&kept).is_err() {
                 sys::exit_now(1)
             }

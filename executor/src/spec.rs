@@ -49,6 +49,9 @@ pub struct ExecSpec {
     pub privileges: Privileges,
     /// The programs are those of the machine's 32-bit predecessor: `uname` tells its name.
     pub is_32_bit: bool,
+    /// Its input is a terminal, and the step's alone: what controls it.
+    #[serde(default)]
+    pub terminal: bool,
     /// Files that let the step into its cgroups.
     #[serde(default)]
     pub(crate) cgroups: Vec<PathBuf>,
@@ -95,6 +98,7 @@ impl ExecSpec {
             ulimits: Vec::new(),
             privileges: Privileges::default(),
             is_32_bit: false,
+            terminal: false,
             cgroups: Vec::new(),
             address_space: None,
             shm_size: ExecSpec::DEFAULT_SHM_SIZE,

@@ -122,8 +122,12 @@ fn prepare(
     }
     // Without a keyring of its own a step shares the builder's; kernels without keyrings have none to share.
     let _ = sys::new_session_keyring();
+    let stdin = request.stdin.as_ref().map_or(null.as_fd(), AsFd::as_fd);
+    if spec.terminal {
+        rustix::process::ioctl_tiocsctty(stdin).map_err(|e| setup("taking the terminal", e))?;
+    }
     for (fd, target) in [
-        (null.as_fd(), 0),
+        (stdin, 0),
         (request.stdout.as_fd(), 1),
         (request.stderr.as_fd(), 2),
     ] {

@@ -7,7 +7,7 @@ mod commit;
 mod confinement;
 pub mod dockerfile;
 pub mod explain;
-mod handed;
+pub mod handed;
 mod interrupt;
 mod leaks;
 pub mod network;
@@ -17,7 +17,7 @@ mod received;
 mod reception;
 pub mod report;
 mod request;
-mod resources;
+pub mod resources;
 mod space;
 mod transfers;
 

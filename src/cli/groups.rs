@@ -1,7 +1,8 @@
 //! Docker's other names for the same commands: `image ls`, `builder prune`, `buildx build`.
 
 use super::{
-    Command, build, du, history, images, imagetools, import, inspect, load, prune, pull, push, rmi, save, tag,
+    Command, build, du, history, image_prune, images, imagetools, import, inspect, load, prune, pull, push,
+    rmi, save, tag,
 };
 
 /// A group of commands.
@@ -32,6 +33,8 @@ pub enum ImageCommand {
     Inspect(inspect::InspectArgs),
     /// Load images from an archive
     Load(load::LoadArgs),
+    /// Remove images without a name
+    Prune(image_prune::ImagePruneArgs),
     /// Fetch an image from its registry
     Pull(pull::PullArgs),
     /// Send an image to its registry
@@ -89,6 +92,7 @@ impl Group {
             Self::Image(Image::Inspect(args)) => Command::Inspect(args),
             Self::Image(Image::Load(args)) => Command::Load(args),
             Self::Image(Image::Ls(args)) => Command::Images(args),
+            Self::Image(Image::Prune(args)) => Command::ImagePrune(args),
             Self::Image(Image::Pull(args)) => Command::Pull(args),
             Self::Image(Image::Push(args)) => Command::Push(args),
             Self::Image(Image::Rm(args)) => Command::Rmi(args),

@@ -13,11 +13,13 @@ use super::Context;
 use super::context::print;
 use crate::exporter::{BuiltImage, Encoding, image};
 use crate::frontend::changes;
-use crate::graph::Platform;
-use crate::registry::Reference;
+use crate::graph::{Address, Platform};
+use crate::registry::fetch::Body;
+use crate::registry::{FetchOptions, FetchRequest, Fetched, Reference, Registry};
 use crate::source::compressed::decompressed;
+use crate::source::http::basic;
 
-/// `rbuild import FILE|- [REPOSITORY[:TAG]]`.
+/// `rbuild import FILE|URL|- [REPOSITORY[:TAG]]`.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// Apply a Dockerfile instruction to the image: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, VOLUME, WORKDIR ...
@@ -29,8 +31,8 @@ pub struct ImportArgs {
     /// Platform of the image [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
-    /// Tar of the root file system, plain or compressed by gzip, bzip2, xz or zstd; `-` for standard input
-    #[arg(value_name = "FILE")]
+    /// Tar of the root file system, a file or an address, plain or compressed by gzip, bzip2, xz or zstd; `-` for standard input
+    #[arg(value_name = "FILE|URL|-")]
     file: String,
     /// Name of the image
     #[arg(value_name = "REPOSITORY[:TAG]")]
@@ -44,15 +46,14 @@ pub fn run(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
         name.as_ref().is_none_or(|name| name.digest().is_none()),
         "cannot import digest reference"
     );
+    let registry = context.registry();
     let input: Box<dyn Read> = match args.file.as_str() {
         "-" if io::stdin().is_terminal() => {
             bail!("standard input is a terminal: give a file or redirect one")
         }
         "-" => Box::new(io::stdin().lock()),
         url if url.starts_with("http://") || url.starts_with("https://") => {
-            bail!(
-                "importing from a URL is not supported yet: pipe it in, as in `curl -L {url} | rbuild import -`"
-            );
+            Box::new(fetched(url, &registry)?)
         }
         path => Box::new(File::open(path).with_context(|| format!("opening {path}"))?),
     };
@@ -60,7 +61,7 @@ pub fn run(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     // A wrong instruction is found before the tar is read.
     let config = config(&args, &platform)?;
     let store = context.store()?;
-    let diff_id = store_tar(&store, input).with_context(|| format!("importing {}", args.file))?;
+    let diff_id = store_tar(&store, input).with_context(|| format!("importing {}", place(&args.file)))?;
     let mut config: serde_json::Value = serde_json::from_slice(&config)?;
     config["rootfs"]["diff_ids"] = json!([diff_id]);
     let size = store.blob_size(&diff_id.0).context("the layer is gone")?;
@@ -82,6 +83,25 @@ pub fn run(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file or address without credentials.
+fn place(file: &str) -> String {
+    Address::parse(file).map_or_else(|_| file.to_owned(), |address| address.url)
+}
+
+/// A file of a web server on its way; credentials in the address are for its server only.
+fn fetched(url: &str, registry: &Registry) -> anyhow::Result<Body> {
+    let address = Address::parse(url)?;
+    let request = FetchRequest {
+        authorization: address.user_info.as_deref().map(basic),
+        url: address.url,
+        ..FetchRequest::default()
+    };
+    match registry.fetch(request, &FetchOptions::default())? {
+        Fetched::File(file) => Ok(file.body),
+        Fetched::NotModified => bail!("the server says that {url} has not changed, but nobody has asked"),
+    }
+}
+
 /// The image's config without its layer.
 fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
     let created = match std::env::var("SOURCE_DATE_EPOCH") {
@@ -97,7 +117,7 @@ fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
     let comment = args
         .message
         .clone()
-        .unwrap_or_else(|| format!("Imported from {}", args.file));
+        .unwrap_or_else(|| format!("Imported from {}", place(&args.file)));
     let mut config = json!({
         "architecture": platform.architecture,
         "config": {},

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod config;
+pub mod confirm;
 pub mod context;
 pub mod context_ls;
 pub mod cp;
@@ -15,6 +16,7 @@ pub mod format;
 mod groups;
 pub mod history;
 pub mod human;
+pub mod image_prune;
 pub mod images;
 pub mod imagetools;
 pub mod import;
@@ -33,9 +35,11 @@ pub mod pull;
 pub mod push;
 pub mod registry_explain;
 pub mod rmi;
+pub mod run;
 pub mod save;
 pub mod search;
 pub mod store;
+pub mod system;
 pub mod tag;
 pub mod template;
 pub mod trees;
@@ -134,6 +138,9 @@ enum Command {
     Manifest(manifest::ManifestCommand),
     /// Make one index of images that were built apart, each for its platform
     Merge(merge::MergeArgs),
+    /// Remove images without a name
+    #[command(hide = true)]
+    ImagePrune(image_prune::ImagePruneArgs),
     /// Show and make indexes at registries
     #[command(subcommand, hide = true)]
     Imagetools(imagetools::ImagetoolsCommand),
@@ -156,6 +163,8 @@ enum Command {
     Registry(RegistryCommand),
     /// Remove images
     Rmi(rmi::RmiArgs),
+    /// Run a command in an image, and keep nothing of what it writes
+    Run(Box<run::RunArgs>),
     /// Write images to an archive
     Save(save::SaveArgs),
     /// Look after the store
@@ -163,6 +172,9 @@ enum Command {
     Store(StoreCommand),
     /// Search for images
     Search(search::SearchArgs),
+    /// Show what the store takes, and give it back
+    #[command(subcommand)]
+    System(system::SystemCommand),
     /// Give an image another name
     Tag(tag::TagArgs),
     /// Say why the steps of the last build ran
@@ -300,6 +312,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(args, context),
         Command::Inspect(args) => inspect::run(args, context),
         Command::Load(args) => load::run(args, context),
+        Command::ImagePrune(args) => image_prune::run(args, context),
         Command::Imagetools(command) => imagetools::run(command, context),
         Command::Manifest(command) => manifest::run(command, context),
         Command::Merge(args) => merge::run(args, context),
@@ -312,9 +325,11 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Push(args) => push::run(args, context),
         Command::Registry(RegistryCommand::Explain(args)) => registry_explain::run(args, context),
         Command::Rmi(args) => rmi::run(args, context),
+        Command::Run(args) => run::run(*args, context),
         Command::Save(args) => save::run(args, context),
         Command::Store(StoreCommand::Check(args)) => store::check(&args, context),
         Command::Search(args) => search::run(args, context),
+        Command::System(command) => system::run(command, context),
         Command::Tag(args) => tag::run(args, context),
         Command::Why(args) => why::run(args, context),
     }

@@ -1,6 +1,5 @@
 //! `rbuild prune`: gives disk space back.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +7,7 @@ use anyhow::{Context as _, bail};
 use rbuild_cache::{PruneFilter, PruneKind, PruneOptions, UsageItem};
 
 use super::context::print;
-use super::{Context, human, trees};
+use super::{Context, confirm, human, trees};
 
 /// `rbuild prune`.
 #[derive(Debug, clap::Args)]
@@ -191,7 +190,12 @@ impl Filters {
 /// Runs the command.
 pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = args.options()?;
-    if !args.force && !confirmed(args.all)? {
+    if !args.force
+        && !confirm::asked(match args.all {
+            true => "all build cache",
+            false => "all dangling build cache",
+        })?
+    {
         return Ok(ExitCode::SUCCESS);
     }
     let store = context.store()?;
@@ -232,24 +236,4 @@ pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
     out.push_str(&format!("Total reclaimed space: {}\n", human::size(report.freed)));
     print(out)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn confirmed(all: bool) -> anyhow::Result<bool> {
-    let what = if all {
-        "all build cache"
-    } else {
-        "all dangling build cache"
-    };
-    if !std::io::stdin().is_terminal() {
-        bail!("this will remove {what}: give --force to do so without being asked");
-    }
-    let mut stderr = std::io::stderr().lock();
-    write!(
-        stderr,
-        "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
-    )?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

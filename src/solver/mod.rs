@@ -16,6 +16,7 @@ pub mod plan;
 mod remote;
 mod root;
 pub mod run;
+pub mod trial;
 pub mod why;
 
 use std::collections::BTreeMap;

@@ -391,7 +391,7 @@ fn by_content(op: &HttpOp) -> Key {
 }
 
 /// `user:password` as it stands in an address, as a header.
-fn basic(user: &str) -> String {
+pub fn basic(user: &str) -> String {
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
     let plain = |text: &str| decoded(text).unwrap_or_else(|| text.to_owned());
     let text = format!("{}:{}", plain(name), plain(password));

@@ -105,5 +105,7 @@ mod secrets;
 mod damage;
 // Disks that are full, limits of the store.
 mod full;
+// Commands in images, outside of builds.
+mod trial;
 // What takes space, and what gives it back.
 mod space;

@@ -12,6 +12,7 @@ mod lists;
 mod platforms;
 #[path = "../common/registry.rs"]
 mod registry;
+mod transcript;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

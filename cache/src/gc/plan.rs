@@ -36,7 +36,7 @@ impl Store {
                 .created
                 .as_deref()
                 .and_then(|time| time.parse::<jiff::Timestamp>().ok());
-            if options.takes_regular() && tagged.is_none_or(|time| image_may_go(time.into())) {
+            if options.takes_images() && tagged.is_none_or(|time| image_may_go(time.into())) {
                 plan.images.push(image.descriptor.digest);
             }
         }
@@ -277,8 +277,15 @@ fn candidates<'a>(
     };
     let filter = &options.filter;
     if options.takes_regular() {
+        let recorded: HashSet<&LayerId> = match options.kind {
+            Some(PruneKind::Unused) => {
+                let records = survey.records.iter().filter_map(|record| record.record.as_ref());
+                records.map(|record| &record.layer).collect()
+            }
+            _ => HashSet::new(),
+        };
         for (id, layer) in &survey.layers {
-            if !filter.admits_layer(id, layer) {
+            if !filter.admits_layer(id, layer) || recorded.contains(id) {
                 continue;
             }
             let bytes = layer.removable();
@@ -362,8 +369,12 @@ impl PruneFilter {
 }
 
 impl PruneOptions {
-    pub(super) fn takes_regular(&self) -> bool {
+    fn takes_images(&self) -> bool {
         self.kind.is_none_or(|kind| kind == PruneKind::Regular)
+    }
+
+    pub(super) fn takes_regular(&self) -> bool {
+        self.takes_images() || self.kind == Some(PruneKind::Unused)
     }
 
     fn takes_clones(&self) -> bool {

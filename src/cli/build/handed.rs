@@ -36,11 +36,15 @@ impl HandedArgs {
 
 /// A value of `--volume`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Volume {
-    host: PathBuf,
-    target: String,
-    read_only: bool,
-    overlay: bool,
+pub struct Volume {
+    /// Directory or file of this machine.
+    pub host: PathBuf,
+    /// Absolute path in the step.
+    pub target: String,
+    /// `ro`.
+    pub read_only: bool,
+    /// `O`: what is written is thrown away.
+    pub overlay: bool,
 }
 
 impl FromStr for Volume {
