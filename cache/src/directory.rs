@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -141,16 +141,16 @@ impl AsFd for Directory {
     }
 }
 
-/// Writes `bytes` to the new file `name` in `directory`, all or nothing.
+/// Writes `content` to the new file `name` in `directory`, all or nothing.
 pub(crate) fn write_new(
     directory: &Directory,
     name: &str,
-    bytes: &[u8],
+    content: impl FnOnce(&mut File) -> io::Result<()>,
     sync: bool,
 ) -> Result<(), StoreError> {
     let write = || -> io::Result<()> {
         let mut file = directory.file(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
-        file.write_all(bytes)?;
+        content(&mut file)?;
         if sync { file.sync_all() } else { Ok(()) }
     };
     write().map_err(|error| {

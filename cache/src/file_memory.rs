@@ -16,9 +16,8 @@
 //! blake3 of all that                     [32]
 //! ```
 
-use std::borrow::Borrow;
-use std::collections::{BTreeMap, btree_map};
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::iter::Peekable;
 use std::ops::Range;
 use std::path::Path;
@@ -72,28 +71,49 @@ pub struct FileMemory {
     fresh: Mutex<Fresh>,
 }
 
-/// What was found out by this process and is not saved yet.
-type Fresh = BTreeMap<ByBytes, (FileStat, ContentDigest)>;
-
-/// A path in the order of the table.
-#[derive(PartialEq, Eq)]
-struct ByBytes(LayerPath);
-
-impl Ord for ByBytes {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.as_bytes().cmp(other.0.as_bytes())
-    }
+/// What was found out by this process and is not saved yet. A plain list, which takes half of what a map would: of a new
+/// context with a million files all are here.
+#[derive(Default)]
+struct Fresh {
+    rows: Vec<FreshRow>,
+    /// So many of them are sorted by path.
+    sorted: usize,
 }
 
-impl PartialOrd for ByBytes {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+struct FreshRow {
+    path: LayerPath,
+    stat: FileStat,
+    digest: ContentDigest,
 }
 
-impl Borrow<[u8]> for ByBytes {
-    fn borrow(&self) -> &[u8] {
-        self.0.as_bytes()
+impl Fresh {
+    /// Rows that are looked through one after the other before they are sorted in.
+    const TAIL: usize = 64;
+
+    fn sort(&mut self) {
+        if self.sorted == self.rows.len() {
+            return;
+        }
+        // Of what was found twice the later version stays.
+        let key = |row: &FreshRow| (row.stat.ctime, row.stat.mtime);
+        self.rows.sort_unstable_by(|a, b| {
+            let order = a.path.as_bytes().cmp(b.path.as_bytes());
+            order.then_with(|| key(b).cmp(&key(a)))
+        });
+        self.rows.dedup_by(|a, b| a.path == b.path);
+        self.sorted = self.rows.len();
+    }
+
+    fn get(&mut self, path: &[u8]) -> Option<&FreshRow> {
+        if self.rows.len() - self.sorted > Self::TAIL {
+            self.sort();
+        }
+        let (sorted, tail) = self.rows.split_at(self.sorted);
+        if let Some(row) = tail.iter().rev().find(|row| row.path.as_bytes() == path) {
+            return Some(row);
+        }
+        let found = sorted.binary_search_by(|row| row.path.as_bytes().cmp(path));
+        found.ok().map(|index| &sorted[index])
     }
 }
 
@@ -178,9 +198,9 @@ impl FileMemory {
                 return Some(digest);
             }
         }
-        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = fresh.get(path).filter(|(known, _)| known == stat);
-        found.map(|(_, digest)| *digest)
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = fresh.get(path).filter(|row| row.stat == *stat);
+        found.map(|row| row.digest)
     }
 
     /// Remembers `digest`. `stat` must have been taken before the file was read.
@@ -189,35 +209,43 @@ impl FileMemory {
             return;
         }
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.insert(ByBytes(path.clone()), (*stat, digest));
+        fresh.rows.push(FreshRow {
+            path: path.clone(),
+            stat: *stat,
+            digest,
+        });
     }
 
     /// Writes what changed, if anything did, and forgets it here. Of two processes that save at once, the later one is
     /// remembered.
     pub fn save(&self) -> Result<(), StoreError> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh.is_empty() {
+        if fresh.rows.is_empty() {
             return Ok(());
         }
+        fresh.sort();
         let age = |position: usize| match self.used[position].load(Ordering::Relaxed) {
             true => 0,
             false => self.known.age(position).saturating_add(1),
         };
         let kept = (0..self.known.count).map(|position| (position, age(position)));
+        let mut replaced = |path| fresh.get(path).is_some();
         let kept: Vec<(usize, u32)> = kept
             .filter(|(position, age)| {
                 let path = self.known.path(*position);
-                *age <= MAX_AGE && path.is_some_and(|path| !fresh.contains_key(path))
+                *age <= MAX_AGE && path.is_some_and(|path| !replaced(path))
             })
             .collect();
-        let bytes = encode(kept.len() + fresh.len(), || Merged {
+        let rows = || Merged {
             known: &self.known,
             kept: kept.iter().peekable(),
-            fresh: fresh.iter().peekable(),
-        });
+            fresh: fresh.rows.iter().peekable(),
+        };
+        let count = kept.len() + fresh.rows.len();
+        let write = |file: &mut File| encode(count, rows, file);
         self.store
-            .replace_file(&self.store.0.files, &self.name, &bytes, false)?;
-        fresh.clear();
+            .replace_file_by(&self.store.0.files, &self.name, write, false)?;
+        *fresh = Fresh::default();
         Ok(())
     }
 
@@ -241,7 +269,7 @@ struct Row<'a> {
 struct Merged<'a> {
     known: &'a Table,
     kept: Peekable<slice::Iter<'a, (usize, u32)>>,
-    fresh: Peekable<btree_map::Iter<'a, ByBytes, (FileStat, ContentDigest)>>,
+    fresh: Peekable<slice::Iter<'a, FreshRow>>,
 }
 
 impl<'a> Iterator for Merged<'a> {
@@ -252,7 +280,7 @@ impl<'a> Iterator for Merged<'a> {
             .kept
             .peek()
             .and_then(|(position, _)| self.known.path(*position));
-        let fresh = self.fresh.peek().map(|(path, _)| path.0.as_bytes());
+        let fresh = self.fresh.peek().map(|row| row.path.as_bytes());
         if let Some(path) = known
             && fresh.is_none_or(|fresh| path < fresh)
         {
@@ -266,44 +294,76 @@ impl<'a> Iterator for Merged<'a> {
                 digest,
             });
         }
-        let (path, (stat, digest)) = self.fresh.next()?;
+        let row = self.fresh.next()?;
         Some(Row {
-            path: path.0.as_bytes(),
+            path: row.path.as_bytes(),
             age: 0,
-            stat: *stat,
-            digest: *digest,
+            stat: row.stat,
+            digest: row.digest,
         })
     }
 }
 
-/// The file of `count` rows, which `rows` gives as often as it is asked.
-fn encode<'a, I: Iterator<Item = Row<'a>>>(count: usize, rows: impl Fn() -> I) -> Vec<u8> {
-    let paths: usize = rows().map(|row| row.path.len()).sum();
-    let mut bytes = Vec::with_capacity(HEADER + count * RECORD + paths + CHECKSUM);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&(count as u64).to_le_bytes());
+/// Writes the file of `count` rows, which `rows` gives as often as it is asked.
+fn encode<'a, I: Iterator<Item = Row<'a>>>(
+    count: usize,
+    rows: impl Fn() -> I,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut bytes = Pieces {
+        out,
+        piece: Vec::new(),
+        hasher: blake3::Hasher::new(),
+    };
+    bytes.put(MAGIC)?;
+    bytes.put(&(count as u64).to_le_bytes())?;
     let mut offset = (HEADER + count * RECORD) as u64;
     for row in rows() {
-        bytes.extend_from_slice(&offset.to_le_bytes());
+        bytes.put(&offset.to_le_bytes())?;
         // Paths are those of the kernel: far below 4 GiB.
-        bytes.extend_from_slice(&(row.path.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&row.age.to_le_bytes());
+        bytes.put(&(row.path.len() as u32).to_le_bytes())?;
+        bytes.put(&row.age.to_le_bytes())?;
         for number in [row.stat.dev, row.stat.ino, row.stat.size] {
-            bytes.extend_from_slice(&number.to_le_bytes());
+            bytes.put(&number.to_le_bytes())?;
         }
         for time in [row.stat.mtime, row.stat.ctime] {
-            bytes.extend_from_slice(&time.seconds.to_le_bytes());
-            bytes.extend_from_slice(&time.nanoseconds.to_le_bytes());
+            bytes.put(&time.seconds.to_le_bytes())?;
+            bytes.put(&time.nanoseconds.to_le_bytes())?;
         }
-        bytes.extend_from_slice(&row.digest.0);
+        bytes.put(&row.digest.0)?;
         offset += row.path.len() as u64;
     }
     for row in rows() {
-        bytes.extend_from_slice(row.path);
+        bytes.put(row.path)?;
     }
-    let checksum = blake3::hash(&bytes);
-    bytes.extend_from_slice(checksum.as_bytes());
-    bytes
+    bytes.write_out()?;
+    let checksum = bytes.hasher.finalize();
+    out.write_all(checksum.as_bytes())
+}
+
+/// Writes and hashes many small things in large pieces.
+struct Pieces<'a, W> {
+    out: &'a mut W,
+    piece: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Pieces<'_, W> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        const PIECE: usize = 128 << 10;
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() < PIECE {
+            return Ok(());
+        }
+        self.write_out()
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.piece);
+        self.out.write_all(&self.piece)?;
+        self.piece.clear();
+        Ok(())
+    }
 }
 
 /// The file in memory. Every access is checked: what does not fit is as if it were not there.

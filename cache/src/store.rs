@@ -26,6 +26,8 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
+use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -195,8 +197,19 @@ impl Store {
         bytes: &[u8],
         sync: bool,
     ) -> Result<(), StoreError> {
+        self.replace_file_by(directory, name, |file| file.write_all(bytes), sync)
+    }
+
+    /// The same with what `content` writes.
+    pub(crate) fn replace_file_by(
+        &self,
+        directory: &Directory,
+        name: &str,
+        content: impl FnOnce(&mut File) -> io::Result<()>,
+        sync: bool,
+    ) -> Result<(), StoreError> {
         let (scratch, temporary) = self.scratch_name()?;
-        write_new(scratch.directory(), &temporary, bytes, sync)?;
+        write_new(scratch.directory(), &temporary, content, sync)?;
         scratch
             .directory()
             .rename(&temporary, directory, name)
@@ -561,7 +574,7 @@ mod tests {
         assert!(error.to_string().contains("files/v1/directory"), "{error}");
         let (scratch, name) = store.scratch_name().unwrap();
         symlink("/dev/full", scratch.path().join(&name)).unwrap();
-        assert!(write_new(scratch.directory(), &name, b"new", false).is_err());
+        assert!(write_new(scratch.directory(), &name, |file| file.write_all(b"new"), false).is_err());
         assert_eq!(fs::read(store.root().join("files/v1/name")).unwrap(), b"old");
     }
 }

@@ -33,7 +33,11 @@ pub trait Tree: Send + Sync {
     /// know it while they list.
     fn list(&self, path: &LayerPath) -> Result<Vec<Listed>, TreeError> {
         let entries = self.read_dir(path)?.into_iter();
-        Ok(entries.map(|entry| Listed { entry, known: None }).collect())
+        let listed = |entry| Listed {
+            entry: Arc::new(entry),
+            known: None,
+        };
+        Ok(entries.map(listed).collect())
     }
 
     /// Says that the whole of the directory at `path` will be asked for, except below directories for which `enter` is
@@ -50,8 +54,8 @@ pub trait Tree: Send + Sync {
 /// An entry of a directory.
 #[derive(Debug, Clone)]
 pub struct Listed {
-    /// The entry.
-    pub entry: Entry,
+    /// The entry. A tree that keeps its entries shares them.
+    pub entry: Arc<Entry>,
     /// For a regular file what [`Tree::content_digest`] and [`Tree::link_group`] would say, if that is known already.
     pub known: Option<Known>,
 }

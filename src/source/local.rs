@@ -147,10 +147,13 @@ impl LocalContext {
                 if node.held && self.listing(path)?.nodes.is_empty() {
                     continue;
                 }
-                node.entry.xattrs = match self.known(path) {
+                let xattrs = match self.known(path) {
                     Some(below) => below.xattrs.clone(),
                     None => self.directory_xattrs(path)?,
                 };
+                if xattrs != node.entry.xattrs {
+                    Arc::make_mut(&mut node.entry).xattrs = xattrs;
+                }
             }
             kept.push(node);
         }
@@ -234,7 +237,7 @@ impl LocalContext {
     }
 
     fn group_of(&self, node: &Node) -> Option<u64> {
-        let stat = node.stat.as_ref().filter(|_| node.linked)?;
+        let stat = node.stat().filter(|_| node.linked)?;
         if self.mode != ContextMode::Raw {
             return None;
         }
@@ -285,7 +288,7 @@ impl Tree for LocalContext {
                 .map(|root| Some(self.mode.shown(root)))
                 .map_err(|source| at(path, source));
         }
-        self.node(path, |node| self.mode.shown(node.entry.clone()))
+        self.node(path, |node| self.mode.shown((*node.entry).clone()))
     }
 
     fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
@@ -293,13 +296,16 @@ impl Tree for LocalContext {
             .listing(path)?
             .nodes
             .iter()
-            .map(|node| self.mode.shown(node.entry.clone()))
+            .map(|node| self.mode.shown((*node.entry).clone()))
             .collect())
     }
 
     fn list(&self, path: &LayerPath) -> Result<Vec<Listed>, TreeError> {
         let listed = |node: &Node| Listed {
-            entry: self.mode.shown(node.entry.clone()),
+            entry: match self.mode {
+                ContextMode::Raw => Arc::clone(&node.entry),
+                mode => Arc::new(mode.shown((*node.entry).clone())),
+            },
             known: node.digest.map(|digest| Known {
                 digest,
                 link: self.group_of(node),
@@ -314,7 +320,7 @@ impl Tree for LocalContext {
 
     fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
         let path = &entry.path;
-        let seen = self.node(path, |node| (node.digest, node.stat.as_deref().copied()))?;
+        let seen = self.node(path, |node| (node.digest, node.stat()))?;
         if let Some((Some(digest), _)) = seen {
             return Ok(digest);
         }

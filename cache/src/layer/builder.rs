@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use super::clamp::clamped_entry;
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::forms::Layer;
-use super::index::{IndexEntry, LayerIndex};
+use super::index::IndexWriter;
 use super::pipe::ThreadWriter;
 use super::record::TarForm;
 use super::tar_write::TarWriter;
@@ -20,7 +20,8 @@ use crate::store::Store;
 pub struct LayerBuilder {
     store: Store,
     tar: TarWriter<ThreadWriter<BlobWriter>>,
-    entries: Vec<IndexEntry>,
+    index: IndexWriter,
+    last: LayerPath,
     /// The directories that hold the last entry, and the last entry if it is one.
     open: Vec<LayerPath>,
     latest: Option<Timestamp>,
@@ -50,12 +51,11 @@ impl LayerBuilder {
         let clamped = clamped_entry(entry, self.latest);
         let entry = clamped.as_ref().unwrap_or(entry);
         let written = self.tar.append(entry, data).map_err(failed)?;
-        self.entries.push(IndexEntry {
-            entry: entry.clone(),
-            data_offset: written.map(|written| written.data_offset),
-            digest: written.map(|written| written.digest),
-        });
-        Ok(written.map(|written| written.digest))
+        let digest = written.map(|written| written.digest);
+        self.index
+            .push(entry, written.map(|written| written.data_offset), digest);
+        self.last = entry.path.clone();
+        Ok(digest)
     }
 
     /// The layer, named after its diff id.
@@ -63,12 +63,12 @@ impl LayerBuilder {
         let (writer, _) = self.tar.finish().map_err(failed)?;
         let (digest, size) = writer.finish().map_err(failed)?.commit(None)?;
         let diff_id = DiffId(digest);
-        let index = LayerIndex::from_sorted(self.entries);
+        let files = self.index.size();
         let layer = Layer::named(&self.store, LayerId::of_diff_id(&diff_id));
-        layer.establish(Some(&index), |record| {
+        layer.establish(Some(&self.index.finish()), |record| {
             record.diff_id = Some(diff_id);
             record.tar = Some(TarForm { digest, size });
-            record.size = Some(index.size());
+            record.size = Some(files);
         })?;
         Ok(layer.id().clone())
     }
@@ -82,11 +82,8 @@ impl LayerBuilder {
                 format!("{} {what}", entry.path),
             ))
         };
-        if self
-            .entries
-            .last()
-            .is_some_and(|last| last.entry.path >= entry.path)
-        {
+        // Before the first entry it is the root, which comes before every path.
+        if self.last >= entry.path {
             return fail("does not come in the order of paths");
         }
         while self
@@ -101,10 +98,7 @@ impl LayerBuilder {
             return fail("comes without its parent directory");
         }
         if let Kind::Hardlink { target } = &entry.kind
-            && self
-                .entries
-                .binary_search_by(|e| e.entry.path.cmp(target))
-                .is_err()
+            && !self.index.has(target)
         {
             return fail("is a hard link to something that is not there");
         }
@@ -122,7 +116,8 @@ impl Store {
         Ok(LayerBuilder {
             store: self.clone(),
             tar: TarWriter::new(writer),
-            entries: Vec::new(),
+            index: IndexWriter::new(),
+            last: LayerPath::root(),
             open: Vec::new(),
             latest: None,
         })
@@ -134,5 +129,57 @@ fn failed(source: io::Error) -> StoreError {
         doing: "writing",
         layer: "being built".to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_in_order_below_parents_and_links_after_targets() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let entry = |path: &str, kind| Entry {
+            path: LayerPath::clean(path.as_bytes()),
+            kind,
+            ..Entry::root()
+        };
+        let file = |path| entry(path, Kind::File { size: 1 });
+        let link = |path, target: &str| {
+            let target = LayerPath::clean(target.as_bytes());
+            entry(path, Kind::Hardlink { target })
+        };
+        let append = |builder: &mut LayerBuilder, entry: &Entry| match entry.kind {
+            Kind::File { .. } => builder.append(entry, Some(&mut &b"x"[..])),
+            _ => builder.append(entry, None),
+        };
+        let good = [
+            entry("d", Kind::Directory { opaque: false }),
+            file("d/a"),
+            link("d/b", "d/a"),
+            file("d/c"),
+            link("e", "d/c"),
+        ];
+        let built = |entries: &[Entry]| {
+            let mut builder = store.layer_builder().unwrap();
+            for entry in entries {
+                append(&mut builder, entry).unwrap();
+            }
+            builder
+        };
+        for count in 0..good.len() {
+            let again = good[count.saturating_sub(1)].clone();
+            for bad in [link("f", "d/d"), link("g", "a"), file("f/a"), again] {
+                let refused = append(&mut built(&good[..count]), &bad).is_err();
+                assert!(refused || count == 0 && bad == good[0], "{}", bad.path);
+            }
+        }
+        let builder = built(&good);
+        let layer = store.layer(&builder.commit().unwrap()).unwrap();
+        let index = layer.index().unwrap();
+        let entries: Vec<&Entry> = index.entries().iter().map(|found| &found.entry).collect();
+        assert_eq!(entries, good.iter().collect::<Vec<_>>());
+        assert_eq!((index.size(), layer.record().unwrap().size), (2, Some(2)));
     }
 }

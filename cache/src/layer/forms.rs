@@ -239,10 +239,10 @@ impl Layer {
         self.0.store.root().join("layers").join(self.id().as_str())
     }
 
-    /// Makes the layer known, or adds to what is known about it.
+    /// Makes the layer known, or adds to what is known about it. `index` is a file ([`LayerIndex::to_bytes`]).
     pub(super) fn establish(
         &self,
-        index: Option<&LayerIndex>,
+        index: Option<&[u8]>,
         change: impl FnOnce(&mut LayerRecord),
     ) -> Result<(), StoreError> {
         let mut lock = self.lock()?;
@@ -254,7 +254,7 @@ impl Layer {
         let _lock = lock;
         if self.directory().is_dir() {
             if let Some(index) = index {
-                self.write_index(index)?;
+                self.write_file("index", index)?;
             }
             return self.change_record(change);
         }
@@ -267,7 +267,7 @@ impl Layer {
         change(&mut record);
         write("record.json", &record.to_bytes())?;
         if let Some(index) = index {
-            write("index", &index.to_bytes())?;
+            write("index", index)?;
         }
         staged.persist(&self.directory())
     }

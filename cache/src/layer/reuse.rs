@@ -36,10 +36,7 @@ pub struct Reuse {
 impl Layer {
     /// Which of the files `wanted`, sorted by path, the layer has under the same name with the same content. `None` when
     /// it has none of them, or no tar.
-    pub fn reuse<'a>(
-        &self,
-        wanted: impl ExactSizeIterator<Item = Wanted<'a>>,
-    ) -> Result<Option<Reuse>, StoreError> {
+    pub fn reuse<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>) -> Result<Option<Reuse>, StoreError> {
         let Some(tar) = self.existing_tar()? else {
             return Ok(None);
         };
@@ -63,9 +60,9 @@ impl Layer {
 /// Where each of `wanted` is, in one pass over both.
 fn places<'a, E>(
     entries: impl Iterator<Item = Result<IndexEntry, E>>,
-    wanted: impl ExactSizeIterator<Item = Wanted<'a>>,
+    wanted: impl Iterator<Item = Wanted<'a>>,
 ) -> Result<Vec<Option<u64>>, E> {
-    let mut places = Vec::with_capacity(wanted.len());
+    let mut places = Vec::new();
     let mut wanted = wanted.peekable();
     for entry in entries {
         let entry = entry?;

@@ -180,21 +180,21 @@ impl Members<'_> {
                 let next = (self.archive.group, self.links);
                 let first = to
                     .planned_mut(&target)
-                    .filter(|first| !first.entry.is_dir() && !first.created);
+                    .filter(|first| !first.like.is_dir() && !first.created);
                 let Some(first) = first else {
                     bail!(
                         "{} is a hard link to {target}, which the archive does not have before it",
                         entry.path
                     );
                 };
-                if matches!(first.entry.kind, Kind::File { .. }) {
+                if matches!(first.like.kind, Kind::File { .. }) {
                     self.links += 1;
                     link = Some(*first.link.get_or_insert(next));
                 }
                 data = first.data.clone();
                 entry = Entry {
                     path: entry.path,
-                    ..first.entry.clone()
+                    ..(*first.like).clone()
                 };
             }
             _ => {}
@@ -204,11 +204,8 @@ impl Members<'_> {
             self.last_parent = None;
         }
         to.replace(Planned {
-            entry,
-            data,
-            created: false,
-            fresh: true,
             link,
+            ..Planned::new(entry, data)
         })
     }
 

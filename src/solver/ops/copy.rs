@@ -2,6 +2,7 @@
 //! selected file goes, and with which metadata.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
@@ -19,12 +20,12 @@ use crate::graph::{CopyOp, InlineFile};
 
 /// What copying `selection` does to `base`. With `--link` the base is not looked at. `sources` are the trees that were
 /// selected from: archives of ADD are read here.
-pub fn plan(
+pub fn plan<'a>(
     op: &CopyOp,
-    selection: &Selection,
+    selection: &'a Selection,
     sources: Sources<'_>,
-    base: &dyn Tree,
-) -> anyhow::Result<LayerPlan> {
+    base: &'a dyn Tree,
+) -> anyhow::Result<LayerPlan<'a>> {
     let base = (!op.link).then_some(base);
     let chmod = op.chmod.as_deref().map(Chmod::parse).transpose()?;
     let chown = op
@@ -78,7 +79,7 @@ fn destination(op: &CopyOp) -> (LayerPath, bool) {
     (LayerPath::clean(path.as_bytes()), directory)
 }
 
-struct Copier<'a> {
+struct Copier<'a, 'p> {
     op: &'a CopyOp,
     sources: Sources<'a>,
     chmod: Option<Chmod>,
@@ -86,13 +87,13 @@ struct Copier<'a> {
     created: Created,
     path: LayerPath,
     directory: bool,
-    to: Destination<'a>,
+    to: Destination<'p>,
     archives: Vec<File>,
     limit: Option<u64>,
 }
 
-impl Copier<'_> {
-    fn place(&mut self, number: usize, matched: &Match) -> anyhow::Result<()> {
+impl<'p> Copier<'_, 'p> {
+    fn place(&mut self, number: usize, matched: &'p Match) -> anyhow::Result<()> {
         match &matched.found {
             Found::File(item) => {
                 let path = self.file_path(&matched.name)?;
@@ -175,17 +176,12 @@ impl Copier<'_> {
         number: usize,
         source: SourceNumber,
         top: &LayerPath,
-        items: &[Item],
+        items: &'p [Item],
     ) -> anyhow::Result<()> {
         for item in items {
-            let planned = self.planned(
-                number,
-                source,
-                item,
-                top.append(&LayerPath::clean(item.relative())),
-            );
-            if planned.entry.is_dir() {
-                self.to.put_directory(planned.entry)?;
+            let planned = self.planned(number, source, item, item.path_in(top));
+            if planned.like.is_dir() {
+                self.to.put_directory(planned.entry().into_owned())?;
             } else {
                 self.to.put_file(planned)?;
             }
@@ -194,34 +190,41 @@ impl Copier<'_> {
     }
 
     /// The item at `path` with the owner and mode that it gets there (spec P12 to P15).
-    fn planned(&self, number: usize, source: SourceNumber, item: &Item, path: LayerPath) -> Planned {
-        let mut entry = Entry {
-            path,
-            ..item.entry.clone()
-        };
+    fn planned(&self, number: usize, source: SourceNumber, item: &'p Item, path: LayerPath) -> Planned<'p> {
+        let (mut uid, mut gid) = (item.entry.uid, item.entry.gid);
         if self.op.reset_owner || source > 0 {
-            (entry.uid, entry.gid) = (0, 0);
+            (uid, gid) = (0, 0);
         }
-        self.change(&mut entry);
-        let data = match item.digest {
+        let (uid, gid, mode) = self.changed(uid, gid, &item.entry);
+        let mut like = Arc::clone(&item.entry);
+        if (uid, gid, mode) != (like.uid, like.gid, like.mode) {
+            like = Arc::new(Entry {
+                path: path.clone(),
+                uid,
+                gid,
+                mode,
+                ..(*like).clone()
+            });
+        }
+        let data = match &item.digest {
             Some(digest) => Data::Source {
                 source,
-                path: item.entry.path.clone(),
+                path: &item.entry.path,
                 digest,
             },
             None => Data::None,
         };
-        let link = item.link.map(|group| (number, group));
         Planned {
-            entry,
+            path,
+            like,
             data,
             created: false,
             fresh: true,
-            link,
+            link: item.link.map(|group| (number, group)),
         }
     }
 
-    fn inline(&self, file: &InlineFile, path: LayerPath) -> Planned {
+    fn inline(&self, file: &'p InlineFile, path: LayerPath) -> Planned<'p> {
         let mut entry = Entry {
             path,
             kind: Kind::File {
@@ -233,24 +236,22 @@ impl Copier<'_> {
             mtime: Timestamp::default(),
             xattrs: Vec::new(),
         };
-        self.change(&mut entry);
+        (entry.uid, entry.gid, entry.mode) = self.changed(0, 0, &entry);
         Planned {
-            entry,
-            data: Data::Inline(file.data.clone()),
             created: true,
-            fresh: true,
-            link: None,
+            ..Planned::new(entry, Data::Inline(&file.data))
         }
     }
 
-    fn change(&self, entry: &mut Entry) {
-        if let Some(owner) = self.chown {
-            (entry.uid, entry.gid) = (owner.uid, owner.gid);
-        }
-        if let Some(chmod) = &self.chmod
-            && !matches!(entry.kind, Kind::Symlink { .. })
-        {
-            entry.mode = chmod.apply(entry.mode, entry.is_dir());
-        }
+    /// User, group and mode of what is like `entry`, and belongs to `uid` and `gid` unless the instruction says otherwise.
+    fn changed(&self, uid: u32, gid: u32, entry: &Entry) -> (u32, u32, u32) {
+        let (uid, gid) = self.chown.map_or((uid, gid), |owner| (owner.uid, owner.gid));
+        let mode = match &self.chmod {
+            Some(chmod) if !matches!(entry.kind, Kind::Symlink { .. }) => {
+                chmod.apply(entry.mode, entry.is_dir())
+            }
+            _ => entry.mode,
+        };
+        (uid, gid, mode)
     }
 }

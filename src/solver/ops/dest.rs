@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::bail;
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
@@ -20,7 +20,7 @@ pub(super) struct Destination<'a> {
     /// `None` for an empty one.
     base: Option<&'a dyn Tree>,
     facts: Mutex<KeyBuilder>,
-    planned: Vec<Planned>,
+    planned: Vec<Planned<'a>>,
     index: HashMap<LayerPath, usize>,
 }
 
@@ -51,11 +51,11 @@ impl<'a> Destination<'a> {
     }
 
     /// What is planned at `path`.
-    pub fn planned(&self, path: &LayerPath) -> Option<&Planned> {
+    pub fn planned(&self, path: &LayerPath) -> Option<&Planned<'a>> {
         self.index.get(path).map(|index| &self.planned[*index])
     }
 
-    pub fn planned_mut(&mut self, path: &LayerPath) -> Option<&mut Planned> {
+    pub fn planned_mut(&mut self, path: &LayerPath) -> Option<&mut Planned<'a>> {
         self.index.get(path).map(|index| &mut self.planned[*index])
     }
 
@@ -65,7 +65,7 @@ impl<'a> Destination<'a> {
             return Ok(Some(Entry::root()));
         }
         if let Some(planned) = self.planned(path) {
-            return Ok(Some(planned.entry.clone()));
+            return Ok(Some(planned.entry().into_owned()));
         }
         let above = path.parent().and_then(|parent| self.planned(&parent));
         if above.is_some_and(|parent| parent.fresh) {
@@ -116,7 +116,7 @@ impl<'a> Destination<'a> {
     /// the layer: an overlay would show a directory that was made up in the place of the real one.
     pub fn make_directories(&mut self, path: &LayerPath, created: Created) -> anyhow::Result<()> {
         // Most of the time the last one made is asked for again.
-        if self.planned(path).is_some_and(|planned| planned.entry.is_dir()) {
+        if self.planned(path).is_some_and(|planned| planned.like.is_dir()) {
             return Ok(());
         }
         let mut current = LayerPath::root();
@@ -131,11 +131,8 @@ impl<'a> Destination<'a> {
                             ..entry
                         };
                         self.put(Planned {
-                            entry,
-                            data: Data::None,
-                            created: false,
                             fresh: false,
-                            link: None,
+                            ..Planned::new(entry, Data::None)
                         });
                     }
                 }
@@ -151,11 +148,8 @@ impl<'a> Destination<'a> {
                         xattrs: Vec::new(),
                     };
                     self.put(Planned {
-                        entry,
-                        data: Data::None,
                         created: true,
-                        fresh: true,
-                        link: None,
+                        ..Planned::new(entry, Data::None)
                     });
                 }
             }
@@ -177,57 +171,44 @@ impl<'a> Destination<'a> {
             }
             Some(_) => bail!("cannot copy to non-directory: {}", entry.path),
         };
-        let opaque = matches!(
-            self.planned(&entry.path),
-            Some(Planned {
-                entry: Entry {
-                    kind: Kind::Directory { opaque: true },
-                    ..
-                },
-                ..
-            })
-        );
+        let planned = self.planned(&entry.path);
+        let opaque = planned.is_some_and(|planned| planned.like.kind == Kind::Directory { opaque: true });
         entry.kind = Kind::Directory { opaque };
         self.put(Planned {
-            entry,
-            data: Data::None,
-            created: false,
             fresh,
-            link: None,
+            ..Planned::new(entry, Data::None)
         });
         Ok(())
     }
 
     /// Plans anything else. A file that is there is replaced, a directory is not.
-    pub fn put_file(&mut self, planned: Planned) -> anyhow::Result<()> {
+    pub fn put_file(&mut self, planned: Planned<'a>) -> anyhow::Result<()> {
         if self
-            .look(&planned.entry.path)?
+            .look(&planned.path)?
             .is_some_and(|existing| existing.is_dir())
         {
-            bail!("cannot replace to directory {} with file", planned.entry.path);
+            bail!("cannot replace to directory {} with file", planned.path);
         }
         self.put(planned);
         Ok(())
     }
 
     /// Plans an entry of an archive, which replaces whatever is there; only directories are merged.
-    pub fn replace(&mut self, planned: Planned) -> anyhow::Result<()> {
-        let path = planned.entry.path.clone();
+    pub fn replace(&mut self, planned: Planned<'a>) -> anyhow::Result<()> {
+        let path = planned.path.clone();
         let existing = self.look(&path)?;
         let was_directory = existing.as_ref().is_some_and(Entry::is_dir);
-        if planned.entry.is_dir() {
+        if planned.like.is_dir() {
             if existing.is_none() || was_directory {
-                return self.put_directory(planned.entry);
+                return self.put_directory(planned.entry().into_owned());
             }
             // What the planned entry hid of the base must stay hidden.
             let hidden =
                 self.planned(&path).is_some() && self.look_below(&path)?.is_some_and(|below| below.is_dir());
-            let entry = Entry {
-                kind: Kind::Directory { opaque: hidden },
-                ..planned.entry
-            };
+            let mut like = planned.like;
+            Arc::make_mut(&mut like).kind = Kind::Directory { opaque: hidden };
             self.put(Planned {
-                entry,
+                like,
                 fresh: true,
                 ..planned
             });
@@ -235,8 +216,8 @@ impl<'a> Destination<'a> {
         }
         if was_directory {
             self.planned
-                .retain(|other| other.entry.path == path || !other.entry.path.lies_in(&path));
-            let paths = self.planned.iter().map(|planned| planned.entry.path.clone());
+                .retain(|other| other.path == path || !other.path.lies_in(&path));
+            let paths = self.planned.iter().map(|planned| planned.path.clone());
             self.index = paths.enumerate().map(|(index, path)| (path, index)).collect();
         }
         self.put(planned);
@@ -244,7 +225,7 @@ impl<'a> Destination<'a> {
     }
 
     /// The plan, and the files that its archives were unpacked to.
-    pub fn finish(self, archives: Vec<File>) -> LayerPlan {
+    pub fn finish(self, archives: Vec<File>) -> LayerPlan<'a> {
         let facts = self
             .facts
             .into_inner()
@@ -253,11 +234,11 @@ impl<'a> Destination<'a> {
         LayerPlan::new(facts, self.planned, archives)
     }
 
-    fn put(&mut self, planned: Planned) {
-        match self.index.get(&planned.entry.path) {
+    fn put(&mut self, planned: Planned<'a>) {
+        match self.index.get(&planned.path) {
             Some(index) => self.planned[*index] = planned,
             None => {
-                self.index.insert(planned.entry.path.clone(), self.planned.len());
+                self.index.insert(planned.path.clone(), self.planned.len());
                 self.planned.push(planned);
             }
         }

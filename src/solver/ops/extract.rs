@@ -1,6 +1,7 @@
 //! An archive that is a whole tree: a build context.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use rbuild_cache::layer::{LayerPath, Timestamp};
@@ -44,7 +45,7 @@ pub fn extract(
     let digest = Some(source.content_digest(&entry)?);
     let item = Item {
         relative: Relative::Path(path.clone()),
-        entry,
+        entry: Arc::new(entry),
         digest,
         link: None,
     };

@@ -11,7 +11,7 @@ use crate::graph::MkdirOp;
 
 /// What creating the directory does to `base`: nothing, an empty layer, when it exists. Symbolic links are followed
 /// inside the base; all directories that are created belong to the user.
-pub fn plan(op: &MkdirOp, base: &dyn Tree) -> anyhow::Result<LayerPlan> {
+pub fn plan<'a>(op: &MkdirOp, base: &'a dyn Tree) -> anyhow::Result<LayerPlan<'a>> {
     let mut to = Destination::new(Some(base));
     let resolved = tree::resolve(&to, &LayerPath::clean(op.path.as_bytes()))?;
     match resolved.entry {

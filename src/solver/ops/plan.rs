@@ -1,9 +1,11 @@
 //! The entries of a layer to be, before any byte of a file is read.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::{Entry, Kind, Layer, LayerPath, Reuse, Timestamp, Wanted};
@@ -14,18 +16,20 @@ use super::{EntrySink, SourceNumber, Sources};
 
 /// The entries of a layer in path order, and where the bytes of its files come from.
 #[derive(Debug)]
-pub struct LayerPlan {
+pub struct LayerPlan<'a> {
     facts: Key,
-    entries: Vec<Planned>,
+    entries: Vec<Planned<'a>>,
     /// Uncompressed archives, in files without a name.
     archives: Vec<File>,
 }
 
 /// An entry to be written.
 #[derive(Debug)]
-pub(super) struct Planned {
-    pub entry: Entry,
-    pub data: Data,
+pub(super) struct Planned<'a> {
+    pub path: LayerPath,
+    /// What it is, except for the path: the entry of the source itself, if nothing else changes.
+    pub like: Arc<Entry>,
+    pub data: Data<'a>,
     /// It is made by this layer and by nobody else: its time is that of the build.
     pub created: bool,
     /// Nothing of the base can be seen below it.
@@ -36,15 +40,15 @@ pub(super) struct Planned {
 
 /// Where the bytes of an entry come from.
 #[derive(Debug, Clone)]
-pub(super) enum Data {
+pub(super) enum Data<'a> {
     None,
     /// A file of a source tree, which must still have this content.
     Source {
         source: SourceNumber,
-        path: LayerPath,
-        digest: ContentDigest,
+        path: &'a LayerPath,
+        digest: &'a ContentDigest,
     },
-    Inline(String),
+    Inline(&'a str),
     /// A member of an archive.
     Archive {
         number: usize,
@@ -52,9 +56,35 @@ pub(super) enum Data {
     },
 }
 
-impl LayerPlan {
-    pub(super) fn new(facts: Key, mut entries: Vec<Planned>, archives: Vec<File>) -> Self {
-        entries.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+impl<'a> Planned<'a> {
+    /// As `entry` says.
+    pub fn new(entry: Entry, data: Data<'a>) -> Self {
+        Self {
+            path: entry.path.clone(),
+            like: Arc::new(entry),
+            data,
+            created: false,
+            fresh: true,
+            link: None,
+        }
+    }
+
+    /// The entry.
+    pub fn entry(&self) -> Cow<'_, Entry> {
+        if self.like.path == self.path {
+            return Cow::Borrowed(&self.like);
+        }
+        Cow::Owned(Entry {
+            path: self.path.clone(),
+            ..(*self.like).clone()
+        })
+    }
+}
+
+impl<'a> LayerPlan<'a> {
+    pub(super) fn new(facts: Key, mut entries: Vec<Planned<'a>>, archives: Vec<File>) -> Self {
+        // Each path is there once. A stable sort would need memory.
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let mut plan = Self {
             facts,
             entries,
@@ -85,67 +115,61 @@ impl LayerPlan {
         out: &mut dyn EntrySink,
         now: Timestamp,
     ) -> anyhow::Result<()> {
-        let mut files = Vec::new();
-        for (number, (file, source, path)) in self.files().enumerate() {
-            let place = reuse.and_then(|reuse| Some((reuse, reuse.place(number)?)));
-            files.push(SourceFile {
-                tree: sources.get(source)?,
+        let files = self
+            .files()
+            .enumerate()
+            .map(|(number, (file, source, path))| SourceFile {
+                tree: sources.get(source),
                 path,
                 size: file.size,
-                reused: place,
+                reused: reuse.and_then(|reuse| Some((reuse, reuse.place(number)?))),
             });
+        if self.files().next().is_none() {
+            return self.write_all(&mut Files::none(), reuse, out, now);
         }
-        if files.is_empty() {
-            return self.write_all(&mut Files::none(), &files, out, now);
-        }
-        stream::read_ahead(&files, |ahead| self.write_all(ahead, &files, out, now))
+        stream::read_ahead(files, |ahead| self.write_all(ahead, reuse, out, now))
     }
 
     /// What an earlier layer has of the files of this one.
     pub fn reuse(&self, layer: &Layer) -> Result<Option<Reuse>, StoreError> {
-        let wanted: Vec<Wanted<'_>> = self.files().map(|(file, ..)| file).collect();
-        if wanted.is_empty() {
+        if self.files().next().is_none() {
             return Ok(None);
         }
-        layer.reuse(wanted.into_iter())
+        layer.reuse(self.files().map(|(file, ..)| file))
     }
 
     /// The files that have bytes in a source, and which.
     fn files(&self) -> impl Iterator<Item = (Wanted<'_>, SourceNumber, &LayerPath)> {
         self.entries.iter().filter_map(|planned| {
-            let Data::Source { source, path, digest } = &planned.data else {
+            let Data::Source { source, path, digest } = planned.data else {
                 return None;
             };
-            let Kind::File { size: size @ 1.. } = planned.entry.kind else {
+            let Kind::File { size: size @ 1.. } = planned.like.kind else {
                 return None;
             };
             let wanted = Wanted {
-                path: &planned.entry.path,
+                path: &planned.path,
                 size,
                 digest,
             };
-            Some((wanted, *source, path))
+            Some((wanted, source, path))
         })
     }
 
     fn write_all(
         &self,
         ahead: &mut Files,
-        files: &[SourceFile<'_>],
+        reuse: Option<&Reuse>,
         out: &mut dyn EntrySink,
         now: Timestamp,
     ) -> anyhow::Result<()> {
-        let mut files = files.iter();
+        let mut number = 0;
         for planned in &self.entries {
-            let stamped;
-            let mut entry = &planned.entry;
+            let mut entry = planned.entry();
             if planned.created {
-                stamped = Entry {
-                    mtime: now,
-                    ..entry.clone()
-                };
-                entry = &stamped;
+                entry.to_mut().mtime = now;
             }
+            let entry = &*entry;
             let Kind::File { size } = entry.kind else {
                 out.append(entry, None)?;
                 continue;
@@ -153,14 +177,17 @@ impl LayerPlan {
             match &planned.data {
                 Data::None => bail!("{} has no content", entry.path),
                 Data::Source { path, digest, .. } => {
-                    let file = if size == 0 { None } else { files.next() };
-                    let written = match file {
-                        None => out.append(entry, Some(&mut io::empty())),
-                        Some(_) => out.append(entry, Some(&mut ahead.next_file())),
+                    let mut reused = None;
+                    let written = if size == 0 {
+                        out.append(entry, Some(&mut io::empty()))
+                    } else {
+                        reused = reuse.filter(|reuse| reuse.place(number).is_some());
+                        number += 1;
+                        out.append(entry, Some(&mut ahead.next_file()))
                     };
                     let written = written.with_context(|| format!("copying {path}"))?;
-                    if written != Some(*digest) {
-                        if let Some((tar, _)) = file.and_then(|file| file.reused) {
+                    if written != Some(**digest) {
+                        if let Some(tar) = reused {
                             tar.spoil();
                         }
                         bail!("{path} changed while it was being copied");
@@ -188,12 +215,12 @@ impl LayerPlan {
         for planned in &mut self.entries {
             let Some(link) = planned.link else { continue };
             if let Some(target) = firsts.get(&link) {
-                planned.entry.kind = Kind::Hardlink {
+                Arc::make_mut(&mut planned.like).kind = Kind::Hardlink {
                     target: target.clone(),
                 };
                 planned.data = Data::None;
             } else {
-                firsts.insert(link, planned.entry.path.clone());
+                firsts.insert(link, planned.path.clone());
             }
         }
     }

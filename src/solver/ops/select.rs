@@ -5,6 +5,7 @@ mod digests;
 mod pattern;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::{Entry, Kind, LayerPath};
@@ -57,7 +58,7 @@ pub(super) struct Item {
     /// Its path below the destination.
     pub relative: Relative,
     /// As the source shows it.
-    pub entry: Entry,
+    pub entry: Arc<Entry>,
     /// For a regular file.
     pub digest: Option<ContentDigest>,
     /// Shared by hard links of each other within one match.
@@ -73,6 +74,15 @@ pub(super) enum Relative {
 }
 
 impl Item {
+    /// Its path where the destination is `top`.
+    pub fn path_in(&self, top: &LayerPath) -> LayerPath {
+        match &self.relative {
+            Relative::From(0) if top.is_root() => self.entry.path.clone(),
+            Relative::From(_) => top.append(&LayerPath::clean(self.relative())),
+            Relative::Path(path) => top.append(path),
+        }
+    }
+
     /// Its path below the destination.
     pub fn relative(&self) -> &[u8] {
         match &self.relative {
@@ -245,7 +255,7 @@ impl Finder<'_> {
             if self.itself {
                 items.push(Item {
                     relative: Relative::Path(relative.clone()),
-                    entry,
+                    entry: Arc::new(entry),
                     digest: None,
                     link: None,
                 });
@@ -260,7 +270,7 @@ impl Finder<'_> {
             let relative = LayerPath::root().join(&name);
             let item = Item {
                 relative: Relative::Path(relative),
-                entry,
+                entry: Arc::new(entry),
                 digest: None,
                 link: None,
             };
@@ -329,7 +339,7 @@ impl Finder<'_> {
                     0,
                     Item {
                         relative: Relative::Path(lexical),
-                        entry,
+                        entry: Arc::new(entry),
                         digest: None,
                         link: None,
                     },
@@ -362,7 +372,7 @@ impl Finder<'_> {
                 let entry = real.entry.ok_or_else(|| not_found(&real.path))?;
                 items.push(Item {
                     relative: Relative::Path(relative.clone()),
-                    entry,
+                    entry: Arc::new(entry),
                     digest: None,
                     link: None,
                 });

@@ -11,6 +11,8 @@ use rbuild_cache::tree::Tree;
 
 /// Bytes of a block.
 const BLOCK: usize = 1 << 20;
+/// Files of a block: of very small ones the list of what is in it would be larger than what is in it.
+const PARTS: usize = 8 << 10;
 /// Blocks that wait to be consumed.
 const WAITING: usize = 4;
 
@@ -47,7 +49,7 @@ pub(super) struct NextFile<'a> {
 
 /// A file to read; none is empty.
 pub(super) struct SourceFile<'a> {
-    pub tree: &'a dyn Tree,
+    pub tree: anyhow::Result<&'a dyn Tree>,
     pub path: &'a LayerPath,
     pub size: u64,
     /// An earlier layer that has the same bytes, and where.
@@ -70,8 +72,8 @@ impl Read for FromTar<'_> {
 
 /// Gives `consume` the contents of `files`, each to be read to its end. A file that has
 /// become shorter is an error; what was appended to one is not read.
-pub(super) fn read_ahead<T>(
-    files: &[SourceFile<'_>],
+pub(super) fn read_ahead<'a, T>(
+    files: impl Iterator<Item = SourceFile<'a>> + Send,
     consume: impl FnOnce(&mut Files) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
@@ -107,12 +109,13 @@ struct Producer {
 struct Gone;
 
 impl Producer {
-    fn run(mut self, files: &[SourceFile<'_>]) {
+    fn run<'a>(mut self, files: impl Iterator<Item = SourceFile<'a>>) {
         for file in files {
+            let reused = file.reused;
             match self.file(file) {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => {
-                    if let Some((tar, _)) = file.reused {
+                    if let Some((tar, _)) = reused {
                         tar.spoil();
                     }
                     self.end_part(true, Some(failure));
@@ -125,19 +128,22 @@ impl Producer {
         let _ = self.flush();
     }
 
-    fn file(&mut self, file: &SourceFile<'_>) -> Result<io::Result<()>, Gone> {
-        let SourceFile { tree, path, size, .. } = *file;
+    fn file(&mut self, file: SourceFile<'_>) -> Result<io::Result<()>, Gone> {
+        let SourceFile { tree, path, size, .. } = file;
         let (mut of_tar, mut of_tree);
         let reader: &mut dyn Read = if let Some((tar, offset)) = file.reused {
             of_tar = FromTar { tar, offset };
             &mut of_tar
         } else {
-            match tree.open(path) {
+            match tree.and_then(|tree| Ok(tree.open(path)?)) {
                 Ok(reader) => of_tree = reader,
                 Err(error) => return Ok(Err(io::Error::other(error))),
             }
             &mut of_tree
         };
+        if self.block.parts.len() >= PARTS {
+            self.flush()?;
+        }
         let mut left = size;
         while left > 0 {
             if self.filled == BLOCK {

@@ -658,7 +658,8 @@ fn a_change_after_the_key_is_an_error() {
         let tree = LocalContext::open(dir.path(), None, None).unwrap();
         let op = op("COPY f /x");
         let selection = copy::selection(&op, Sources::of(&tree)).unwrap();
-        let plan = copy::plan(&op, &selection, Sources::of(&tree), &Memory::default()).unwrap();
+        let base = Memory::default();
+        let plan = copy::plan(&op, &selection, Sources::of(&tree), &base).unwrap();
         if after.is_empty() {
             fs::remove_file(dir.path().join("f")).unwrap();
         } else {

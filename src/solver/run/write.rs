@@ -12,7 +12,7 @@ use crate::solver::ops::plan::LayerPlan;
 impl Work<'_, '_> {
     /// The layer of `plan`. What an earlier layer of the same operation has in common with it comes out of that one's tar;
     /// should the tar turn out damaged, everything comes from `sources`.
-    pub(super) fn write(&self, plan: &LayerPlan, sources: Sources<'_>) -> Result<LayerId, BuildError> {
+    pub(super) fn write(&self, plan: &LayerPlan<'_>, sources: Sources<'_>) -> Result<LayerId, BuildError> {
         let reuse = self.reuse(plan)?;
         match self.write_from(plan, sources, reuse.as_ref()) {
             Err(_) if reuse.as_ref().is_some_and(Reuse::is_spoiled) => self.write_from(plan, sources, None),
@@ -22,7 +22,7 @@ impl Work<'_, '_> {
 
     fn write_from(
         &self,
-        plan: &LayerPlan,
+        plan: &LayerPlan<'_>,
         sources: Sources<'_>,
         reuse: Option<&Reuse>,
     ) -> Result<LayerId, BuildError> {
@@ -46,7 +46,7 @@ impl Work<'_, '_> {
     }
 
     /// The newest layer of the same operation that has files of `plan`.
-    fn reuse(&self, plan: &LayerPlan) -> Result<Option<Reuse>, BuildError> {
+    fn reuse(&self, plan: &LayerPlan<'_>) -> Result<Option<Reuse>, BuildError> {
         // With --no-cache every build does its own work.
         if self.vertex.no_cache {
             return Ok(None);

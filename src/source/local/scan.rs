@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
@@ -16,17 +17,57 @@ use rustix::io::Errno;
 /// A name in a directory as it was found.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
-    /// As the tree shows it.
-    pub entry: Entry,
-    /// What identifies the content of a regular file, as long as it is asked for: its digest is not known, or other names
-    /// lead to the same inode. Boxed, because of a million files most do without.
-    pub stat: Option<Box<FileStat>>,
+    /// As the tree shows it, shared with whoever lists it.
+    pub entry: Arc<Entry>,
+    /// With the entry, what identifies the content of a regular file, as long as it is asked for: its digest is not known,
+    /// or other names lead to the same inode. Boxed, because of a million files most do without.
+    inode: Option<Box<Inode>>,
     /// Whether other names lead to the same inode.
     pub linked: bool,
     /// It is excluded and exists only if something below it is included again.
     pub held: bool,
     /// Digest of its content if it is remembered.
     pub digest: Option<ContentDigest>,
+}
+
+/// What a [`FileStat`] has and an entry does not, in half the memory.
+#[derive(Debug, Clone)]
+struct Inode {
+    number: u64,
+    changed_seconds: i64,
+    changed_nanoseconds: u32,
+    /// The kernel gives device numbers no more bits.
+    device: u32,
+}
+
+impl Node {
+    /// What identifies the content of the file.
+    pub fn stat(&self) -> Option<FileStat> {
+        let (inode, Kind::File { size }) = (self.inode.as_ref()?, &self.entry.kind) else {
+            return None;
+        };
+        Some(FileStat {
+            dev: inode.device.into(),
+            ino: inode.number,
+            size: *size,
+            mtime: self.entry.mtime,
+            ctime: Timestamp {
+                seconds: inode.changed_seconds,
+                nanoseconds: inode.changed_nanoseconds,
+            },
+        })
+    }
+}
+
+impl Inode {
+    fn of(stat: &FileStat) -> Option<Box<Self>> {
+        Some(Box::new(Self {
+            number: stat.ino,
+            changed_seconds: stat.ctime.seconds,
+            changed_nanoseconds: stat.ctime.nanoseconds,
+            device: u32::try_from(stat.dev).ok()?,
+        }))
+    }
 }
 
 /// What an ignore file says of one name.
@@ -111,7 +152,7 @@ pub(super) fn look(
             if let Some(Node { entry, .. }) = &mut node
                 && entry.is_dir()
             {
-                entry.xattrs = xattrs_at(directory, name);
+                Arc::make_mut(entry).xattrs = xattrs_at(directory, name);
             }
             Ok(node)
         }
@@ -257,8 +298,8 @@ fn node(
     };
     let asked = linked || (file && digest.is_none());
     Ok(Some(Node {
-        entry,
-        stat: asked.then(|| Box::new(stat)),
+        entry: Arc::new(entry),
+        inode: if asked { Inode::of(&stat) } else { None },
         linked,
         held: false,
         digest,
