@@ -117,18 +117,39 @@ impl StoreError {
 
 /// An error about a full disk says how much is free, as long as that is so.
 pub(crate) fn with_free_space(path: &Path, error: io::Error) -> io::Error {
-    if !is_about_space(&error) || error.to_string().contains(FREE_THERE) {
-        return error;
+    match unexplained(&error).then(|| free_space(path)).flatten() {
+        Some(free) => io::Error::new(error.kind(), format!("{error}: {free}")),
+        None => error,
     }
-    let there = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
-    let Some(disk) = there else { return error };
+}
+
+/// What there is to say of a full disk that kept something outside of the store from being written to `path`: how much is
+/// free there, and what helps. `None` when `errors` (an error and its causes) are not about that, or say it.
+pub fn full_disk<'a>(
+    mut errors: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>,
+    path: &Path,
+) -> Option<String> {
+    errors
+        .find(|error| error.downcast_ref().is_some_and(is_about_space))
+        .filter(|error| error.downcast_ref().is_some_and(unexplained))?;
+    let free = free_space(path)?;
+    Some(format!(
+        "{free}; another destination may have more, rbuild prune gives back what the cache takes"
+    ))
+}
+
+/// Whether `error` is about a full disk and does not say how much is free.
+fn unexplained(error: &io::Error) -> bool {
+    is_about_space(error) && !error.to_string().contains(FREE_THERE)
+}
+
+/// What is free where `path` is or would be.
+fn free_space(path: &Path) -> Option<String> {
+    let disk = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
     let bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
     let files = disk.f_favail;
-    let text = format!(
-        "{error}: {bytes} bytes and {files} files {FREE_THERE} {}",
-        path.display()
-    );
-    io::Error::new(error.kind(), text)
+    let path = path.display();
+    Some(format!("{bytes} bytes and {files} files {FREE_THERE} {path}"))
 }
 
 const FREE_THERE: &str = "are free on the disk of";

@@ -4,7 +4,7 @@
 //! `evictions` has one JSON document per line, the newest last.
 
 use std::io::{Read, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
@@ -25,14 +25,15 @@ const DIGITS: usize = 16;
 /// That a record was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
-    /// When, in seconds since 1970-01-01 UTC.
-    pub at: u64,
+    /// When, by the clock of the machine.
+    pub at: SystemTime,
     /// What removed it: `prune --all`, for example.
     pub rule: String,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Line {
+    /// Milliseconds since 1970-01-01 UTC: builds and prunes follow each other within a second.
     at: u64,
     rule: String,
     keys: Vec<String>,
@@ -44,10 +45,10 @@ impl Store {
         if keys.is_empty() {
             return Ok(());
         }
-        let at = SystemTime::now()
+        let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+            .unwrap_or_default();
+        let at = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let mut text = String::new();
         for keys in keys.chunks(LINE_KEYS) {
             let line = Line {
@@ -88,7 +89,9 @@ impl Store {
         let mut known = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
         let found = known.find(|line| line.keys.contains(&wanted));
         Ok(found.map(|line| Eviction {
-            at: line.at,
+            at: SystemTime::UNIX_EPOCH
+                .checked_add(Duration::from_millis(line.at))
+                .unwrap_or(SystemTime::UNIX_EPOCH),
             rule: line.rule,
         }))
     }
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!(store.eviction(&key(1)).unwrap().unwrap().rule, "prune");
         let last = store.eviction(&key(2)).unwrap().unwrap();
         assert_eq!(last.rule, "prune --all");
-        assert!(last.at > 1_700_000_000);
+        assert!(last.at > SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         assert_eq!(store.eviction(&key(3)).unwrap(), None);
 
         // Half a line costs no other line.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Destination;
 use super::ahead::read_ahead;
+use super::full_disk::explained;
 use super::replacement::Replacement;
 use super::stored::StoredManifest;
 use crate::graph::Platform;
@@ -144,6 +145,16 @@ pub fn write_tar(
 /// writes only what is new. Layers are not read to find that out: a blob gets its name when it is whole, so its size says
 /// whether it is. The index, which comes last, names the new images only.
 pub fn write_directory(
+    store: &Store,
+    images: &[Archived],
+    format: Format,
+    dest: &Path,
+    epoch: Option<i64>,
+) -> anyhow::Result<()> {
+    explained(write_layout(store, images, format, dest, epoch), dest)
+}
+
+fn write_layout(
     store: &Store,
     images: &[Archived],
     format: Format,
@@ -360,28 +371,30 @@ pub fn to_destination(
                 }
             })
         }
-        Destination::Path(path) => {
-            let doing = || format!("writing {}", path.display());
-            // A pipe or a device is written to as it is: renaming would put a file in its place.
-            let special = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
-            if special {
-                let file = File::options().write(true).open(path).with_context(doing)?;
-                let mut out = BufWriter::with_capacity(1 << 17, file);
-                write(&mut out).with_context(doing)?;
-                return out.flush().with_context(doing);
-            }
-            let mut failure = None;
-            let file = Replacement::write(path, |out| {
-                write(out).map_err(|error| {
-                    failure = Some(error);
-                    io::ErrorKind::Other.into()
-                })
-            });
-            match failure {
-                Some(error) => Err(error).with_context(doing),
-                None => file.and_then(Replacement::commit).with_context(doing),
-            }
-        }
+        Destination::Path(path) => explained(to_path(path, write), path),
+    }
+}
+
+fn to_path(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let doing = || format!("writing {}", path.display());
+    // A pipe or a device is written to as it is: renaming would put a file in its place.
+    let special = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    if special {
+        let file = File::options().write(true).open(path).with_context(doing)?;
+        let mut out = BufWriter::with_capacity(1 << 17, file);
+        write(&mut out).with_context(doing)?;
+        return out.flush().with_context(doing);
+    }
+    let mut failure = None;
+    let file = Replacement::write(path, |out| {
+        write(out).map_err(|error| {
+            failure = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    });
+    match failure {
+        Some(error) => Err(error).with_context(doing),
+        None => file.and_then(Replacement::commit).with_context(doing),
     }
 }
 

@@ -4,6 +4,7 @@
 mod ahead;
 pub mod annotation;
 pub mod archive;
+mod full_disk;
 pub mod image;
 pub mod index;
 pub mod list;

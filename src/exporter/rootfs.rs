@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::archive::to_destination;
+use super::full_disk::explained;
 use super::{Destination, unfinished};
 
 /// Writes `tree` as a tar to `dest`: owners, modes, links and xattrs as they are in the image.
@@ -44,6 +45,10 @@ pub fn write_tar(tree: &dyn Tree, dest: &Destination, epoch: Option<i64>) -> any
 /// belong to the invoking user; modes, times and `user.` xattrs are those of the image. Returns how many devices were
 /// left out, which only root could make.
 pub fn write_directory(tree: &dyn Tree, dest: &Path, epoch: Option<i64>) -> anyhow::Result<u64> {
+    explained(write_files(tree, dest, epoch), dest)
+}
+
+fn write_files(tree: &dyn Tree, dest: &Path, epoch: Option<i64>) -> anyhow::Result<u64> {
     let doing = || format!("writing the root file system to {}", dest.display());
     let unfinished = unfinished::begin(dest).with_context(doing)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -286,6 +286,8 @@ fn a_layer_is_made_of_an_earlier_one_only_as_far_as_that_is_sound() {
             env.write(&format!("parts/d/{name}"), big(name.as_bytes()[0]));
         }
         env.write("parts/Dockerfile", "FROM scratch\nCOPY d /d\n");
+        // What a file just written has is not remembered, and so read again.
+        std::thread::sleep(std::time::Duration::from_millis(50));
         let context = env.path("parts");
         let context = context.to_str().unwrap();
         let (first, _) = layer_of(env, &[context], None);

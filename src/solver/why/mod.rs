@@ -13,7 +13,7 @@ pub mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rbuild_cache::{BuildName, KeptBuild, Key, KeyBuilder, Store};
 
@@ -313,13 +313,16 @@ impl Comparison<'_> {
             return Ok(None);
         };
         // A later build that wanted it was ended before it had it.
-        let evicted = SystemTime::UNIX_EPOCH + Duration::from_secs(eviction.at + 1);
         let wanted_since = self.before.is_some_and(|before| {
-            before.at > evicted && before.record.nodes.iter().any(|node| node.key == *key)
+            before.at > eviction.at && before.record.nodes.iter().any(|node| node.key == *key)
         });
         Ok((!wanted_since).then_some(Cause::Evicted {
             rule: eviction.rule,
-            at: eviction.at,
+            at: eviction
+                .at
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
         }))
     }
 
