@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use super::clamp::clamped_entry;
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::forms::Layer;
-use super::index::IndexWriter;
+use super::index_writer::IndexWriter;
 use super::pipe::ThreadWriter;
 use super::record::TarForm;
 use super::tar_write::TarWriter;
@@ -53,7 +53,7 @@ impl LayerBuilder {
         let written = self.tar.append(entry, data).map_err(failed)?;
         let digest = written.map(|written| written.digest);
         self.index
-            .push(entry, written.map(|written| written.data_offset), digest);
+            .push(entry, written.map(|written| written.data_offset), digest)?;
         self.last = entry.path.clone();
         Ok(digest)
     }
@@ -65,7 +65,7 @@ impl LayerBuilder {
         let diff_id = DiffId(digest);
         let files = self.index.size();
         let layer = Layer::named(&self.store, LayerId::of_diff_id(&diff_id));
-        layer.establish(Some(&self.index.finish()), |record| {
+        layer.establish(Some(&|out| self.index.write_to(out)), |record| {
             record.diff_id = Some(diff_id);
             record.tar = Some(TarForm { digest, size });
             record.size = Some(files);
@@ -98,7 +98,7 @@ impl LayerBuilder {
             return fail("comes without its parent directory");
         }
         if let Kind::Hardlink { target } = &entry.kind
-            && !self.index.has(target)
+            && !self.index.has(target)?
         {
             return fail("is a hard link to something that is not there");
         }
@@ -116,7 +116,7 @@ impl Store {
         Ok(LayerBuilder {
             store: self.clone(),
             tar: TarWriter::new(writer),
-            index: IndexWriter::new(),
+            index: IndexWriter::new(self),
             last: LayerPath::root(),
             open: Vec::new(),
             latest: None,

@@ -5,7 +5,7 @@
 //! one; the diff id says whether that gave the same layer.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,9 @@ use crate::store::Store;
 /// processes ask.
 #[derive(Debug, Clone)]
 pub struct Layer(Arc<Inner>);
+
+/// Writes what a file is to hold.
+pub(super) type Content<'a> = &'a dyn Fn(&mut dyn Write) -> io::Result<()>;
 
 #[derive(Debug)]
 struct Inner {
@@ -239,10 +242,10 @@ impl Layer {
         self.0.store.root().join("layers").join(self.id().as_str())
     }
 
-    /// Makes the layer known, or adds to what is known about it. `index` is a file ([`LayerIndex::to_bytes`]).
+    /// Makes the layer known, or adds to what is known about it. `index` writes the file of the index.
     pub(super) fn establish(
         &self,
-        index: Option<&[u8]>,
+        index: Option<Content<'_>>,
         change: impl FnOnce(&mut LayerRecord),
     ) -> Result<(), StoreError> {
         let mut lock = self.lock()?;
@@ -259,15 +262,18 @@ impl Layer {
             return self.change_record(change);
         }
         let staged = self.0.store.temp_dir()?;
-        let write = |name: &str, bytes: &[u8]| {
-            let path = staged.path().join(name);
-            fs::write(&path, bytes).map_err(|error| StoreError::io("writing", path, error))
+        let path_of = |name: &str| staged.path().join(name);
+        let failed = |name: &str| {
+            let path = path_of(name);
+            |error| StoreError::io("writing", path, error)
         };
         let mut record = LayerRecord::new(self.id().clone());
         change(&mut record);
-        write("record.json", &record.to_bytes())?;
+        fs::write(path_of("record.json"), record.to_bytes()).map_err(failed("record.json"))?;
         if let Some(index) = index {
-            write("index", index)?;
+            fs::File::create_new(path_of("index"))
+                .and_then(|mut file| index(&mut file))
+                .map_err(failed("index"))?;
         }
         staged.persist(&self.directory())
     }
@@ -390,7 +396,7 @@ impl Layer {
     }
 
     pub(super) fn write_index(&self, index: &LayerIndex) -> Result<(), StoreError> {
-        self.write_file("index", &index.to_bytes())?;
+        self.write_file("index", &|file| file.write_all(&index.to_bytes()))?;
         if self.remembered().is_some() {
             self.remember(index.clone());
         }
@@ -411,11 +417,12 @@ impl Layer {
             .map_err(|error| StoreError::io("writing", path, error))
     }
 
-    pub(super) fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write_file(&self, name: &str, content: Content<'_>) -> Result<(), StoreError> {
         let (scratch, temporary) = self.0.store.scratch_name()?;
         let temporary = scratch.path().join(temporary);
         let place = self.directory().join(name);
-        fs::write(&temporary, bytes)
+        fs::File::create(&temporary)
+            .and_then(|mut file| content(&mut file))
             .and_then(|()| fs::rename(&temporary, &place))
             .map_err(|error| {
                 // What is left of it goes with the temporary directory.

@@ -140,16 +140,14 @@ impl LayerIndex {
 
     /// As a file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = IndexWriter::with_capacity(self.entries.len());
-        for IndexEntry {
-            entry,
-            data_offset,
-            digest,
-        } in &self.entries
-        {
-            out.push(entry, *data_offset, *digest);
+        let mut out = Encoder(Vec::with_capacity(self.entries.len() * 96 + 64));
+        out.0.extend_from_slice(&header(self.entries.len()));
+        for found in &self.entries {
+            out.entry(&found.entry, found.data_offset, found.digest);
         }
-        out.finish()
+        let checksum = blake3::hash(&out.0);
+        out.0.extend_from_slice(checksum.as_bytes());
+        out.0
     }
 
     /// From a file.
@@ -184,68 +182,9 @@ impl LayerIndex {
     }
 }
 
-/// Makes the file of an index while its entries come, sorted by path and each path once: of a million files the bytes take
-/// less than the entries.
-#[derive(Debug)]
-pub(super) struct IndexWriter {
-    out: Encoder,
-    /// Where each entry begins.
-    places: Vec<usize>,
-    size: u64,
-}
-
-impl IndexWriter {
-    pub fn new() -> Self {
-        Self::with_capacity(0)
-    }
-
-    fn with_capacity(entries: usize) -> Self {
-        let mut out = Encoder(Vec::with_capacity(entries * 96 + 64));
-        out.0.extend_from_slice(MAGIC);
-        // How many there are is known at the end.
-        out.u64(0);
-        Self {
-            out,
-            places: Vec::with_capacity(entries),
-            size: 0,
-        }
-    }
-
-    pub fn push(&mut self, entry: &Entry, data_offset: Option<u64>, digest: Option<ContentDigest>) {
-        self.places.push(self.out.0.len());
-        self.out.entry(entry, data_offset, digest);
-        if let Kind::File { size } = entry.kind {
-            self.size += size;
-        }
-    }
-
-    /// Whether there is an entry at `path`.
-    pub fn has(&self, path: &LayerPath) -> bool {
-        let written = |place: &usize| {
-            let entry = self.out.0.get(*place..).unwrap_or_default();
-            Decoder(entry)
-                .entry()
-                .map(|found| found.entry.path)
-                .unwrap_or_default()
-        };
-        self.places
-            .binary_search_by(|place| written(place).cmp(path))
-            .is_ok()
-    }
-
-    /// Sum of the sizes of the files.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The file.
-    pub fn finish(self) -> Vec<u8> {
-        let mut bytes = self.out.0;
-        bytes[MAGIC.len()..][..8].copy_from_slice(&(self.places.len() as u64).to_le_bytes());
-        let checksum = blake3::hash(&bytes);
-        bytes.extend_from_slice(checksum.as_bytes());
-        bytes
-    }
+/// How the file of an index with so many entries begins.
+pub(super) fn header(entries: usize) -> Vec<u8> {
+    [&MAGIC[..], &(entries as u64).to_le_bytes()].concat()
 }
 
 /// The entries directly in one directory.
@@ -271,8 +210,9 @@ impl<'a> Iterator for Children<'a> {
     }
 }
 
-#[derive(Debug)]
-struct Encoder(Vec<u8>);
+/// Entries as their bytes in a file.
+#[derive(Debug, Default)]
+pub(super) struct Encoder(pub Vec<u8>);
 
 impl Encoder {
     fn u32(&mut self, value: u32) {
@@ -289,7 +229,7 @@ impl Encoder {
         self.0.extend_from_slice(bytes);
     }
 
-    fn entry(&mut self, entry: &Entry, data_offset: Option<u64>, digest: Option<ContentDigest>) {
+    pub fn entry(&mut self, entry: &Entry, data_offset: Option<u64>, digest: Option<ContentDigest>) {
         let present = u8::from(data_offset.is_some()) | u8::from(digest.is_some()) << 1;
         let kind = match entry.kind {
             Kind::Directory { opaque } => u8::from(opaque),
@@ -301,6 +241,7 @@ impl Encoder {
             Kind::BlockDevice { .. } => 7,
             Kind::Whiteout => 8,
         };
+        // [`super::index_writer`] reads this much of it again.
         self.0.extend_from_slice(&[kind, present]);
         self.bytes(entry.path.as_bytes());
         for number in [entry.mode, entry.uid, entry.gid, entry.mtime.nanoseconds] {

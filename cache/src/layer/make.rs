@@ -123,7 +123,7 @@ impl Layer {
         if by_name.id() == self.id() || by_name.has_tree() {
             return Ok(());
         }
-        by_name.establish(Some(&index.to_bytes()), |record| {
+        by_name.establish(Some(&|out| out.write_all(&index.to_bytes())), |record| {
             record.size = Some(index.size());
             record.twin = Some(self.id().clone());
         })

@@ -12,6 +12,7 @@ pub mod entry;
 mod forms;
 mod growth;
 mod index;
+mod index_writer;
 mod make;
 mod ownership;
 mod pipe;

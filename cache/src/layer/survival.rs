@@ -121,7 +121,9 @@ impl Layer {
 
     /// Says that the tree was made, or found whole, in this boot.
     pub(super) fn mark_tree(&self, ownership: Ownership) -> Result<(), StoreError> {
-        self.write_file(ownership.mark_name(), this_boot().as_bytes())
+        self.write_file(ownership.mark_name(), &|file| {
+            file.write_all(this_boot().as_bytes())
+        })
     }
 }
 

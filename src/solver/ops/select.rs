@@ -76,11 +76,16 @@ pub(super) enum Relative {
 impl Item {
     /// Its path where the destination is `top`.
     pub fn path_in(&self, top: &LayerPath) -> LayerPath {
-        match &self.relative {
-            Relative::From(0) if top.is_root() => self.entry.path.clone(),
-            Relative::From(_) => top.append(&LayerPath::clean(self.relative())),
-            Relative::Path(path) => top.append(path),
+        let start = match &self.relative {
+            Relative::From(start) => *start as usize,
+            Relative::Path(path) => return top.append(path),
+        };
+        // Most copies keep the names that directories have.
+        let above = self.entry.path.as_bytes().get(..start).unwrap_or_default();
+        if above.strip_suffix(b"/").unwrap_or(above) == top.as_bytes() {
+            return self.entry.path.clone();
         }
+        top.append(&LayerPath::clean(self.relative()))
     }
 
     /// Its path below the destination.
