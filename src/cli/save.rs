@@ -30,9 +30,9 @@ pub struct SaveArgs {
     images: Vec<String>,
 }
 
-/// Runs the command.
-pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let dest = match args.output {
+/// Where an archive goes: a file, or standard output when there is none and it is no terminal.
+pub(super) fn archive_destination(output: Option<PathBuf>) -> anyhow::Result<Destination> {
+    let dest = match output {
         Some(path) if path.as_os_str() != "-" => Destination::Path(path),
         _ => Destination::Stdout,
     };
@@ -45,6 +45,12 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
     } else if std::io::stdout().is_terminal() {
         bail!("cowardly refusing to save to a terminal: use the -o flag or redirect");
     }
+    Ok(dest)
+}
+
+/// Runs the command.
+pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let dest = archive_destination(args.output)?;
     let store = context.store()?;
     // Layers that were never needed come from their registry.
     context.source(&store, &context.registry());

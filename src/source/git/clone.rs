@@ -288,18 +288,18 @@ impl<'a> Clone<'a> {
         Ok(String::from_utf8_lossy(&tree).trim().to_owned())
     }
 
-    /// Those of these files that have at most `limit` bytes.
-    pub fn small(&self, ids: &[&str], limit: u64) -> Result<Vec<String>, Failure> {
+    /// What git says of these objects, asked for in one call; nothing of none.
+    fn cat_file(&self, batch: &str, ids: &[&str]) -> Result<Vec<u8>, Failure> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let args = ["cat-file", "--batch-check=%(objectname) %(objectsize)"];
-        let said = self
-            .git
-            .call(args)
-            .inside(&self.path)
-            .input(lines(ids))
-            .output()?;
+        let call = self.git.call(["cat-file", batch]);
+        call.inside(&self.path).input(lines(ids)).output()
+    }
+
+    /// Those of these files that have at most `limit` bytes.
+    pub fn small(&self, ids: &[&str], limit: u64) -> Result<Vec<String>, Failure> {
+        let said = self.cat_file("--batch-check=%(objectname) %(objectsize)", ids)?;
         let said = String::from_utf8_lossy(&said).into_owned();
         let is_small = |line: &str| {
             let (id, size) = line.split_once(' ')?;
@@ -310,16 +310,7 @@ impl<'a> Clone<'a> {
 
     /// What stands in these files, which are small.
     pub fn contents(&self, ids: &[&str]) -> Result<Vec<(String, Vec<u8>)>, Failure> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let args = ["cat-file", "--batch=%(objectname) %(objectsize)"];
-        let said = self
-            .git
-            .call(args)
-            .inside(&self.path)
-            .input(lines(ids))
-            .output()?;
+        let said = self.cat_file("--batch=%(objectname) %(objectsize)", ids)?;
         let odd = || Failure::Read(std::io::Error::other("the contents of files are not understood"));
         let (mut contents, mut rest) = (Vec::new(), said.as_slice());
         while !rest.is_empty() {
