@@ -9,29 +9,32 @@ mod healthcheck;
 mod metadata;
 mod mount;
 mod run;
+mod sources;
+mod state;
+mod steps;
 mod workdir;
 
 use rbuild_parser::expand::Expander;
-use rbuild_parser::git_url::GitUrl;
 use rbuild_parser::suggest::nearest;
 use rbuild_parser::{Instruction, Spanned};
 
+use self::sources::pinned;
+use self::state::Earlier;
+use self::steps::{StepName, Steps};
 use super::args::Arguments;
-use super::base_image::{BaseImage, BaseImages};
-use super::env::Env;
+use super::base_image::BaseImages;
 use super::image::ImageDraft;
 use super::lint::IgnoredSources;
-use super::remotes::{RemoteRequest, Remotes};
-use super::stage::{Base, Command, CopyFrom, StageTable};
+use super::remotes::Remotes;
+use super::stage::{Base, Command, StageTable};
 use super::text::{mentions, shown_with, with_heredocs};
 use super::warnings::Warnings;
-use super::{BuildRequest, GitRequest, HttpRequest, Warning};
+use super::{BuildRequest, Warning};
 use crate::error::BuildError;
 use crate::graph::address::masked;
-use crate::graph::{
-    Address, CopyOp, Definition, ImageOp, LocalOp, Location, Op, Platform, Variable, Vertex, VertexId,
-    Written,
-};
+use crate::graph::{CopyOp, Definition, Location, Op, Platform, Variable, Vertex, VertexId};
+
+pub(super) use self::state::StageState;
 
 /// What all stages share.
 #[derive(Debug)]
@@ -47,81 +50,6 @@ pub(super) struct Lowering<'a> {
     pub(super) definition: &'a mut Definition,
     pub(super) warnings: &'a mut Warnings,
     pub(super) ignored: &'a IgnoredSources,
-}
-
-/// What the instructions of a stage have made so far; a stage that is built from it begins with a copy.
-#[derive(Debug, Clone)]
-pub(super) struct StageState {
-    /// The root file system; `None` while it is empty.
-    pub(super) root: Option<VertexId>,
-    pub(super) image: ImageDraft,
-    pub(super) platform: Platform,
-    env: Env,
-    /// ARGs declared so far, with repetitions.
-    declared: Vec<(String, Option<String>)>,
-    workdir_set: bool,
-    cmd: Option<Earlier>,
-    entrypoint: Option<Earlier>,
-    healthcheck: Option<Earlier>,
-}
-
-/// An instruction of which only the last counts.
-#[derive(Debug, Clone)]
-struct Earlier {
-    location: Location,
-    /// It says itself that it may be there again.
-    skips: bool,
-}
-
-/// The rule about them.
-const REPEATED: &str = "MultipleInstructionsDisallowed";
-
-impl StageState {
-    /// The state of a stage before its first instruction, `root` being its layers.
-    pub(super) fn new(image: ImageDraft, platform: Platform, root: Option<VertexId>) -> Self {
-        let mut state = Self {
-            root,
-            env: Env::from_entries(&image.config().env),
-            image,
-            platform,
-            declared: Vec::new(),
-            workdir_set: false,
-            cmd: None,
-            entrypoint: None,
-            healthcheck: None,
-        };
-        let config = state.image.config_mut();
-        if !config.working_dir.is_empty() {
-            config.working_dir = workdir::joined("/", &config.working_dir);
-        }
-        state
-    }
-
-    /// What a stage built from this one begins with.
-    fn child(&self) -> Self {
-        let mut state = self.clone();
-        state.image.config_mut().on_build.clear();
-        (state.cmd, state.entrypoint, state.healthcheck) = (None, None, None);
-        state
-    }
-
-    /// The working directory, absolute, as it was written: a process that starts in `/a/x/../y` finds an `/a/x` as well.
-    fn written_dir(&self) -> String {
-        match self.image.config().working_dir.as_str() {
-            "" => "/".to_owned(),
-            dir => dir.to_owned(),
-        }
-    }
-
-    /// The ARGs so far, with repetitions.
-    pub(super) fn declared(&self) -> &[(String, Option<String>)] {
-        &self.declared
-    }
-
-    /// The working directory, absolute and clean.
-    fn working_dir(&self) -> String {
-        workdir::resolved("/", &self.image.config().working_dir)
-    }
 }
 
 impl<'a> Lowering<'a> {
@@ -219,174 +147,12 @@ impl<'a> Lowering<'a> {
         Ok(lowering.state)
     }
 
-    fn image(&self, reference: &str, platform: &Platform) -> Result<&'a BaseImage, BuildError> {
-        let images = self.images;
-        images.get(reference, platform).ok_or_else(|| {
-            BuildError::message(format!("{reference}: the image was not resolved for {platform}"))
-        })
-    }
-
-    /// The layers of an image; `None` when it has none (spec F10).
-    fn image_vertex(
-        &mut self,
-        op: &ImageOp,
-        name: String,
-        location: &Location,
-        platform: &Platform,
-    ) -> Option<VertexId> {
-        if op.layers.is_empty() {
-            return None;
-        }
-        Some(self.definition.add(Vertex {
-            op: Op::Image(op.clone()),
-            base: None,
-            source: None,
-            remotes: Vec::new(),
-            mounts: Vec::new(),
-            name,
-            location: Some(location.clone()),
-            written: None,
-            no_cache: false,
-            platform: platform.clone(),
-        }))
-    }
-
-    /// A local directory as a source.
-    fn local_vertex(&mut self, name: &str) -> VertexId {
-        let shown = match name {
-            super::CONTEXT => "[internal] load build context".to_owned(),
-            name => format!("[context {name}] load from client"),
-        };
-        self.definition.add(Vertex {
-            op: Op::Local(LocalOp {
-                name: name.to_owned(),
-            }),
-            base: None,
-            source: None,
-            remotes: Vec::new(),
-            mounts: Vec::new(),
-            name: shown,
-            location: None,
-            written: None,
-            no_cache: false,
-            platform: self.target_platform.clone(),
-        })
-    }
-
-    /// A named context that lies elsewhere: a repository, or a file called `context` (spec 7.3).
-    fn remote_context(&mut self, url: &str, location: &Location) -> Result<VertexId, BuildError> {
-        let request = if GitUrl::of_context(url).map_err(BuildError::new)?.is_some() {
-            RemoteRequest::Git(GitRequest {
-                url: url.to_owned(),
-                keep_git_dir: None,
-                checksum: None,
-            })
-        } else {
-            Address::parse(url).map_err(BuildError::new)?;
-            RemoteRequest::Http(HttpRequest {
-                url: url.to_owned(),
-                filename: super::CONTEXT.to_owned(),
-                checksum: None,
-                limit: None,
-            })
-        };
-        Ok(self.remote_vertex(request, location))
-    }
-
-    /// A remote source; `location` is that of the instruction that reads it.
-    fn remote_vertex(&mut self, request: RemoteRequest, location: &Location) -> VertexId {
-        let op = self.remotes.get(request, location);
-        let name = match &op {
-            Op::Http(op) => op.url.clone(),
-            Op::Git(op) if op.reference.is_empty() => op.remote.clone(),
-            Op::Git(op) => format!("{}#{}", op.remote, op.reference),
-            _ => String::new(),
-        };
-        self.definition.add(Vertex {
-            op,
-            base: None,
-            source: None,
-            remotes: Vec::new(),
-            mounts: Vec::new(),
-            name,
-            location: Some(location.clone()),
-            written: None,
-            no_cache: false,
-            platform: self.target_platform.clone(),
-        })
-    }
-
     fn is_filtered(&self, index: usize) -> bool {
         let names = &self.request.no_cache_filter;
         names
             .iter()
             .any(|name| name.eq_ignore_ascii_case(&self.table.display_name(index)))
     }
-}
-
-/// Numbers the steps of a stage as the progress output shows them.
-#[derive(Debug)]
-pub(super) struct Steps {
-    stage: String,
-    /// The stage's name.
-    of: String,
-    index: usize,
-    total: usize,
-}
-
-impl Steps {
-    fn new(table: &StageTable, index: usize, platform: Option<&Platform>) -> Self {
-        let stage = &table.stages[index];
-        let steps = stage.commands.iter().filter(|command| {
-            use Instruction::{Add, Copy, Run, Workdir};
-            matches!(command.instruction.value, Add(_) | Copy(_) | Run(_) | Workdir(_))
-        });
-        Self {
-            stage: [
-                platform.map(Platform::to_string),
-                (table.stages.len() > 1).then(|| table.display_name(index)),
-            ]
-            .into_iter()
-            .flatten()
-            .map(|part| part + " ")
-            .collect(),
-            of: table.display_name(index),
-            index: 0,
-            total: steps.count()
-                + usize::from(matches!(
-                    stage.base,
-                    Base::Image(_) | Base::Local(_) | Base::Remote(_)
-                )),
-        }
-    }
-
-    /// `[stage 2/5] RUN make`
-    fn next(&mut self, is_trigger: bool, text: &str) -> String {
-        self.index += 1;
-        let width = self.total.to_string().len();
-        let trigger = if is_trigger { "ONBUILD " } else { "" };
-        format!(
-            "[{}{:width$}/{}] {trigger}{text}",
-            self.stage, self.index, self.total
-        )
-    }
-
-    /// What was written for the step that [`Steps::next`] has named.
-    fn written(&self, text: String, variables: Vec<Variable>) -> Written {
-        Written {
-            stage: self.of.clone(),
-            step: self.index,
-            text,
-            variables,
-        }
-    }
-}
-
-/// A numbered step: how it is shown, and what was written.
-#[derive(Debug)]
-struct StepName {
-    name: String,
-    written: Written,
 }
 
 /// One stage while it is lowered.
@@ -400,20 +166,17 @@ pub(super) struct StageLowering<'s, 'a> {
     states: &'s [Option<StageState>],
 }
 
+/// The rule about them.
+const REPEATED: &str = "MultipleInstructionsDisallowed";
+
 impl<'s, 'a> StageLowering<'s, 'a> {
     /// A stage outside of a Dockerfile, for changes to a config.
     pub(super) fn detached(shared: &'s mut Lowering<'a>, state: StageState) -> Self {
-        let steps = Steps {
-            stage: String::new(),
-            of: String::new(),
-            index: 0,
-            total: 0,
-        };
         Self {
             shared,
             index: 0,
             state,
-            steps,
+            steps: Steps::none(),
             no_cache: false,
             states: &[],
         }
@@ -584,45 +347,6 @@ impl<'s, 'a> StageLowering<'s, 'a> {
         };
         self.state.env.0.iter().filter_map(variable).collect()
     }
-
-    /// What a COPY reads: `None` for nothing at all.
-    fn copy_source(&mut self, command: &Command) -> Result<Option<VertexId>, BuildError> {
-        self.tree_of(command.from.as_ref(), &command.location, |other, this| {
-            format!("cannot copy from stage {other:?}, it needs to be defined before current stage {this:?}")
-        })
-    }
-
-    /// The files of the context, or of what is named. `too_early` says that a stage comes later: its name, the name of
-    /// this one.
-    fn tree_of(
-        &mut self,
-        from: Option<&CopyFrom>,
-        location: &Location,
-        too_early: impl Fn(String, String) -> String,
-    ) -> Result<Option<VertexId>, BuildError> {
-        match from {
-            None => Ok(Some(self.shared.local_vertex(super::CONTEXT))),
-            Some(CopyFrom::Local(name)) => Ok(Some(self.shared.local_vertex(name))),
-            Some(CopyFrom::Remote(url)) => self.shared.remote_context(url, location).map(Some),
-            Some(CopyFrom::Scratch) => Ok(None),
-            Some(CopyFrom::Stage(stage)) => match self.states.get(*stage) {
-                Some(Some(state)) => Ok(state.root),
-                _ => {
-                    let (other, this) = (
-                        self.shared.table.display_name(*stage),
-                        self.shared.table.display_name(self.index),
-                    );
-                    Err(BuildError::message(too_early(other, this)))
-                }
-            },
-            Some(CopyFrom::Image(reference)) => {
-                let platform = self.shared.target_platform.clone();
-                let op = self.shared.image(reference, &platform)?.meta.op.clone();
-                let name = format!("FROM {}", pinned(&op));
-                Ok(self.shared.image_vertex(&op, name, location, &platform))
-            }
-        }
-    }
 }
 
 /// What the vertex of a layer reads beside its base.
@@ -639,14 +363,5 @@ impl From<Option<VertexId>> for LayerInputs {
             source,
             ..Self::default()
         }
-    }
-}
-
-/// The reference with the digest that it was resolved to.
-fn pinned(op: &ImageOp) -> String {
-    if op.reference.contains('@') {
-        op.reference.clone()
-    } else {
-        format!("{}@{}", op.reference, op.manifest)
     }
 }
