@@ -22,6 +22,7 @@ mod reuse;
 mod snapshot;
 mod survival;
 mod tar_header;
+mod tar_member;
 mod tar_read;
 mod tar_write;
 mod unpack;

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 
 use super::entry::{Entry, Kind, Timestamp};
 use super::tar_header::{BLOCK, flag};
-use super::tar_read::{OPAQUE_MARKER, WHITEOUT_PREFIX};
+use super::tar_member::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 use crate::digest::ContentDigest;
 
 /// What goes to the sink at once.

@@ -13,7 +13,7 @@ use super::beneath::{open_beneath, proc_path};
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
 use super::index::{IndexEntry, LayerIndex};
 use super::ownership::{Note, OWNER, Ownership, take_note};
-use super::tar_read::is_tree_xattr;
+use super::tar_member::is_tree_xattr;
 use super::unpack::OPAQUE_XATTR;
 
 /// Walks the tree at `root`, which has its owners as `ownership` says. Sockets are passed over, because no tar can hold them.
