@@ -146,6 +146,10 @@ fn the_store() {
             fs::write(path, bytes).unwrap();
         });
         assert_eq!(build(&[]), all(json!({"kind": "damaged", "what": "record"})));
+        for entry in fs::read_dir(env.store().join("layers")).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        assert_eq!(build(&[]), all(json!({"kind": "damaged", "what": "layer"})));
 
         // A step that failed is tried again, whatever was before.
         let failing = "FROM base\nRUN --mount=type=secret,id=s test -s /run/secrets/s\n";

@@ -4,11 +4,15 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rbuild_cache::Digest;
 use serde_json::{Value, json};
 
 use super::{changed, file, files, ran};
 use crate::env::as_every_user;
+use crate::server::{self, Server};
 
 fn altered(path: &str, change: &str, from: &str, to: &str) -> Value {
     files(json!([{"path": path, "change": change, "from": from, "to": to}]))
@@ -232,5 +236,39 @@ fn images() {
         let copy = "FROM scratch\nCOPY --from=parent:now /id /copied\n";
         let found = changed(env, "source", (copy, &[]), retag, (copy, &[]));
         assert_eq!(found[0].1["kind"], "source-image", "{found:?}");
+    });
+}
+
+#[test]
+fn what_a_server_has() {
+    as_every_user(|env| {
+        let version = Arc::new(AtomicUsize::new(1));
+        let current = version.clone();
+        let server = Server::start(move |request| {
+            let version = current.load(Ordering::Relaxed);
+            server::file(
+                request,
+                &format!("\"{version}\""),
+                format!("version {version}").as_bytes(),
+            )
+        });
+        let address = server.url("/f");
+        let dockerfile = format!("FROM scratch\nADD {address} /f\nCOPY a /a\n");
+        let cause = json!({
+            "kind": "remote",
+            "address": address,
+            "from": Digest::of(b"version 1"),
+            "to": Digest::of(b"version 2"),
+        });
+        env.context("served", &[("a", "a")]);
+        let build = (dockerfile.as_str(), &[][..]);
+        let found = changed(
+            env,
+            "served",
+            build,
+            |_| version.store(2, Ordering::Relaxed),
+            build,
+        );
+        assert_eq!(found[0], ("1".to_owned(), cause), "{found:?}");
     });
 }

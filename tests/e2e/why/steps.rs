@@ -328,6 +328,15 @@ fn settings() {
             ran([("2", setting("no-new-privileges", "false", "true"))]),
         ),
         (
+            "security",
+            (plain, &[]),
+            (
+                "FROM base\nRUN --security=insecure : @",
+                &["--allow=security.insecure"],
+            ),
+            ran([("2", setting("security", "sandbox", "insecure"))]),
+        ),
+        (
             "system calls",
             (plain, &[]),
             (plain, &["--security-opt=seccomp=unconfined"]),
