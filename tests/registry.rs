@@ -22,8 +22,12 @@ mod hijack;
 mod images;
 #[path = "registry/mirrors.rs"]
 mod mirrors;
+#[path = "registry/ranges.rs"]
+mod ranges;
 #[path = "common/server.rs"]
 mod server;
+#[path = "registry/tls.rs"]
+mod tls;
 #[path = "common/token.rs"]
 mod token;
 

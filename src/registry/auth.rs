@@ -19,8 +19,8 @@ use serde::Deserialize;
 use super::credentials::Login;
 use super::error::RegistryError;
 use super::origin::{may_point_at, origin_text, same_origin};
-use super::retry::{Failure, Retry};
-use super::transport::{Call, Exchange, Host, refused, retry_after};
+use super::retry::{Failure, Retry, retry_after};
+use super::transport::{Call, Exchange, Host, refused};
 
 const TOKEN_LIMIT: u64 = 1 << 20;
 /// How long a token lives that does not say (the specification's default).
@@ -245,7 +245,7 @@ impl Exchange {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
             );
             let retry = if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                Retry::After(retry_after(&response))
+                Retry::After(retry_after(response.headers()))
             } else {
                 Retry::No
             };

@@ -28,7 +28,7 @@ use super::error::RegistryError;
 use super::mirror::{Place, Rules};
 use super::origin::origin_text;
 use super::reference::{Reference, ReferenceError};
-use super::retry::{Failure, Retry};
+use super::retry::{Failure, Patience, Retry};
 use super::transport::{Call, Exchange, Host, Session, refused};
 use crate::graph::Platform;
 
@@ -52,6 +52,8 @@ pub struct RegistryOptions {
     pub stall_limit: Duration,
     /// Blobs larger than this are sent in parts of it.
     pub upload_part: u64,
+    /// A blob from a slow connection comes over several, in parts of this.
+    pub download_part: u64,
 }
 
 impl Default for RegistryOptions {
@@ -62,6 +64,7 @@ impl Default for RegistryOptions {
             certificates: super::certificates::usual_directories(),
             stall_limit: Duration::from_secs(60),
             upload_part: 64 << 20,
+            download_part: 8 << 20,
         }
     }
 }
@@ -258,7 +261,8 @@ impl Registry {
         let (reference, blob) = (place.reference.clone(), blob.clone());
         let attempt = async move |exchange: Exchange| -> Result<Vec<u8>, Failure> {
             let host = exchange.session.host(reference.domain());
-            let response = blob_response(&exchange, &host, &reference, &blob.digest, 0, &doing).await?;
+            let response =
+                blob_response(&exchange, &host, &reference, &blob.digest, (0, None), &doing).await?;
             let address = origin_text(response.url());
             let bytes = exchange.read_limited(response, blob.size, &doing).await?;
             let actual = Digest::of(&bytes);
@@ -302,10 +306,10 @@ impl Registry {
         let name = doing.clone();
         self.run_at(place, async move |exchange| {
             let host = exchange.session.host(reference.domain());
-            let response = blob_response(&exchange, &host, &reference, &expected, 0, &doing).await?;
+            let response = blob_response(&exchange, &host, &reference, &expected, (0, None), &doing).await?;
             tokio::spawn(async move {
                 let download = Download {
-                    exchange: exchange.for_place(false),
+                    exchange: exchange.with_patience(Patience::Usual),
                     host,
                     reference,
                     digest: expected,
@@ -366,8 +370,12 @@ impl Registry {
         T: Send + 'static,
         F: Future<Output = Result<T, RegistryError>> + Send + 'static,
     {
-        let is_mirror = place.is_mirror;
-        self.run(move |exchange| operation(exchange.for_place(is_mirror)))
+        let patience = if place.is_mirror {
+            Patience::Hasty
+        } else {
+            Patience::Usual
+        };
+        self.run(move |exchange| operation(exchange.with_patience(patience)))
     }
 
     /// Whether `host` lets us in, as far as it wants to know who we are (`/v2/`).
@@ -465,7 +473,7 @@ impl Registry {
         let exchange = Exchange {
             session: Arc::clone(&self.0.session),
             clients: Arc::new(Clients::default()),
-            hasty: false,
+            patience: Patience::Usual,
         };
         *slot = Some(Engine {
             exchange: exchange.clone(),
@@ -556,17 +564,19 @@ async fn manifest_response(
     exchange.call(&host, &call).await
 }
 
+/// The bytes of a blob from the first place on, to the end or before the second place.
 pub(super) async fn blob_response(
     exchange: &Exchange,
     host: &Host,
     reference: &Reference,
     digest: &Digest,
-    offset: u64,
+    (from, to): (u64, Option<u64>),
     doing: &str,
 ) -> Result<Response, RegistryError> {
     let mut headers = HeaderMap::new();
-    if offset > 0
-        && let Ok(value) = HeaderValue::from_str(&format!("bytes={offset}-"))
+    let last = to.map_or_else(String::new, |to| to.saturating_sub(1).to_string());
+    if (from > 0 || to.is_some())
+        && let Ok(value) = HeaderValue::from_str(&format!("bytes={from}-{last}"))
     {
         headers.insert(RANGE, value);
     }

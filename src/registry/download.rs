@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use rbuild_cache::Digest;
@@ -10,6 +11,7 @@ use reqwest::{Response, StatusCode};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 
+use super::ahead::Ahead;
 use super::client::{blob_response, ended};
 use super::error::RegistryError;
 use super::origin::origin_text;
@@ -34,27 +36,37 @@ impl Download {
         first: Response,
         chunks: &mpsc::Sender<io::Result<Bytes>>,
     ) -> Result<(), RegistryError> {
+        let download = Arc::new(self);
+        let mut ahead = Ahead::new(Arc::clone(&download), &first);
         let mut response = first;
         let mut offset = 0;
         let mut backoff = Backoff::new();
         loop {
             let before = offset;
-            let failure = match self.copy(response, &mut offset, chunks).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
+            let copied = download.copy(response, &mut offset, &mut ahead, chunks).await;
+            if let Ok(Copied::All) = copied {
+                return Ok(());
+            }
+            // Others have fetched what comes next.
+            if let Ok(Copied::UpToOthers) = copied
+                && (!ahead.forward(&mut offset, chunks).await || offset == download.size)
+            {
+                return Ok(());
+            }
             if offset > before {
                 backoff.progressed();
             }
-            // A connection that broke is there again at once more often than not.
-            tokio::time::sleep(backoff.pause(failure.midway())?).await;
+            if let Err(failure) = copied {
+                // A connection that broke is there again at once more often than not.
+                tokio::time::sleep(backoff.pause(failure.midway())?).await;
+            }
             response = blob_response(
-                &self.exchange,
-                &self.host,
-                &self.reference,
-                &self.digest,
-                offset,
-                &self.doing,
+                &download.exchange,
+                &download.host,
+                &download.reference,
+                &download.digest,
+                (offset, None),
+                &download.doing,
             )
             .await?;
         }
@@ -64,8 +76,9 @@ impl Download {
         &self,
         mut response: Response,
         offset: &mut u64,
+        ahead: &mut Ahead,
         chunks: &mpsc::Sender<io::Result<Bytes>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Copied, Failure> {
         let address = origin_text(response.url());
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
         let due = if is_part { self.size - *offset } else { self.size };
@@ -82,6 +95,7 @@ impl Download {
             *offset
         };
         loop {
+            let asked = Instant::now();
             let next = self.exchange.in_time(&self.doing, &address, response.chunk());
             let mut chunk = match next.await? {
                 Some(chunk) => chunk,
@@ -89,27 +103,39 @@ impl Download {
                     let reason = format!("{address} sent {offset} of {} bytes", self.size);
                     return Err(Failure::new(refused(&self.doing, reason), Retry::After(None)));
                 }
-                None => return Ok(()),
+                None => return Ok(Copied::All),
             };
+            let waited = asked.elapsed();
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
             chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
-            *offset += chunk.len() as u64;
-            if *offset > self.size {
+            if *offset + chunk.len() as u64 > self.size {
                 let reason = format!(
                     "{address} sent more than the {} bytes that were announced",
                     self.size
                 );
                 return Err(refused(&self.doing, reason).into());
             }
-            if !chunk.is_empty() && chunks.send(Ok(chunk)).await.is_err() {
-                return Ok(());
+            if let Some(others) = ahead.begin()
+                && others < *offset + chunk.len() as u64
+            {
+                let ours = usize::try_from(others - *offset).unwrap_or(chunk.len());
+                if ours > 0 && !send(chunk.split_to(ours), offset, chunks).await {
+                    return Ok(Copied::All);
+                }
+                if ahead.has_come().await {
+                    return Ok(Copied::UpToOthers);
+                }
             }
+            if !chunk.is_empty() && !send(chunk, offset, chunks).await {
+                return Ok(Copied::All);
+            }
+            ahead.observe(waited, *offset);
         }
     }
 
     /// A part that starts elsewhere would be spliced wrongly.
-    fn check_range(&self, response: &Response, offset: u64) -> Result<(), RegistryError> {
+    pub(super) fn check_range(&self, response: &Response, offset: u64) -> Result<(), RegistryError> {
         let range = response
             .headers()
             .get("content-range")
@@ -126,6 +152,20 @@ impl Download {
             ),
         ))
     }
+}
+
+/// How far one connection was the source.
+enum Copied {
+    /// To the end, or the reader went away.
+    All,
+    /// To where others have begun.
+    UpToOthers,
+}
+
+/// Whether the reader still reads.
+async fn send(chunk: Bytes, offset: &mut u64, chunks: &mpsc::Sender<io::Result<Bytes>>) -> bool {
+    *offset += chunk.len() as u64;
+    chunks.send(Ok(chunk)).await.is_ok()
 }
 
 /// Bytes of a blob as they arrive; resumed after network errors. At its end size and digest are

@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use super::client::{Registry, ended};
 use super::error::RegistryError;
 use super::origin::{is_link_local, is_local, origin_text, same_origin};
-use super::retry::{Backoff, Failure, Retry};
-use super::transport::{Exchange, deepest, refused, retry_after};
+use super::retry::{Backoff, Failure, Retry, retry_after, seconds};
+use super::transport::{Exchange, deepest, refused};
 
 const REDIRECTS: u32 = 10;
 /// Without progress.
@@ -395,9 +395,9 @@ impl Transfer {
         }
         let retry = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Retry::After(retry_after(&response))
+                Retry::After(retry_after(response.headers()))
             }
-            status if status.is_server_error() => Retry::After(retry_after(&response)),
+            status if status.is_server_error() => Retry::After(retry_after(response.headers())),
             _ => Retry::No,
         };
         let reason = match status {
@@ -518,12 +518,6 @@ fn is_strong(etag: &str) -> bool {
     !etag.starts_with("W/")
 }
 
-/// A date of HTTP in seconds since 1970.
-fn seconds(date: &str) -> Option<i64> {
-    let parser = jiff::fmt::rfc2822::DateTimeParser::new();
-    Some(parser.parse_timestamp(date).ok()?.as_second())
-}
-
 fn text(response: &Response, name: HeaderName) -> Option<String> {
     Some(response.headers().get(name)?.to_str().ok()?.to_owned())
 }
@@ -628,11 +622,5 @@ mod tests {
         let url = Url::parse("https://h/a").unwrap();
         let to = follow(&url, &url, "https://u:p@g/b#c", false).unwrap();
         assert_eq!(to.as_str(), "https://g/b");
-    }
-
-    #[test]
-    fn dates_are_read() {
-        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
-        assert_eq!(seconds("yesterday"), None);
     }
 }

@@ -3,7 +3,8 @@
 //! * [`credentials`]: which password belongs to which host; [`keeping`]: how it is kept;
 //! * [`certificates`]: whose word is taken for a host, beside that of the machine's authorities;
 //! * [`document`]: what a manifest, an index and a config may say;
-//! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads, [`download`] for streams;
+//! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads, [`download`] for streams, `ahead` for
+//!   parts of them on connections of their own;
 //! * `tags`: what a repository has;
 //! * [`mirror`]: where else an image may be, and what nobody may ask for;
 //! * [`fetch`]: a file of any web server;
@@ -12,6 +13,7 @@
 //!
 //! The only room with async code. Nothing here knows the store.
 
+mod ahead;
 mod auth;
 pub mod certificates;
 pub mod client;

@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::auth::{AuthState, Challenge};
 use super::certificates;
@@ -32,7 +32,7 @@ use super::origin::{
     authority, follow_location, host_of, is_in_network, is_local, origin_text, resolve_target, same_origin,
 };
 use super::reference::DEFAULT_DOMAIN;
-use super::retry::{Backoff, Failure, Retry};
+use super::retry::{Backoff, Failure, Patience, Retry, retry_after};
 
 /// For a host that may or may not speak TLS to say something.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
@@ -48,6 +48,8 @@ pub(super) struct Session {
     hosts: Mutex<HashMap<String, Arc<Host>>>,
     /// Mirrors that could not be reached.
     lost: Mutex<HashSet<String>>,
+    /// For parts of blobs that wait for their turn.
+    pub(super) rooms: Arc<Semaphore>,
 }
 
 /// One registry.
@@ -83,8 +85,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Exchange {
     pub(super) session: Arc<Session>,
     pub(super) clients: Arc<Clients>,
-    /// Somebody else may be asked: nothing is waited for long.
-    pub(super) hasty: bool,
+    /// How long it may take.
+    pub(super) patience: Patience,
 }
 
 impl Session {
@@ -94,6 +96,7 @@ impl Session {
             credentials,
             hosts: Mutex::default(),
             lost: Mutex::default(),
+            rooms: Arc::new(Semaphore::new(super::ahead::ROOM)),
         }
     }
 
@@ -265,9 +268,9 @@ impl Exchange {
         }
         let retry = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Retry::After(retry_after(&response))
+                Retry::After(retry_after(response.headers()))
             }
-            status if status.is_server_error() => Retry::After(retry_after(&response)),
+            status if status.is_server_error() => Retry::After(retry_after(response.headers())),
             _ => Retry::No,
         };
         let address = origin_text(response.url());
@@ -344,21 +347,17 @@ impl Exchange {
         }
     }
 
-    /// This for a mirror, or for the registry itself.
-    pub(super) fn for_place(&self, is_mirror: bool) -> Self {
+    /// This with as much patience as that.
+    pub(super) fn with_patience(&self, patience: Patience) -> Self {
         Self {
-            hasty: is_mirror,
+            patience,
             ..self.clone()
         }
     }
 
     /// How an operation waits between its attempts.
     pub(super) fn backoff(&self) -> Backoff {
-        if self.hasty {
-            Backoff::hasty()
-        } else {
-            Backoff::new()
-        }
+        self.patience.backoff()
     }
 
     /// Without a byte of progress.
@@ -417,16 +416,6 @@ impl Exchange {
             None => self.clients.get(reach).cloned(),
         }
     }
-}
-
-pub(super) fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    // A date is rare and means: a while.
-    Some(
-        text.trim()
-            .parse()
-            .map_or(Duration::from_secs(5), Duration::from_secs),
-    )
 }
 
 pub(super) fn refused(doing: &str, reason: String) -> RegistryError {

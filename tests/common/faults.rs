@@ -38,8 +38,12 @@ pub const BAD: Rates = Rates {
     truncate: 20,
 };
 
+/// How many of 1000 connections break off that are not looked into.
+const CUT: u64 = 150;
+
 #[derive(Default)]
 struct State {
+    /// `None`: what is said is not understood, as with TLS; connections break off.
     rates: Option<Rates>,
     upstream: String,
     seed: AtomicU64,
@@ -60,10 +64,19 @@ pub struct Faults {
 impl Faults {
     /// Before `upstream`, `host:port`.
     pub fn before(upstream: &str, rates: Rates, seed: u64) -> Self {
+        Self::start(upstream, Some(rates), seed)
+    }
+
+    /// The same without looking into what is said: connections break off, or nothing comes any more.
+    pub fn around(upstream: &str, seed: u64) -> Self {
+        Self::start(upstream, None, seed)
+    }
+
+    fn start(upstream: &str, rates: Option<Rates>, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            rates: Some(rates),
+            rates,
             upstream: upstream.to_owned(),
             seed: AtomicU64::new(seed),
             ..State::default()
@@ -79,7 +92,10 @@ impl Faults {
                 };
                 std::thread::spawn(move || {
                     // Broken connections are what this is about.
-                    let _ = state.serve(stream);
+                    let _ = match state.rates {
+                        Some(rates) => state.serve(stream, rates),
+                        None => state.tunnel(&stream),
+                    };
                 });
             }
         });
@@ -138,7 +154,7 @@ impl State {
     }
 
     /// One request of a connection.
-    fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
+    fn serve(&self, mut client: TcpStream, rates: Rates) -> std::io::Result<()> {
         client.set_read_timeout(Some(Duration::from_secs(30)))?;
         let Some(head) = head_of(&mut client)? else {
             // Others than HTTP are not spoken to.
@@ -146,7 +162,6 @@ impl State {
         };
         let line = head.lines().next().unwrap_or_default().to_owned();
         let note = |what: &str| self.log.lock().unwrap().push(format!("{line}: {what}"));
-        let rates = self.rates.unwrap_or(BAD);
         let mut dice = self.random() % 1000;
         let mut falls = |rate: u64| {
             let hit = dice < rate;
@@ -223,6 +238,46 @@ impl State {
         } else {
             client.shutdown(Shutdown::Both)
         }
+    }
+
+    /// A connection as it is, for some time.
+    fn tunnel(&self, client: &TcpStream) -> std::io::Result<()> {
+        let server = TcpStream::connect(&self.upstream)?;
+        let good_for = if self.random() % 1000 < CUT {
+            self.random() % (1 << 20)
+        } else {
+            u64::MAX
+        };
+        let left = AtomicU64::new(good_for);
+        let pump = |mut from: &TcpStream, mut to: &TcpStream, count: &AtomicU64| -> std::io::Result<()> {
+            let mut buffer = vec![0; 16 << 10];
+            loop {
+                let read = from.read(&mut buffer)?;
+                if read == 0 {
+                    return to.shutdown(Shutdown::Write);
+                }
+                let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(read as u64)
+                });
+                if taken.is_err() {
+                    self.log
+                        .lock()
+                        .unwrap()
+                        .push(format!("cut after {good_for} bytes"));
+                    if good_for % 8 == 0 {
+                        std::thread::sleep(Duration::from_secs(3));
+                    }
+                    client.shutdown(Shutdown::Both)?;
+                    return server.shutdown(Shutdown::Both);
+                }
+                to.write_all(&buffer[..read])?;
+                count.fetch_add(read as u64, Ordering::Relaxed);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| pump(client, &server, &self.up));
+            pump(&server, client, &self.down)
+        })
     }
 
     /// The whole answer of the server.

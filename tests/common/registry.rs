@@ -19,6 +19,8 @@ pub const USER: &str = "tester";
 pub const PASSWORD: &str = "secret";
 const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
 
+const HTPASSWD: &str = "auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n";
+
 /// A running registry.
 pub struct TestRegistry {
     dir: tempfile::TempDir,
@@ -34,15 +36,17 @@ impl TestRegistry {
 
     /// One that only [`USER`] gets into.
     pub fn with_password() -> Self {
-        Self::spawn("auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n")
+        Self::spawn(HTPASSWD)
     }
 
     /// One that speaks TLS with `certificate` and `key` (PEM files).
     pub fn with_tls(certificate: &Path, key: &Path) -> Self {
-        let (certificate, key) = (certificate.display(), key.display());
-        Self::spawn(&format!(
-            "  tls:\n    certificate: {certificate}\n    key: {key}\n"
-        ))
+        Self::spawn(&tls(certificate, key))
+    }
+
+    /// The same, and only [`USER`] gets into it.
+    pub fn with_tls_and_password(certificate: &Path, key: &Path) -> Self {
+        Self::spawn(&format!("{}{HTPASSWD}", tls(certificate, key)))
     }
 
     /// One that wants tokens of `realm`, signed by the owner of the certificate.
@@ -120,6 +124,11 @@ impl Drop for TestRegistry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn tls(certificate: &Path, key: &Path) -> String {
+    let (certificate, key) = (certificate.display(), key.display());
+    format!("  tls:\n    certificate: {certificate}\n    key: {key}\n")
 }
 
 fn config(dir: &Path, address: &str, more: &str) -> String {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use rbuild::registry::{CredentialFiles, Reference, Registry, RegistryOptions, Transferred};
 use rbuild_cache::{Digest, Store};
 
-use super::authority::{self, Signed};
 use super::common::{PASSWORD, TestRegistry, USER};
 use super::faults::{BAD, Faults, Rates};
 use super::images::{Image, blob, image, push};
@@ -18,7 +17,7 @@ use super::{read_all, reference, with_options};
 
 const LAYERS: usize = 20;
 
-fn options() -> RegistryOptions {
+pub fn options() -> RegistryOptions {
     RegistryOptions {
         stall_limit: Duration::from_millis(800),
         upload_part: 2 << 20,
@@ -48,15 +47,15 @@ fn body_bytes(image: &Image) -> u64 {
 }
 
 /// Pushes and pulls over `line` by a fresh client each.
-fn there_and_back(line: &Faults, login: (&str, &str), run: u64) {
-    let (_dir, client) = with_options(&line.address(), login.0, login.1, options());
+fn there_and_back(line: &Faults, options: &RegistryOptions, run: u64) {
+    let (_dir, client) = with_options(&line.address(), USER, PASSWORD, options.clone());
     let name = reference(&format!("{}/flap/app:{run}", line.address()));
     let image = twenty_layers(run);
     let pushed =
         push(&client, &name, &image).unwrap_or_else(|error| panic!("push {run}: {error}\n{}", line.log()));
     assert_eq!(pushed, Digest::of(&image.manifest));
     // A client that knows nothing, into a store that has nothing.
-    let (_dir, client) = with_options(&line.address(), login.0, login.1, options());
+    let (_dir, client) = with_options(&line.address(), USER, PASSWORD, options.clone());
     line.spoil(&Digest::of(&image.layers[LAYERS - 1]).to_string());
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
@@ -68,6 +67,36 @@ fn there_and_back(line: &Faults, login: (&str, &str), run: u64) {
             layer
         );
     }
+}
+
+/// All pushes and pulls, some at once, over a line of which nothing was counted yet; what that cost.
+pub fn go_over(line: &Faults, options: &RegistryOptions) -> String {
+    let begun = Instant::now();
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..runs().min(4) {
+            scope.spawn(|| {
+                while let Some(run) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|run| *run < runs()) {
+                    there_and_back(line, options, run);
+                }
+            });
+        }
+    });
+    let all: u64 = (0..runs()).map(|run| body_bytes(&twenty_layers(run))).sum();
+    let (up, down) = line.take_bytes();
+    let (up, down) = (up as f64 / all as f64, down as f64 / all as f64);
+    // A registry that forgets an upload when its answer was lost gets all of the blob again: few runs have no mean.
+    let limit = if runs() < 20 { 1.6 } else { 1.2 };
+    assert!(
+        up <= limit && down <= limit,
+        "sent again: {up:.3} up, {down:.3} down\n{}",
+        line.log()
+    );
+    format!(
+        "{n} of {n} pushes and pulls of {LAYERS} layers: {up:.3} times the bytes up, {down:.3} times down, {:.1} s",
+        begun.elapsed().as_secs_f32(),
+        n = runs()
+    )
 }
 
 fn pull(client: &Registry, store: &Store, name: &Reference, image: &Image) -> anyhow::Result<()> {
@@ -94,33 +123,7 @@ fn twenty_layers_get_over_a_bad_line() {
         tokens.certificate(),
     );
     let line = Faults::before(server.address(), BAD, 2);
-    let begun = Instant::now();
-    let next = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..runs().min(4) {
-            scope.spawn(|| {
-                while let Some(run) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|run| *run < runs()) {
-                    there_and_back(&line, (USER, PASSWORD), run);
-                }
-            });
-        }
-    });
-    let all: u64 = (0..runs()).map(|run| body_bytes(&twenty_layers(run))).sum();
-    let (up, down) = line.take_bytes();
-    let (up, down) = (up as f64 / all as f64, down as f64 / all as f64);
-    println!(
-        "{} of {} pushes and pulls of {LAYERS} layers: {up:.3} times the bytes up, {down:.3} times down, {:.1} s",
-        runs(),
-        runs(),
-        begun.elapsed().as_secs_f32()
-    );
-    // A registry that forgets an upload when its answer was lost gets all of the blob again: few runs have no mean.
-    let limit = if runs() < 20 { 1.6 } else { 1.2 };
-    assert!(
-        up <= limit && down <= limit,
-        "sent again: {up:.3} up, {down:.3} down\n{}",
-        line.log()
-    );
+    println!("with tokens: {}", go_over(&line, &options()));
 }
 
 #[test]
@@ -259,47 +262,4 @@ fn a_broken_upload_goes_on_where_it_was() {
             .unwrap();
         assert!(put.contains("state=x%2fy&digest=sha256:"), "{put}");
     }
-}
-
-#[test]
-fn tls_with_an_authority_of_ones_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let (ours, other) = (
-        authority::authority(dir.path(), "ours"),
-        authority::authority(dir.path(), "other"),
-    );
-    let signed = authority::server(dir.path(), &ours, "IP:127.0.0.1", None);
-    let server = TestRegistry::with_tls(&signed.certificate, &signed.key);
-    let client = |authority: Option<&Signed>| {
-        let certs = tempfile::tempdir().unwrap();
-        if let Some(authority) = authority {
-            let host = certs.path().join(server.address());
-            std::fs::create_dir(&host).unwrap();
-            std::fs::copy(&authority.certificate, host.join("ca.crt")).unwrap();
-        }
-        let options = RegistryOptions {
-            certificates: vec![certs.path().to_owned()],
-            ..options()
-        };
-        (
-            certs,
-            Registry::with_credentials(options, CredentialFiles::default()),
-        )
-    };
-    let name = reference(&server.reference("app:1"));
-    let image = image("amd64", &[1000, 2_000_000]);
-    let (_certs, trusting) = client(Some(&ours));
-    push(&trusting, &name, &image).unwrap();
-    assert_eq!(trusting.manifest(&name).unwrap().bytes, image.manifest);
-    // With certificates for a host, those count, also on this machine; without any, a host of this machine is not doubted.
-    let (_certs, wrong) = client(Some(&other));
-    let begun = Instant::now();
-    let error = wrong.manifest(&name).unwrap_err().to_string();
-    assert!(
-        error.contains("certificate") && error.contains(server.address()),
-        "{error}"
-    );
-    assert!(begun.elapsed() < Duration::from_secs(3));
-    let (_certs, careless) = client(None);
-    assert_eq!(careless.manifest(&name).unwrap().bytes, image.manifest);
 }
