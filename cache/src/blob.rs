@@ -233,6 +233,11 @@ impl Drop for Temporary {
 }
 
 impl BlobWriter {
+    fn failed(&self, error: io::Error) -> io::Error {
+        let Temporary { scratch, name, .. } = &self.temporary;
+        StoreError::io("writing", scratch.directory().path_of(name), error).into()
+    }
+
     /// Bytes so far.
     pub fn written(&self) -> u64 {
         self.buffered
@@ -268,13 +273,13 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(buffer)?;
+        let count = self.out.write(buffer).map_err(|error| self.failed(error))?;
         self.buffered += count as u64;
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        self.out.flush().map_err(|error| self.failed(error))
     }
 }
 

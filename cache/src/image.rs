@@ -4,10 +4,11 @@
 //! A name stands in two annotations of an entry: the canonical reference in `io.containerd.image.name` and its tag in
 //! `org.opencontainers.image.ref.name`. Entries and fields that other tools wrote are kept as they are. An entry of ours
 //! carries a checksum: when that is wrong the name counts as lost, and no name ever leads to another image than the one
-//! it was given to. A file that is no index at all is an error and not guessed at; `index.json.bak` has
+//! it was given to. A checksum of the whole file ([`seal`]) lets a check find what changed beside names. A file that is no index at all is an error and not guessed at; `index.json.bak` has
 //! the state before the last change.
 
 mod entry;
+mod seal;
 
 use std::io::Read;
 
@@ -174,11 +175,7 @@ impl Store {
         file.take(INDEX_LIMIT + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| StoreError::io("reading", root.path_of(INDEX), error))?;
-        let first_line = memchr::memchr(b'\n', &bytes).map_or(&bytes[..0], |end| &bytes[..end]);
-        if !first_line.starts_with(b"{\"schemaVersion\":2,")
-            || !first_line.ends_with(b"\"manifests\":[")
-            || !bytes.ends_with(b"}")
-        {
+        if !seal::has_lines(&bytes) {
             return Ok(None);
         }
         let Ok(needle) = serde_json::to_string(text) else {
@@ -202,9 +199,10 @@ impl Store {
 
     /// What is wrong with entries of ours, one by one.
     pub(crate) fn damaged_tags(&self) -> Result<Vec<String>, StoreError> {
-        let entries = self.read_index()?.entries;
+        let index = self.read_index()?;
+        let entries = &index.entries;
         let mut damaged = Vec::new();
-        for (number, entry) in (1..).zip(&entries) {
+        for (number, entry) in (1..).zip(entries) {
             if !is_sound(entry) {
                 damaged.push(format!(
                     "the checksum of entry {number} is wrong: its name is lost"
@@ -217,12 +215,17 @@ impl Store {
                 damaged.push(format!("entry {number} has a tag that nobody gave to it"));
             }
         }
+        if damaged.is_empty() && !index.is_whole() {
+            damaged.push("its checksum is wrong: what it says beside names may be so too".to_owned());
+        }
         Ok(damaged)
     }
 
-    /// Takes away the entries whose names are lost.
+    /// Takes away the entries whose names are lost. What is left counts as whole from then on.
     pub(crate) fn remove_damaged_tags(&self) -> Result<(), StoreError> {
-        self.change_index(|entries| {
+        self.change_whole_index(|index| {
+            let was_whole = index.is_whole();
+            let entries = &mut index.entries;
             let before = entries.len();
             let original = |entry: &Value, all: &[Value]| {
                 !is_renamed(entry)
@@ -232,7 +235,7 @@ impl Store {
             };
             let all = entries.clone();
             entries.retain(|entry| is_sound(entry) && original(entry, &all));
-            entries.len() < before
+            entries.len() < before || !was_whole
         })
     }
 
@@ -254,7 +257,7 @@ impl Store {
     /// Whether the state before the last change can be read, or there is none.
     pub(crate) fn is_backup_whole(&self) -> Result<bool, StoreError> {
         match self.read_index_from(INDEX_BACKUP) {
-            Ok(index) => Ok(index.entries.iter().all(is_sound)),
+            Ok(index) => Ok(index.entries.iter().all(is_sound) && index.is_whole()),
             Err(StoreError::Index { .. }) => Ok(false),
             Err(error) => Err(error),
         }
@@ -262,6 +265,10 @@ impl Store {
 
     /// Reads, changes and writes the index while nobody else does. `change` says whether it changed anything.
     fn change_index(&self, change: impl FnOnce(&mut Vec<Value>) -> bool) -> Result<(), StoreError> {
+        self.change_whole_index(|index| change(&mut index.entries))
+    }
+
+    fn change_whole_index(&self, change: impl FnOnce(&mut Index) -> bool) -> Result<(), StoreError> {
         let root = &self.0.root;
         let locking = |error| StoreError::io("locking", root.path_of(INDEX_LOCK), error);
         let held = root
@@ -270,17 +277,13 @@ impl Store {
         lock(&held, FlockOperation::LockExclusive).map_err(locking)?;
 
         let mut index = self.read_index()?;
-        if !change(&mut index.entries) {
+        if !change(&mut index) {
             return Ok(());
         }
         if let Some(before) = &index.bytes {
             self.replace_file(root, INDEX_BACKUP, before, false)?;
         }
-        let Index {
-            mut fields, entries, ..
-        } = index;
-        fields.entry("manifests").or_insert(Value::Null);
-        let text = encode(&fields, &entries)
+        let text = seal::encode(&index.fields, &index.entries)
             .map_err(|error| StoreError::io("encoding", root.path_of(INDEX), error))?;
         self.replace_file(root, INDEX, text.as_bytes(), true)
     }
@@ -293,15 +296,9 @@ impl Store {
         let root = &self.0.root;
         let path = root.path_of(name);
         let Some(file) = root.open_file(name)? else {
-            let mut fields = Map::new();
-            fields.insert("schemaVersion".to_owned(), json!(2));
-            fields.insert(
-                "mediaType".to_owned(),
-                json!("application/vnd.oci.image.index.v1+json"),
-            );
             return Ok(Index {
                 bytes: None,
-                fields,
+                fields: seal::new_fields(),
                 entries: Vec::new(),
             });
         };
@@ -335,36 +332,18 @@ impl Store {
     }
 }
 
-/// The index, an entry a line, for [`Store::entries_with`].
-fn encode(fields: &Map<String, Value>, entries: &[Value]) -> serde_json::Result<String> {
-    let mut text = String::from("{");
-    for (number, (name, value)) in fields.iter().enumerate() {
-        if number > 0 {
-            text.push(',');
-        }
-        text.push_str(&serde_json::to_string(name)?);
-        text.push(':');
-        if name != "manifests" {
-            text.push_str(&serde_json::to_string(value)?);
-            continue;
-        }
-        text.push('[');
-        for (number, entry) in entries.iter().enumerate() {
-            text.push_str(if number > 0 { ",\n" } else { "\n" });
-            text.push_str(&serde_json::to_string(entry)?);
-        }
-        text.push_str("\n]");
-    }
-    text.push('}');
-    Ok(text)
-}
-
 struct Index {
     /// The file as it is; `None` when there is none.
     bytes: Option<Vec<u8>>,
-    /// All fields; `manifests` keeps its place and has its value taken out.
+    /// All fields; the value of `manifests` is taken out.
     fields: Map<String, Value>,
     entries: Vec<Value>,
+}
+
+impl Index {
+    fn is_whole(&self) -> bool {
+        self.bytes.as_deref().is_none_or(seal::is_whole)
+    }
 }
 
 /// Lets `name` lead to `descriptor` in `entries`. Whether that changed anything.

@@ -73,13 +73,12 @@ pub struct Known {
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// Reading failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// Where.
         path: LayerPath,
         /// The cause.
-        #[source]
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// More than 255 symbolic links on the way (Go's and Linux' limit is lower; BuildKit's is 255).
     #[error("{path}: too many levels of symbolic links")]
@@ -95,6 +94,16 @@ pub enum TreeError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl TreeError {
+    /// The system's answer, where that is the cause.
+    pub fn io_cause(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Io { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
 }
 
 /// A path after symbolic links were followed inside the root, as [`resolve`] gives it.

@@ -60,7 +60,7 @@ impl View {
     fn find_file(&self, path: &LayerPath) -> Result<Found, TreeError> {
         let missing = |kind: io::ErrorKind| TreeError::Io {
             path: path.clone(),
-            source: kind.into(),
+            cause: kind.into(),
         };
         let (layer, entry) = self.find(path)?.ok_or_else(|| missing(io::ErrorKind::NotFound))?;
         if !matches!(entry.kind, Kind::File { .. }) {
@@ -128,7 +128,7 @@ impl Tree for View {
             };
             return Err(TreeError::Io {
                 path: path.clone(),
-                source: kind.into(),
+                cause: kind.into(),
             });
         }
         Ok(children.into_values().flatten().collect())
@@ -137,9 +137,9 @@ impl Tree for View {
     fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
         let mut found = self.find_file(path)?;
         let layer = &self.layers[found.layer];
-        let io_error = |source| TreeError::Io {
+        let io_error = |cause| TreeError::Io {
             path: path.clone(),
-            source,
+            cause,
         };
         let failed = |error: StoreError| store_error(path, &error);
         if let Some((tree, _)) = layer.readable_tree() {
@@ -224,9 +224,9 @@ impl Tree for View {
         }
         let mut source = self.open(&entry.path)?;
         let mut hasher = blake3::Hasher::new();
-        io::copy(&mut source, &mut hasher).map_err(|source| TreeError::Io {
+        io::copy(&mut source, &mut hasher).map_err(|cause| TreeError::Io {
             path: entry.path.clone(),
-            source,
+            cause,
         })?;
         Ok(ContentDigest(*hasher.finalize().as_bytes()))
     }

@@ -28,21 +28,21 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// The builder's own machinery failed.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {cause}")]
     Internal {
         /// What was being done.
         doing: String,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl Error {
     /// Wraps a system error with what was being done.
-    pub(crate) fn internal(doing: impl Into<String>, source: impl Into<io::Error>) -> Error {
+    pub(crate) fn internal(doing: impl Into<String>, cause: impl Into<io::Error>) -> Error {
         Error::Internal {
             doing: doing.into(),
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 }

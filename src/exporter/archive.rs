@@ -348,9 +348,7 @@ fn docker_manifest(images: &[Archived]) -> Value {
 pub struct StdoutClosed;
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let mut causes = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let mut causes = error.chain().filter_map(rbuild_cache::error::io_cause);
     causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 

@@ -1,8 +1,6 @@
 //! From the store to a registry. Layers that the registry has are neither read nor fetched; config and manifest come
 //! from the store as they are.
 
-use std::io;
-
 use anyhow::Context as _;
 use rbuild_cache::layer::Layer;
 use rbuild_cache::{Descriptor, Digest, Store};
@@ -37,7 +35,7 @@ pub fn push(
     blobs.push(PushBlob {
         digest: config,
         size: image.config.size,
-        open: Box::new(move || Ok(Box::new(store.open_blob(&config).map_err(io::Error::other)?))),
+        open: Box::new(move || Ok(Box::new(store.open_blob(&config)?))),
         mount_from: Vec::new(),
     });
     for (layer, blob) in image.layers.iter().zip(image.blobs) {
@@ -50,8 +48,8 @@ pub fn push(
             digest,
             size: blob.size,
             open: Box::new(move || {
-                layer.ensure_blob(&digest).map_err(io::Error::other)?;
-                Ok(Box::new(store.open_blob(&digest).map_err(io::Error::other)?))
+                layer.ensure_blob(&digest)?;
+                Ok(Box::new(store.open_blob(&digest)?))
             }),
             mount_from: layer.record().map(|record| record.origins).unwrap_or_default(),
         });

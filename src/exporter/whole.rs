@@ -234,11 +234,7 @@ fn push_other(
         .map(|blob| PushBlob {
             digest: blob.digest,
             size: blob.size,
-            open: Box::new(move || {
-                Ok(Box::new(
-                    store.open_blob(&blob.digest).map_err(std::io::Error::other)?,
-                ))
-            }),
+            open: Box::new(move || Ok(Box::new(store.open_blob(&blob.digest)?))),
             mount_from: Vec::new(),
         })
         .collect();

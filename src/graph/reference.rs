@@ -35,7 +35,13 @@ pub enum ReferenceError {
     Identifier(String),
     /// The digest is not one this program can verify.
     #[error("invalid reference format: {0}")]
-    Digest(#[from] rbuild_cache::digest::DigestError),
+    Digest(rbuild_cache::digest::DigestError),
+}
+
+impl From<rbuild_cache::digest::DigestError> for ReferenceError {
+    fn from(error: rbuild_cache::digest::DigestError) -> Self {
+        Self::Digest(error)
+    }
 }
 
 /// A canonical image reference: `docker.io/library/busybox:latest`.

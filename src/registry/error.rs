@@ -108,7 +108,7 @@ pub enum RegistryError {
     },
     /// What was to be sent could not be read.
     #[error("reading what is to be pushed: {0}")]
-    Source(#[source] std::io::Error),
+    Source(std::io::Error),
     /// The machinery of this process failed.
     #[error("starting the registry client: {0}")]
     Start(String),

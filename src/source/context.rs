@@ -204,9 +204,9 @@ impl Tree for LoneFile {
     fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
         let mut hasher = blake3::Hasher::new();
         let copied = io::copy(&mut self.open(&entry.path)?, &mut hasher);
-        copied.map_err(|source| TreeError::Io {
+        copied.map_err(|cause| TreeError::Io {
             path: entry.path.clone(),
-            source,
+            cause,
         })?;
         Ok(ContentDigest(*hasher.finalize().as_bytes()))
     }

@@ -63,6 +63,15 @@ pub struct Pulled {
     pub meta: ImageMeta,
 }
 
+/// An image that a name leads to.
+struct Found {
+    meta: ImageMeta,
+    /// What the name is given to.
+    named: Descriptor,
+    /// Whether the name leads there in the store already.
+    is_known: bool,
+}
+
 /// Where documents and blobs of one image come from.
 enum Origin<'a> {
     Registry(&'a Reference),
@@ -103,13 +112,24 @@ impl ImageSource {
         platform: &Platform,
         policy: PullPolicy,
     ) -> anyhow::Result<ImageMeta> {
+        let found = self.find(reference, platform, policy)?;
+        self.name(reference, &found)?;
+        Ok(found.meta)
+    }
+
+    /// As [`ImageSource::resolve`], before the image has its name.
+    fn find(&self, reference: &Reference, platform: &Platform, policy: PullPolicy) -> anyhow::Result<Found> {
         let name = reference.to_string();
         let known = self.store.image(&name)?;
         if let Some(known) = &known
             && self.is_current(reference, known, policy)?
             && let Some(meta) = self.stored(reference, known, platform)?
         {
-            return Ok(meta);
+            return Ok(Found {
+                meta,
+                named: known.clone(),
+                is_known: true,
+            });
         }
         let resolved = self.registry.resolve(reference, platform)?;
         let named = resolved
@@ -119,27 +139,30 @@ impl ImageSource {
             .descriptor
             .clone();
         let meta = self.keep(&name, &Origin::Registry(reference), &resolved, platform)?;
-        if known.as_ref() != Some(&named) {
-            self.store.tag(&name, &named)?;
+        Ok(Found {
+            is_known: known.as_ref() == Some(&named),
+            meta,
+            named,
+        })
+    }
+
+    fn name(&self, reference: &Reference, found: &Found) -> anyhow::Result<()> {
+        if !found.is_known {
+            self.store.tag(&reference.to_string(), &found.named)?;
         }
-        Ok(meta)
+        Ok(())
     }
 
     /// Resolves a name of a registry again and fetches the layers that are not here, several at once.
-    /// Nothing is unpacked.
+    /// Nothing is unpacked. The name moves when all of them are here.
     pub fn pull(&self, reference: &Reference, platform: &Platform) -> anyhow::Result<Pulled> {
-        let name = reference.to_string();
-        let before = self.store.image(&name)?;
-        let meta = self.resolve(reference, platform, PullPolicy::Always)?;
-        let fetched = self.fetch_layers(&meta.op, &Origin::Registry(reference))?;
-        let descriptor = self
-            .store
-            .image(&name)?
-            .with_context(|| format!("{name} was removed while it was pulled"))?;
+        let found = self.find(reference, platform, PullPolicy::Always)?;
+        let fetched = self.fetch_layers(&found.meta.op, &Origin::Registry(reference))?;
+        self.name(reference, &found)?;
         Ok(Pulled {
-            changed: fetched > 0 || before.as_ref() != Some(&descriptor),
-            descriptor,
-            meta,
+            changed: fetched > 0 || !found.is_known,
+            descriptor: found.named,
+            meta: found.meta,
         })
     }
 
@@ -348,7 +371,7 @@ impl ImageSource {
 
 /// Whether other bytes came than were asked for.
 fn is_damage(error: &anyhow::Error) -> bool {
-    let cause = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let cause = error.chain().find_map(rbuild_cache::error::io_cause);
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
 }
 

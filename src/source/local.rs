@@ -477,10 +477,10 @@ fn hash(reader: &mut impl Read) -> io::Result<(ContentDigest, u64)> {
     })
 }
 
-fn at(path: &LayerPath, source: io::Error) -> TreeError {
+fn at(path: &LayerPath, cause: io::Error) -> TreeError {
     TreeError::Io {
         path: path.clone(),
-        source,
+        cause,
     }
 }
 

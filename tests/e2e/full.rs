@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::env::{Env, Run};
+use crate::registry::TestRegistry;
 
 /// A small disk of its own, with the store on it.
 struct Disk(PathBuf);
@@ -75,6 +76,23 @@ const STEPS: [&str; 3] = [
     "FROM base AS a\nARG turn\nRUN echo $turn > /turn; head -c 1000000 /dev/zero > /big\nFROM base\nCOPY --from=a /big /turn /\n",
 ];
 
+/// An image in `registry` that is larger than what is sometimes left, and does not shrink.
+fn remote_image(env: &Env, registry: &TestRegistry) -> String {
+    let name = registry.reference("remote");
+    let mut random = crate::random::Random::new(3);
+    let bytes: Vec<u8> = (0..2_000_000).map(|_| random.next() as u8).collect();
+    env.write(
+        "base/Dockerfile",
+        "FROM scratch\nCOPY --from=base / /\nCOPY big /big\n",
+    );
+    env.write("base/big", bytes);
+    let tar = crate::env::busybox();
+    env.rbuild(["import", tar.to_str().unwrap(), "base"]).ok();
+    env.rbuild(["build", "-t", &name, "base"]).ok();
+    env.rbuild(["push", &name]).ok();
+    name
+}
+
 #[test]
 fn a_full_disk_is_said_and_nothing_is_left_of_what_did_not_fit() {
     let Some(env) = Env::root() else {
@@ -93,6 +111,12 @@ fn a_full_disk_is_said_and_nothing_is_left_of_what_did_not_fit() {
     let archive = env.path("base.tar");
     let archive = archive.to_str().unwrap();
     rbuild(&env, &disk, &["save", "-o", archive, "base"]).ok();
+    let registry = TestRegistry::start();
+    let remote = remote_image(&env, &registry);
+    env.write(
+        "remote/Dockerfile",
+        format!("FROM {remote}\nARG turn\nRUN echo $turn > /turn\n"),
+    );
     let points = std::env::var("RBUILD_FULL_DISK")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -107,15 +131,19 @@ fn a_full_disk_is_said_and_nothing_is_left_of_what_did_not_fit() {
         );
         let build = ["build", "-t", "built", "--build-arg", &turn, &context];
         let export = ["build", "-o", &dest, "--build-arg", &turn, &context];
-        let (what, args) = match point % 5 {
-            0..3 => ("build", &build[..]),
-            3 => ("load", &["load", "-i", archive][..]),
-            _ => ("export", &export[..]),
+        let on_remote = ["build", "-t", "built", "--build-arg", &turn, "remote"];
+        // What it does, and to which image it gives a name.
+        let (what, args, names) = match point % 7 {
+            0..3 => ("build", &build[..], "built"),
+            3 => ("load", &["load", "-i", archive][..], "base"),
+            4 => ("pull", &["pull", &remote][..], &*remote),
+            5 => ("build on a pulled image", &on_remote[..], "built"),
+            _ => ("export", &export[..], "none"),
         };
-        if what == "load" {
-            rbuild(&env, &disk, &["rmi", "base"]).ok();
-            rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
+        for name in [names, &remote] {
+            let _ = rbuild(&env, &disk, &["rmi", "-f", name]);
         }
+        rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
         // Spread over all that the work takes, and not evenly.
         let left = (point * 7919 % 97) * 80_000;
         disk.fill(left);
@@ -126,8 +154,8 @@ fn a_full_disk_is_said_and_nothing_is_left_of_what_did_not_fit() {
             failed += 1;
             says_that_the_disk_is_full(&run, &disk.0, &what);
             is_in_order(&env, &disk, &what);
-            let images = rbuild(&env, &disk, &["images", "-q", "base"]).ok();
-            assert_eq!(images.stdout.is_empty(), what.starts_with("load"), "{what}");
+            let images = rbuild(&env, &disk, &["images", "-q", names]).ok();
+            assert_eq!(images.stdout, "", "{what}: {run:?}");
         }
         rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
         disk.empty();
@@ -137,6 +165,7 @@ fn a_full_disk_is_said_and_nothing_is_left_of_what_did_not_fit() {
         rbuild(&env, &disk, &["prune", "--all", "--force"]).ok();
         is_in_order(&env, &disk, &what);
     }
+    println!("{failed} of {points} did not fit");
     assert!(failed > 0, "nothing was too large");
 }
 

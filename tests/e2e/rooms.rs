@@ -81,6 +81,35 @@ fn only_one_file_is_unsafe() {
     }
 }
 
+/// Whoever prints a chain of errors says each cause once: a text that holds its cause has no `source`.
+#[test]
+fn no_error_names_a_cause_twice() {
+    let mut seen = 0;
+    for room in ["src", "parser/src", "cache/src", "executor/src"] {
+        for file in files(&root().join(room)) {
+            let text = fs::read_to_string(&file).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                let line = line.trim();
+                seen += usize::from(line.starts_with("#[error("));
+                assert!(
+                    !line.contains("#[source]") && !line.contains("{source}\")]"),
+                    "{}:{} has a source beside its text",
+                    file.display(),
+                    number + 1
+                );
+                let passed_on = text.lines().nth(number.wrapping_sub(1)).unwrap_or_default();
+                assert!(
+                    !line.contains("#[from]") || passed_on.contains("#[error(transparent)]"),
+                    "{}:{} has a source beside its text",
+                    file.display(),
+                    number + 1
+                );
+            }
+        }
+    }
+    assert!(seen > 50, "the test sees the sources");
+}
+
 /// First parts of the paths after `crate::`, those in braces too.
 fn uses(text: &str) -> Vec<String> {
     let name = |text: &str| {

@@ -318,7 +318,9 @@ pub(crate) fn all_files(directory: &Directory) -> Result<Vec<(String, Found)>, S
 fn known_facts(directory: &Directory, id: &LayerId) -> Result<Option<LayerRecord>, StoreError> {
     match LayerRecord::load(directory.path(), id) {
         Ok(record) => Ok(Some(record.unwrap_or_else(|| LayerRecord::new(id.clone())))),
-        Err(StoreError::Layer { source, .. }) if source.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(StoreError::Layer { cause, .. }) if cause.error().kind() == io::ErrorKind::Unsupported => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -10,7 +10,7 @@ use crate::digest::KeyBuilder;
 const FULL_NAME: &str = "io.containerd.image.name";
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CREATED: &str = "org.opencontainers.image.created";
-const CHECKSUM: &str = "rbuild.checksum";
+pub(super) const CHECKSUM: &str = "rbuild.checksum";
 
 /// An entry of this program.
 pub(super) fn entry_of(name: Option<&str>, descriptor: &Descriptor) -> Value {

@@ -47,10 +47,11 @@ impl LayerBuilder {
         if entry.path.is_root() {
             return Ok(None);
         }
-        self.check(entry).map_err(failed)?;
+        self.check(entry).map_err(|error| failed(&self.store, error))?;
         let clamped = clamped_entry(entry, self.latest);
         let entry = clamped.as_ref().unwrap_or(entry);
-        let written = self.tar.append(entry, data).map_err(failed)?;
+        let written = self.tar.append(entry, data);
+        let written = written.map_err(|error| failed(&self.store, error))?;
         let digest = written.map(|written| written.digest);
         self.index
             .push(entry, written.map(|written| written.data_offset), digest)?;
@@ -60,8 +61,9 @@ impl LayerBuilder {
 
     /// The layer, named after its diff id.
     pub fn commit(self) -> Result<LayerId, StoreError> {
-        let (writer, _) = self.tar.finish().map_err(failed)?;
-        let (digest, size) = writer.finish().map_err(failed)?.commit(None)?;
+        let written = self.tar.finish().and_then(|(writer, _)| writer.finish());
+        let writer = written.map_err(|error| failed(&self.store, error))?;
+        let (digest, size) = writer.commit(None)?;
         let diff_id = DiffId(digest);
         let files = self.index.size();
         let layer = Layer::named(&self.store, LayerId::of_diff_id(&diff_id));
@@ -124,12 +126,8 @@ impl Store {
     }
 }
 
-fn failed(source: io::Error) -> StoreError {
-    StoreError::Layer {
-        doing: "writing",
-        layer: "being built".to_owned(),
-        source,
-    }
+fn failed(store: &Store, error: io::Error) -> StoreError {
+    StoreError::layer("writing", "being built", store.root(), error)
 }
 
 #[cfg(test)]

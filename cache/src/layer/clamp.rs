@@ -83,7 +83,7 @@ impl Layer {
 
     fn unreadable(&self, error: TreeError) -> StoreError {
         match error {
-            TreeError::Io { source, .. } => self.failed("reading", source),
+            TreeError::Io { cause, .. } => self.failed("reading", cause),
             other => self.failed("reading", std::io::Error::other(other)),
         }
     }

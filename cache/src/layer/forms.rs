@@ -17,7 +17,7 @@ use super::make::is_damage;
 use super::ownership::Ownership;
 use super::record::{CompressedForm, LayerBlob, LayerRecord};
 use crate::digest::{ContentDigest, DiffId, Digest, KeyBuilder, LayerId};
-use crate::error::{StoreError, with_free_space};
+use crate::error::StoreError;
 use crate::lock::KeyLock;
 use crate::store::Store;
 
@@ -460,12 +460,8 @@ impl Layer {
         )
     }
 
-    pub(super) fn failed(&self, doing: &'static str, source: io::Error) -> StoreError {
-        StoreError::Layer {
-            doing,
-            layer: self.id().to_string(),
-            source: with_free_space(self.0.store.root(), source),
-        }
+    pub(super) fn failed(&self, doing: &'static str, error: io::Error) -> StoreError {
+        StoreError::layer(doing, self.id(), self.0.store.root(), error)
     }
 }
 

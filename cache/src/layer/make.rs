@@ -403,13 +403,12 @@ impl Layer {
 /// Whether the bytes were wrong, as opposed to everything else that can go wrong.
 pub(super) fn is_damage(error: &StoreError) -> bool {
     match error {
-        StoreError::Layer { source, .. } | StoreError::Io { source, .. } => {
-            source.kind() == io::ErrorKind::InvalidData
-        }
         StoreError::Damaged { .. } | StoreError::MissingBlob { .. } | StoreError::DigestMismatch { .. } => {
             true
         }
-        _ => false,
+        error => error
+            .io_cause()
+            .is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData),
     }
 }
 

@@ -113,15 +113,11 @@ impl LayerRecord {
                 continue;
             };
             if stored.record.version > RECORD_VERSION {
-                let source = io::Error::new(
+                let error = io::Error::new(
                     io::ErrorKind::Unsupported,
                     "a newer version of this program wrote it",
                 );
-                return Err(StoreError::Layer {
-                    doing: "reading the record of",
-                    layer: id.to_string(),
-                    source,
-                });
+                return Err(StoreError::layer("reading the record of", id, &path, error));
             }
             if stored.record.id == *id && stored.check == check(&stored.record) {
                 return Ok(Some(stored.record));

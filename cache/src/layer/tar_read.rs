@@ -23,7 +23,7 @@ const BUFFER: usize = 256 << 10;
 pub enum TarError {
     /// The source failed.
     #[error("reading the archive: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// It ends in the middle.
     #[error("the archive is truncated")]
     Truncated,
@@ -61,6 +61,12 @@ pub enum TarError {
         /// What is wrong with it.
         reason: &'static str,
     },
+}
+
+impl From<io::Error> for TarError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl From<TarError> for io::Error {
