@@ -5,6 +5,10 @@
 //! descendants; it has a mount namespace of its own, in which the files that steps see are kept in
 //! memory. It holds nothing of the builder: no descriptor but the control socket, no terminal.
 
+mod birth;
+mod etc;
+mod running;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,12 +22,16 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
 use crate::enter::Means;
 use crate::landlock::Landlock;
 use crate::network::{self, Surroundings};
-use crate::protocol::{self, Report, Request, Wish, order, receive_wish, send_report};
+use crate::protocol::{self, Report, Request, Wish, receive_wish, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network, unpack};
 use crate::step::{self, Around, Shared};
 use crate::sys::{self, Stack, namespace};
 use crate::{Error, Ownership, emulation, mounts, warden};
+
+pub(crate) use birth::spawn;
+pub(crate) use etc::{host_resolv_conf, hosts_text};
+use running::{Running, ended_well};
 
 /// The most bytes of a step's description.
 const MAX_SPEC: u64 = 64 * 1024 * 1024;
@@ -68,7 +76,7 @@ pub(crate) fn can_overlay(scratch: &Path) -> bool {
 }
 
 /// The spawner's life: ready byte, then requests until the builder is gone.
-pub(crate) fn run(plan: &Plan, control: OwnedFd) -> ! {
+fn run(plan: &Plan, control: OwnedFd) -> ! {
     match Spawner::start(plan) {
         Ok(mut spawner) => {
             if rustix::net::send(&control, b"+", rustix::net::SendFlags::NOSIGNAL).is_ok() {
@@ -108,18 +116,6 @@ struct Started {
     child: OwnedFd,
     supervisor: Option<OwnedFd>,
     warden: Option<OwnedFd>,
-}
-
-struct Running {
-    child: OwnedFd,
-    /// `None` once the builder has closed its end.
-    reports: Option<OwnedFd>,
-    /// Answers for the owners of its files, where there is one id. A pidfd.
-    supervisor: Option<OwnedFd>,
-    /// Where the child takes orders and tells how the step ended, when it is a warden.
-    warden: Option<OwnedFd>,
-    /// Was it killed from here?
-    killed: bool,
 }
 
 impl Spawner {
@@ -489,60 +485,6 @@ impl Spawner {
     }
 }
 
-impl Running {
-    /// Reads one order. A command that does not handle SIGTERM would ignore it as pid 1, so it is killed instead:
-    /// the same result that the signal has for any other process, without the wait.
-    fn obey(&mut self) {
-        let Some(reports) = &self.reports else { return };
-        let mut byte = [0u8; 1];
-        let received = rustix::net::recv(reports, &mut byte[..], rustix::net::RecvFlags::DONTWAIT);
-        let kill = match received {
-            Ok((1, _)) if byte[0] == order::TERMINATE => self.warden.is_none() && !handles_term(&self.child),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
-            Ok((1, _)) => true,
-            _ => {
-                self.reports = None;
-                true
-            }
-        };
-        self.killed |= kill;
-        if let Some(warden) = &self.warden {
-            let order = if kill { order::KILL } else { order::TERMINATE };
-            // It may have ended by itself meanwhile.
-            let _ = rustix::net::send(warden, &[order], rustix::net::SendFlags::NOSIGNAL);
-            return;
-        }
-        let signal = if kill { Signal::KILL } else { Signal::TERM };
-        // It may have ended by itself meanwhile.
-        let _ = rustix::process::pidfd_send_signal(&self.child, signal);
-    }
-}
-
-/// Waits for a supervisor, which ends when its step has.
-fn ended_well(supervisor: &OwnedFd) -> bool {
-    let status =
-        rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(supervisor.as_fd()), WaitIdOptions::EXITED));
-    matches!(status, Ok(Some(status)) if status.exit_status() == Some(0))
-}
-
-/// Does the process catch SIGTERM? Looked up in the builder's /proc, where its number is another one.
-fn handles_term(child: &OwnedFd) -> bool {
-    use std::os::fd::AsRawFd;
-    let field = |text: &str, name: &str| {
-        text.lines()
-            .find_map(|l| l.strip_prefix(name))
-            .map(|value| value.trim().to_owned())
-    };
-    let info = format!("/proc/self/fdinfo/{}", child.as_raw_fd());
-    let caught = std::fs::read_to_string(info)
-        .ok()
-        .and_then(|text| field(&text, "Pid:"))
-        .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok())
-        .and_then(|text| field(&text, "SigCgt:"))
-        .and_then(|mask| u64::from_str_radix(&mask, 16).ok());
-    caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
-}
-
 fn read_spec(request: &Request) -> Result<ExecSpec, Error> {
     let fail = |e: io::Error| Error::Setup(format!("reading the step: {e}"));
     let mut spec: ExecSpec =
@@ -561,31 +503,12 @@ fn read_memory(file: &OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `/etc/hosts` as BuildKit writes it (rule R6).
-pub(crate) fn hosts_text(hostname: &str, extra: &[(String, String)]) -> String {
-    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in extra {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text
-}
-
 fn time_left(until: Instant) -> Timespec {
     let left = until.saturating_duration_since(Instant::now());
     Timespec {
         tv_sec: left.as_secs() as i64,
         tv_nsec: left.subsec_nanos().into(),
     }
-}
-
-pub(crate) fn host_resolv_conf() -> Vec<u8> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    // A machine without one still builds; only names do not resolve there.
-    if let Ok(file) = std::fs::File::open("/etc/resolv.conf") {
-        let _ = file.take(1024 * 1024).read_to_end(&mut bytes);
-    }
-    bytes
 }
 
 fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -603,81 +526,4 @@ fn oom_kills() -> u64 {
         .find_map(|l| l.strip_prefix("oom_kill "))
         .and_then(|n| n.parse().ok())
         .unwrap_or(0)
-}
-
-/// Starts the spawner beside the builder and waits until it is ready.
-pub(crate) fn spawn(plan: &Plan) -> Result<(OwnedFd, OwnedFd), Error> {
-    prepare(&plan.scratch).map_err(|e| Error::internal("making the stub layer", e))?;
-    if let Some(spawner) = spawn_in(plan, plan.means.namespaces)? {
-        return Ok(spawner);
-    }
-    // Only the steps get pid namespaces, and each ends with its first process, which ends with the spawner.
-    spawn_in(plan, false)?
-        .ok_or_else(|| Error::internal("starting the spawner", io::Error::other("it has no /proc")))
-}
-
-/// Starts the spawner, with a pid namespace or without; `None` when it needs a `/proc` of that namespace (to know the step's
-/// threads by the numbers that it sees there) and cannot have one.
-fn spawn_in(plan: &Plan, own_processes: bool) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
-    let (ours, theirs) =
-        protocol::sockets().map_err(|e| Error::internal("making the spawner's socket", e))?;
-    let namespaces = match (own_processes, plan.means.namespaces) {
-        (true, _) => namespace::PID | namespace::MOUNT,
-        (false, true) => namespace::MOUNT,
-        (false, false) => 0,
-    };
-    let child = sys::clone_into(namespaces).map_err(|e| Error::internal("starting the spawner", e))?;
-    let Some(child) = child else {
-        // Without a pid namespace it has work to do after the builder's death, of which its socket tells it.
-        let tied = match plan.means.namespaces {
-            true => rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
-            false => Ok(()),
-        };
-        if tied.is_err() || sys::close_all_but(&[theirs.as_fd()]).is_err() {
-            sys::exit_now(1)
-        }
-        let sees = own_processes && plan.means.mounts && plan.ownership == Ownership::Emulated;
-        if sees && !mounts::has_own_processes() {
-            // The builder tries again.
-            let _ = rustix::net::send(&theirs, b"-", rustix::net::SendFlags::NOSIGNAL);
-            sys::exit_now(0)
-        }
-        run(plan, theirs)
-    };
-    drop(theirs);
-    let mut answer = vec![0u8; 16 * 1024];
-    let (length, _) = rustix::io::retry_on_intr(|| {
-        rustix::net::recv(&ours, &mut answer[..], rustix::net::RecvFlags::empty())
-    })
-    .map_err(|e| Error::internal("waiting for the spawner", e))?;
-    match &answer[..length] {
-        b"+" => Ok(Some((child, ours))),
-        b"-" => {
-            // It has nothing left to do.
-            let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED));
-            Ok(None)
-        }
-        b"" => Err(Error::internal(
-            "starting the spawner",
-            io::Error::other("it ended at once"),
-        )),
-        text => Err(Error::Setup(String::from_utf8_lossy(text).into_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_as_buildkit() {
-        let extra = [
-            ("db".to_owned(), "10.0.0.7".to_owned()),
-            ("v6".to_owned(), "fd00::1".to_owned()),
-        ];
-        assert_eq!(
-            hosts_text("buildkitsandbox", &extra),
-            "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\nfd00::1\tv6\n"
-        );
-    }
 }
