@@ -19,21 +19,6 @@ impl Place {
         self.rbuild(&["build", "-q", "--platform", BOTH, "-t", name, "both"]);
     }
 
-    fn digest(&self, store: &str, name: &str) -> String {
-        let output = self.run_on(store, &["images", "--format", "{{.Digest}}", name], None);
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn succeed_on(&self, store: &str, args: &[&str]) -> String {
-        let output = self.run_on(store, args, None);
-        assert!(
-            output.status.success(),
-            "{args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.rbuild(args)).unwrap()
     }
