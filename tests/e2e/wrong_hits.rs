@@ -204,3 +204,70 @@ fn a_base_that_moved_is_another_base() {
         }
     });
 }
+
+/// CVE-2024-24557: an image that somebody else has made and that says of itself what the image to be built will say. Base,
+/// instructions and history are the same, only the files are others.
+#[test]
+fn a4_9_an_image_that_imitates_a_step_is_no_hit() {
+    let env = Env::ordinary().unwrap_or_else(Env::of_caller).in_memory();
+    env.base();
+    let theirs = env.path("theirs");
+    let history = |image: &str| {
+        let format = "{{.CreatedBy}} {{.Comment}}";
+        let args = ["history", "--no-trunc", "--format", format, image];
+        env.rbuild(args).ok().stdout
+    };
+    env.rbuild(["save", "-o", "base.tar", "base"]).ok();
+    env.rbuild_in(&theirs, ["load", "-i", "base.tar"]).ok();
+    for (base, step) in [("base", "RUN cat /shown/text > /seen\n"), ("scratch", "")] {
+        let dockerfile = format!("FROM {base}\nCOPY text /text\n{step}HEALTHCHECK CMD [\"/evil\"]\n");
+        let build = |text: &str, dockerfile: &str| {
+            env.write("imitated/Dockerfile", dockerfile);
+            env.write("imitated/text", text);
+            let shown = env.context("shown", &[("text", text)]);
+            let volume = format!("{shown}:/shown:ro");
+            let run = [
+                "build",
+                "--progress=plain",
+                "-t",
+                "app:1",
+                "-v",
+                &volume,
+                "imitated",
+            ];
+            run.map(str::to_owned)
+        };
+        // What was copied to one base is known for the other.
+        let good = format!("good-{base}");
+        env.rbuild_in(&theirs, build("evil", &dockerfile)).ok();
+        env.rbuild_in(&theirs, ["save", "-o", "evil.tar", "app:1"]).ok();
+        env.rbuild(["load", "-i", "evil.tar"]).ok();
+        let evil = env.inspect("app:1");
+        let imitated = history("app:1");
+        let run = env.rbuild(build(&good, &dockerfile)).ok();
+        assert_eq!(run.count("CACHED"), 0, "{}", run.stderr);
+        assert_eq!(history("app:1"), imitated, "it is the same to the last word");
+        assert_ne!(env.inspect("app:1")["RootFS"], evil["RootFS"]);
+        let files: &[&str] = if step.is_empty() {
+            &["text"]
+        } else {
+            &["text", "seen"]
+        };
+        for file in files {
+            let tar = env.rbuild(["cp", &format!("app:1:/{file}"), "-"]).ok().stdout;
+            assert!(tar.contains(&good) && !tar.contains("evil"), "{file}");
+        }
+        // What no file shows is part of the image as well.
+        for more in ["HEALTHCHECK CMD [\"/good\"]\n", "ONBUILD RUN true\n"] {
+            let other = dockerfile.replace("HEALTHCHECK CMD [\"/evil\"]\n", more);
+            env.rbuild(build(&good, &other)).ok();
+            let config = env.inspect("app:1")["Config"].to_string();
+            let word = if more.starts_with('H') {
+                "/good"
+            } else {
+                "RUN true"
+            };
+            assert!(config.contains(word) && !config.contains("/evil"), "{config}");
+        }
+    }
+}
