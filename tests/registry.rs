@@ -3,7 +3,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot be set up has failed"
+    clippy::print_stderr,
+    reason = "a test that cannot be set up has failed, and one that cannot run says so"
 )]
 
 #[path = "common/authority.rs"]
@@ -30,6 +31,8 @@ mod server;
 mod tls;
 #[path = "common/token.rs"]
 mod token;
+#[path = "registry/uploads.rs"]
+mod uploads;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -522,17 +525,33 @@ fn a_token_is_fetched_once_and_sent_to_its_registry_only() {
 fn a_tired_registry_is_asked_again() {
     let manifest = image("amd64", &[5]).manifest;
     let count = std::sync::atomic::AtomicUsize::new(0);
-    let (address, _) = server(move |head| match head {
-        head if head.starts_with("get /v2/ ") => response("200 OK", "", b""),
-        _ if count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2 => response(
-            "503 Service Unavailable",
-            "",
-            br#"{"errors":[{"code":"X","message":"tired"}]}"#,
-        ),
-        _ => response("200 OK", &format!("Content-Type: {OCI_MANIFEST}\r\n"), &manifest),
+    let (address, _) = server(move |head| {
+        if head.starts_with("get /v2/ ") {
+            return response("200 OK", "", b"");
+        }
+        match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => response(
+                "503 Service Unavailable",
+                "",
+                br#"{"errors":[{"code":"X","message":"tired"}]}"#,
+            ),
+            1 => response("429 Too Many Requests", "Retry-After: 1\r\n", b""),
+            // In a second of the registry's own clock.
+            2 => response(
+                "429 Too Many Requests",
+                "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\n",
+                b"",
+            ),
+            _ => response("200 OK", &format!("Content-Type: {OCI_MANIFEST}\r\n"), &manifest),
+        }
     });
     let registry = anonymous();
+    let begun = Instant::now();
     registry.manifest(&reference(&format!("{address}/app"))).unwrap();
+    assert!(
+        begun.elapsed() >= Duration::from_secs(2),
+        "what it asked for was waited for"
+    );
     let (address, _) = server(|head| match head {
         head if head.starts_with("get /v2/ ") => response("200 OK", "", b""),
         _ => response(

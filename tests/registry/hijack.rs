@@ -1,6 +1,7 @@
 //! Security cases A4: servers that lie, lead astray or ask for what is not theirs. Nobody but its owner ever sees a password, and
 //! no byte that was not verified is in the store.
 
+use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::authority;
 use super::common::TestRegistry;
 use super::images::{Image, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, blob, image, push};
 use super::server::{Answer, Request, Server};
-use super::{anonymous, reference, with_login};
+use super::{anonymous, reference, with_login, with_options};
 
 const CHALLENGE: &str = "Basic realm=\"x\"";
 
@@ -157,6 +158,83 @@ fn a4_4_a_realm_of_a_registry_is_believed_over_tls_only() {
         "{error}"
     );
     assert_eq!(saw_no_secret(&realm), 0);
+}
+
+/// An address of this machine that is not the machine itself.
+fn outer_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: the kernel says from where it would be.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
+}
+
+#[test]
+fn a4_4_what_a_registry_without_tls_says_gets_no_password() {
+    let Some(outer) = outer_address() else {
+        eprintln!("skipped: this machine has no address but 127.0.0.1");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let ours = authority::authority(dir.path(), "ours");
+    let signed = authority::server(dir.path(), &ours, &format!("IP:::ffff:{outer}"), None);
+    let port = std::net::TcpListener::bind((outer.as_str(), 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let address = format!("{outer}:{port}");
+    // What it is told is on its standard output; it answers nobody.
+    let log = dir.path().join("log");
+    let mut realm = Command::new("openssl")
+        .args(["s_server", "-quiet", "-accept", &address])
+        .arg("-cert")
+        .arg(&signed.certificate)
+        .arg("-key")
+        .arg(&signed.key)
+        .stdin(Stdio::piped())
+        .stdout(std::fs::File::create(&log).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while std::net::TcpStream::connect(&address).is_err() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // By another name: to the very same host it may tell what it tells the registry.
+    let realm_url = reqwest::Url::parse(&format!("https://[::ffff:{outer}]:{port}/t")).unwrap();
+    let trusted = dir
+        .path()
+        .join(format!("{}:{port}", realm_url.host_str().unwrap()));
+    std::fs::create_dir(&trusted).unwrap();
+    std::fs::copy(&ours.certificate, trusted.join("ca.crt")).unwrap();
+    let wanted = format!("Bearer realm=\"{realm_url}\",service=\"s\"");
+    let server = Server::start_on(&outer, move |_| {
+        Answer::new(401).header("WWW-Authenticate", &wanted)
+    });
+    let options = RegistryOptions {
+        insecure: vec![server.address().to_string()],
+        certificates: vec![dir.path().to_owned()],
+        stall_limit: Duration::from_millis(200),
+        ..RegistryOptions::default()
+    };
+    let name = reference(&format!("{}/app", server.address()));
+    let (_dir, client) = with_options(&server.address().to_string(), "u", "hunter2", options);
+    let asking = client.clone();
+    let asked = std::thread::spawn(move || asking.manifest(&name).is_err());
+    let told = loop {
+        let told = std::fs::read_to_string(&log).unwrap();
+        if told.ends_with("\r\n\r\n") || begun.elapsed() > Duration::from_secs(60) {
+            break told;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    client.quiesce();
+    assert!(asked.join().unwrap());
+    let _ = realm.kill();
+    let _ = realm.wait();
+    assert!(told.contains("GET /t?"), "{told:?}");
+    assert!(!told.to_lowercase().contains("authorization"), "{told}");
 }
 
 #[test]
