@@ -7,6 +7,7 @@
 //!
 //! `docs/architecture.md` tells which room answers which question and which way one may look.
 
+pub mod attestation;
 pub mod cli;
 pub mod error;
 pub mod exporter;
@@ -15,5 +16,6 @@ pub mod graph;
 mod parallel;
 pub mod progress;
 pub mod registry;
+pub mod sbom;
 pub mod solver;
 pub mod source;

@@ -133,6 +133,7 @@ impl Store {
         self.trim_builds(options.all)?;
         self.sweep_temporary()?;
         self.remove_unused_locks()?;
+        self.forget_referrers()?;
         self.forget_trees();
         Ok(report)
     }

@@ -3,6 +3,8 @@
 //! Only indexes are read, and those from the top down only as far as needed: a layer below the one that
 //! answers is not even fetched. Bytes come from the tree form of a layer if there is one, else out of its tar.
 
+mod parts;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -13,6 +15,8 @@ use crate::digest::ContentDigest;
 use crate::error::StoreError;
 use crate::layer::{Entry, IndexEntry, Kind, Layer, LayerIndex, LayerPath, open_file};
 use crate::tree::{Tree, TreeError};
+
+pub use parts::FileParts;
 
 /// What a stack of layers looks like when they lie on each other.
 #[derive(Debug, Clone)]
@@ -75,6 +79,52 @@ impl View {
             path: inode.unwrap_or_else(|| path.clone()),
             index,
         })
+    }
+    /// Where the bytes of a file lie in the tar of its layer, which is made if there is none: the tar, place, size, digest.
+    fn in_tar(
+        &self,
+        found: &mut Found,
+        path: &LayerPath,
+    ) -> Result<(PathBuf, u64, u64, ContentDigest), TreeError> {
+        let layer = &self.layers[found.layer];
+        let io_error = |kind: io::ErrorKind| TreeError::Io {
+            path: path.clone(),
+            cause: kind.into(),
+        };
+        let failed = |error: StoreError| store_error(path, &error);
+        let tar = match layer.existing_tar().map_err(failed)? {
+            Some(tar) => tar,
+            None => {
+                layer.tar().map_err(failed)?;
+                layer
+                    .existing_tar()
+                    .map_err(failed)?
+                    .ok_or_else(|| io_error(io::ErrorKind::NotFound))?
+            }
+        };
+        let place = |index: &LayerIndex| {
+            let IndexEntry {
+                entry,
+                data_offset,
+                digest,
+            } = index.get(&found.path)?;
+            let Kind::File { size } = entry.kind else {
+                return None;
+            };
+            Some(((*data_offset)?, size, (*digest)?))
+        };
+        let place = match place(&found.index) {
+            Some(place) => Some(place),
+            None => {
+                // The layer was indexed before it had a tar, or by a pass that hashed no files.
+                let index = layer.verified_index().map_err(failed)?;
+                let place = place(&index);
+                found.index = index;
+                place
+            }
+        };
+        let (offset, size, digest) = place.ok_or_else(|| io_error(io::ErrorKind::InvalidData))?;
+        Ok((tar, offset, size, digest))
     }
 }
 
@@ -174,38 +224,7 @@ impl Tree for View {
                 Err(error) => return Err(io_error(error)),
             }
         }
-        let tar = match layer.existing_tar().map_err(failed)? {
-            Some(tar) => tar,
-            None => {
-                layer.tar().map_err(failed)?;
-                layer
-                    .existing_tar()
-                    .map_err(failed)?
-                    .ok_or_else(|| io_error(io::ErrorKind::NotFound.into()))?
-            }
-        };
-        let place = |index: &LayerIndex| {
-            let IndexEntry {
-                entry,
-                data_offset,
-                digest,
-            } = index.get(&found.path)?;
-            let Kind::File { size } = entry.kind else {
-                return None;
-            };
-            Some(((*data_offset)?, size, (*digest)?))
-        };
-        let place = match place(&found.index) {
-            Some(place) => Some(place),
-            None => {
-                // The layer was indexed before it had a tar, or by a pass that hashed no files.
-                let index = layer.verified_index().map_err(failed)?;
-                let place = place(&index);
-                found.index = index;
-                place
-            }
-        };
-        let (offset, size, digest) = place.ok_or_else(|| io_error(io::ErrorKind::InvalidData.into()))?;
+        let (tar, offset, size, digest) = self.in_tar(&mut found, path)?;
         Ok(Box::new(StoredFile {
             bytes: File::open(tar).map_err(io_error)?,
             form: Form::Tar,

@@ -1,6 +1,7 @@
 //! `rbuild [build]`: the one flow from argv to an image.
 
 mod announced;
+mod attesting;
 mod caching;
 mod call;
 mod commit;
@@ -10,6 +11,7 @@ pub mod explain;
 pub mod handed;
 mod interrupt;
 mod leaks;
+mod metadata;
 pub mod network;
 pub mod options;
 mod proxies;
@@ -27,7 +29,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use rbuild_cache::layer::Ownership;
@@ -56,6 +58,7 @@ use crate::source::remote::Remotes;
 use crate::source::secret::Secrets;
 
 use announced::Announced;
+use commit::Committed;
 use interrupt::Interrupts;
 pub use options::BuildArgs;
 use options::{BuildOptions, Metadata};
@@ -77,6 +80,9 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
         // A build that fails must not leave an older id behind.
         remove_if_there(file)?;
     }
+    if let Some(file) = &options.metadata_file {
+        remove_if_there(file)?;
+    }
     let progress = progress(&options);
     let mut source = String::new();
     let build = Build::new(&options, context, &progress)?;
@@ -93,6 +99,9 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
         Ok(exported) => {
             if let Some(file) = &options.iidfile {
                 write_atomically(file, exported.image_id.to_string().as_bytes())?;
+            }
+            if let Some(file) = &options.metadata_file {
+                write_atomically(file, &build.metadata(&exported)?)?;
             }
             if options.quiet && options.shows_id() {
                 super::context::print(format!("{}\n", exported.image_id))?;
@@ -131,6 +140,11 @@ struct Build<'a> {
     arrival: OnceCell<Arrival>,
     /// What `--explain` has to say, for the end.
     explanation: RefCell<String>,
+    /// What the caller asked for, for provenance.
+    parameters: OnceCell<BTreeMap<String, String>>,
+    /// The images, for the file that tells of them.
+    made: RefCell<Vec<BuiltImage>>,
+    started: SystemTime,
 }
 
 impl<'a> Build<'a> {
@@ -151,6 +165,9 @@ impl<'a> Build<'a> {
             ignore: OnceCell::new(),
             arrival: OnceCell::new(),
             explanation: RefCell::default(),
+            parameters: OnceCell::new(),
+            made: RefCell::default(),
+            started: SystemTime::now(),
         })
     }
 
@@ -165,18 +182,20 @@ impl<'a> Build<'a> {
         let lowered = self.lower(dockerfile, &images, &remotes)?;
         let locals = self.locals(&lowered, &store)?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals, &remotes)?;
-        let images = lowered
+        let committed = lowered
             .iter()
             .map(|lowered| commit::commit(lowered, solved.as_ref(), &store, self.clamp(lowered)))
-            .collect::<Result<Vec<BuiltImage>, BuildError>>()?;
+            .collect::<Result<Vec<Committed>, BuildError>>()?;
         let epoch = lowered.first().and_then(|lowered| lowered.source_date_epoch);
-        for image in &images {
+        for Committed { image, .. } in &committed {
             leaks::refuse_in_config(&self.leaks, &image.config, self.progress.as_ref())?;
         }
+        let images = self.attest(&store, &lowered, committed, source)?;
         let exported = self.export(&images, &store, &registry, epoch)?;
         if let (Some(solved), Some(_)) = (&solved, &sandbox) {
             solved.seal(&store)?;
         }
+        self.made.replace(images);
         Ok(exported)
     }
 
@@ -195,6 +214,9 @@ impl<'a> Build<'a> {
         remotes: &Remotes,
     ) -> Result<Vec<Lowered>, BuildError> {
         let request = self.request(dockerfile)?;
+        if self.options.attestations.is_any() {
+            let _ = self.parameters.set(attesting::parameters(&request));
+        }
         let resolver = self.announced(images, Some(remotes));
         let lowered = match self.options.platforms.as_slice() {
             [] => vec![frontend::lower(&request, &resolver)?],
@@ -343,7 +365,9 @@ impl<'a> Build<'a> {
         let exports_files =
             |output: &Output| matches!(output.kind, OutputKind::Local { .. } | OutputKind::Tar { .. });
         solver::foreign::check(&inputs, &plan)?;
-        let entered = if plan.needs_namespace(&inputs, self.options.outputs.iter().any(exports_files))? {
+        let reads_files =
+            self.options.attestations.sbom.is_some() || self.options.outputs.iter().any(exports_files);
+        let entered = if plan.needs_namespace(&inputs, reads_files)? {
             registry.quiesce();
             let entered = self.enter(store)?;
             if plan.runs_with(&inputs, NetworkMode::Default) {

@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
+use super::attested::Said;
 use super::context::print;
 use super::members::{Members, annotation};
 use super::template::Template;
 use super::{Context, inspect};
 use crate::exporter::list::List;
 use crate::exporter::whole::Whole;
-use crate::registry::Reference;
+use crate::graph::Platform;
+use crate::registry::document::CONFIG_LIMIT;
+use crate::registry::{Document, Reference, Registry};
 
 /// `rbuild buildx imagetools ...`.
 #[derive(Debug, clap::Subcommand)]
@@ -49,7 +52,7 @@ pub struct CreateArgs {
 /// `rbuild buildx imagetools inspect NAME`.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// Go template of .Name, .Manifest and .Image
+    /// Go template of .Name, .Manifest, .Image, .Provenance and .SBOM
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "raw")]
     format: Option<String>,
     /// Show the bytes as they are
@@ -136,8 +139,8 @@ fn show(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
         let mut manifest = json.clone();
         manifest["digest"] = document.descriptor.digest.to_string().into();
         manifest["size"] = document.descriptor.size.into();
-        let image = image(&registry, &name)?;
-        let data = json!({"Name": name.to_string(), "Manifest": manifest, "Image": image});
+        let mut data = json!({"Name": name.to_string(), "Manifest": manifest});
+        image(&registry, &name, &document, &mut data)?;
         return print(template.render(&data)? + "\n");
     }
     let mut out = format!(
@@ -176,17 +179,43 @@ fn show(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
             out.push('\n');
         }
     }
+    let referrers = registry.referrers(&name, &document.descriptor.digest)?;
+    if !referrers.is_empty() {
+        out.push_str("\nReferrers:\n");
+    }
+    for referrer in referrers {
+        out.push_str(&format!(
+            "  Name:         {}@{}\n  ArtifactType: {}\n",
+            name.name(),
+            referrer.descriptor.digest,
+            referrer.artifact_type
+        ));
+        for (number, (key, value)) in referrer.annotations.iter().enumerate() {
+            if number == 0 {
+                out.push_str("  Annotations:\n");
+            }
+            out.push_str(&format!("    {key}: {value}\n"));
+        }
+        out.push('\n');
+    }
     print(out)
 }
 
-/// The config of the image for this machine, if there is one.
-fn image(registry: &crate::registry::Registry, name: &Reference) -> anyhow::Result<Value> {
-    use crate::registry::document::CONFIG_LIMIT;
-
-    let Ok(resolved) = registry.resolve(name, &crate::graph::Platform::host()) else {
-        return Ok(Value::Null);
+/// The config of the image for this machine, if there is one, and what is attested of it.
+fn image(registry: &Registry, name: &Reference, document: &Document, data: &mut Value) -> anyhow::Result<()> {
+    let Ok(resolved) = registry.resolve_document(name, document.clone(), &Platform::host()) else {
+        for field in ["Image", "Provenance", "SBOM"] {
+            data[field] = Value::Null;
+        }
+        return Ok(());
     };
     let manifest = resolved.manifest.manifest(&name.to_string())?;
     let config = registry.small_blob(name, &manifest.config, CONFIG_LIMIT)?;
-    Ok(serde_json::from_slice(&config)?)
+    data["Image"] = serde_json::from_slice(&config)?;
+    let index = resolved.index.as_ref().map(|index| index.bytes.as_slice());
+    let said = Said::pushed(registry, name, &resolved.manifest.descriptor.digest, index)?;
+    if let Some(fields) = data.as_object_mut() {
+        said.write(fields);
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::layer::{LayerBlob, MEDIA_TYPE_TAR, TarReader};
@@ -75,6 +76,7 @@ pub fn run(args: ImportArgs, context: &Context) -> anyhow::Result<ExitCode> {
         config: serde_json::to_vec(&config)?,
         layers: vec![layer],
         platform,
+        attested: Arc::default(),
     };
     let assembled = image::assemble(&store, &built, &Encoding::default(), None)?;
     image::put(&store, &built, &assembled)?;

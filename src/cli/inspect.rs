@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use rbuild_cache::Store;
 use serde_json::{Value, json};
 
+use super::attested::Said;
 use super::context::{note, print};
 use super::lookup::Listed;
 use super::template::Template;
@@ -59,7 +60,14 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut errors = Vec::new();
     for text in &args.images {
         match lookup::find_for(&store, text, args.platform.as_ref()) {
-            Ok(listed) => values.push(fields(&store, &listed)),
+            Ok(listed) => {
+                let mut value = fields(&store, &listed);
+                if let (Some(_), Some(fields)) = (&template, value.as_object_mut()) {
+                    let index = (listed.descriptor != listed.image.descriptor).then_some(&listed.descriptor);
+                    Said::stored(&store, &listed.image.descriptor.digest, index)?.write(fields);
+                }
+                values.push(value);
+            }
             Err(error) => errors.push(error),
         }
     }

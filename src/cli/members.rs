@@ -128,6 +128,7 @@ fn entries(gathered: Gathered, all: bool) -> Vec<Value> {
                     },
                     platform: serde_json::from_value(member.entry["platform"].clone()).ok(),
                     ref_name: None,
+                    is_artifact: false,
                 })
             })
             .collect(),

@@ -1,5 +1,6 @@
 //! What did the user type? One file per command: its arguments and what it does with them.
 
+mod attested;
 pub mod build;
 pub mod config;
 pub mod confirm;

@@ -83,7 +83,9 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
             (Whole::Index(index), Some(one)) if index.partial => Whole::Image(Box::new(one)),
             (whole, _) => whole,
         };
+        let attached = whole.attached(&store)?;
         images.push(whole.into_archive(&store, names)?);
+        images.extend(attached.into_iter().map(Archived::Attached));
     }
     write_tar(&store, &images, Format::Docker, &dest, None)?;
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::Destination;
 use super::ahead::read_ahead;
+use super::attached::Attached;
 use super::full_disk::explained;
 use super::replacement::Replacement;
 use super::stored::StoredManifest;
@@ -84,6 +85,8 @@ pub enum Archived {
     Image(ArchiveImage),
     /// One for each of several platforms.
     Index(ArchiveIndex),
+    /// What is said of an image beside it.
+    Attached(Attached),
 }
 
 impl Archived {
@@ -91,6 +94,7 @@ impl Archived {
         match self {
             Self::Image(image) => std::slice::from_ref(image),
             Self::Index(index) => &index.images,
+            Self::Attached(_) => &[],
         }
     }
 }
@@ -222,12 +226,20 @@ fn write_members(
     // Size, and the bytes of what is not in the store.
     let mut blobs: BTreeMap<Digest, (u64, Option<&[u8]>)> = BTreeMap::new();
     for archived in images {
-        if let Archived::Index(index) = archived {
-            let Descriptor { digest, size, .. } = index.descriptor;
-            for other in &index.others {
-                blobs.insert(other.digest, (other.size, None));
+        match archived {
+            Archived::Image(_) => {}
+            Archived::Index(index) => {
+                let Descriptor { digest, size, .. } = index.descriptor;
+                for other in &index.others {
+                    blobs.insert(other.digest, (other.size, None));
+                }
+                blobs.insert(digest, (size, Some(&index.bytes)));
             }
-            blobs.insert(digest, (size, Some(&index.bytes)));
+            Archived::Attached(attached) => {
+                for blob in attached.blobs() {
+                    blobs.insert(blob.digest, (blob.size, None));
+                }
+            }
         }
     }
     for image in images.iter().flat_map(Archived::images) {
@@ -268,10 +280,14 @@ fn index(images: &[Archived], epoch: Option<i64>) -> Value {
         let (descriptor, names, annotations) = match archived {
             Archived::Image(image) => (&image.manifest, &image.names, &image.annotations),
             Archived::Index(index) => (&index.descriptor, &index.names, &index.annotations),
+            Archived::Attached(attached) => {
+                entries.push(json!(attached.referrer));
+                continue;
+            }
         };
         let platform = match archived {
             Archived::Image(image) => Some(&image.platform),
-            Archived::Index(_) => None,
+            Archived::Index(_) | Archived::Attached(_) => None,
         };
         let mut common = annotations.clone();
         if let Some(created) = created(archived.images(), epoch) {
@@ -338,6 +354,7 @@ fn docker_manifest(images: &[Archived]) -> Value {
             let ours = images.clone().find(|image| host.accepts(&image.platform));
             Some(entry(ours.or_else(|| images.next())?, &index.names))
         }
+        Archived::Attached(_) => None,
     });
     entries.collect()
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::ensure;
 use rbuild_cache::{Descriptor, Digest, Store};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::archive::{ArchiveIndex, Archived};
+use super::attached::{self, Attached};
 use super::image::{self, Assembled};
 use super::{Annotation, AnnotationTarget, BuiltImage, Codec, Encoding};
 use crate::graph::Platform;
@@ -21,6 +24,8 @@ pub struct AssembledIndex {
     pub bytes: Vec<u8>,
     /// Its images.
     pub images: Vec<Assembled>,
+    /// What is said of them inside of the index.
+    pub inside: Vec<Attached>,
     /// Annotations of the index's own descriptor.
     descriptor_annotations: BTreeMap<String, String>,
 }
@@ -30,7 +35,7 @@ pub struct AssembledIndex {
 struct IndexJson<'a> {
     schema_version: u32,
     media_type: &'a str,
-    manifests: Vec<EntryJson<'a>>,
+    manifests: Vec<Value>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
 }
@@ -44,10 +49,11 @@ struct EntryJson<'a> {
     platform: &'a Platform,
 }
 
-/// The index of `images`; encoding as for [`image::assemble`].
+/// The index of `images`, which have `names`; encoding as for [`image::assemble`].
 pub fn assemble(
     store: &Store,
     images: &[BuiltImage],
+    names: &[Reference],
     encoding: &Encoding,
     default: Option<Codec>,
 ) -> anyhow::Result<AssembledIndex> {
@@ -57,17 +63,35 @@ pub fn assemble(
         .collect::<anyhow::Result<Vec<_>>>()?;
     let oci = encoding.oci_media_types;
     let entries = assembled.iter().zip(images);
-    let manifests = entries.map(|(assembled, built)| EntryJson {
-        descriptor: &assembled.descriptor,
-        annotations: &assembled.descriptor_annotations,
-        platform: &built.platform,
-    });
+    let mut manifests = Vec::with_capacity(images.len());
+    let mut inside = Vec::new();
+    for (assembled, built) in entries {
+        manifests.push(serde_json::to_value(EntryJson {
+            descriptor: &assembled.descriptor,
+            annotations: &assembled.descriptor_annotations,
+            platform: &built.platform,
+        })?);
+        if let Some(attached) = attached::inside(store, built, &assembled.descriptor, names)? {
+            ensure!(
+                oci,
+                "attestations in the index need media types of OCI: drop oci-mediatypes=false or inline=true"
+            );
+            inside.push((attached, assembled.descriptor.digest));
+        }
+    }
+    // What is said comes after all of which it is said.
+    manifests.extend(
+        inside
+            .iter()
+            .map(|(attached, subject)| attached.entry_in_index(subject)),
+    );
+    let inside = inside.into_iter().map(|(attached, _)| attached).collect();
     let select = |target| Annotation::on_index(&encoding.annotations, target);
     let media_type = if oci { OCI_INDEX } else { DOCKER_LIST };
     let bytes = serde_json::to_vec(&IndexJson {
         schema_version: 2,
         media_type,
-        manifests: manifests.collect(),
+        manifests,
         // Docker's list has no annotations.
         annotations: if oci {
             select(AnnotationTarget::Index)
@@ -83,6 +107,7 @@ pub fn assemble(
         },
         bytes,
         images: assembled,
+        inside,
         descriptor_annotations: select(AnnotationTarget::IndexDescriptor),
     })
 }
@@ -97,7 +122,7 @@ impl AssembledIndex {
             images: assembled
                 .map(|(assembled, built)| assembled.into_archive(built, &[]))
                 .collect(),
-            others: Vec::new(),
+            others: self.inside.into_iter().flat_map(Attached::into_blobs).collect(),
             names: names.to_vec(),
             annotations: self.descriptor_annotations,
         })

@@ -4,6 +4,8 @@
 mod ahead;
 pub mod annotation;
 pub mod archive;
+pub mod attached;
+mod beside;
 mod full_disk;
 pub mod image;
 pub mod index;
@@ -17,16 +19,20 @@ pub mod stored;
 pub mod unfinished;
 pub mod whole;
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::View;
 use rbuild_cache::layer::Layer;
 
 use rbuild_cache::{Descriptor, Digest, LayerId, Store};
 
+use crate::attestation::Attested;
 use crate::graph::Platform;
 use crate::registry::{Reference, Registry};
 
 use archive::Archived;
+use beside::Beside;
 
 pub use annotation::{Annotation, AnnotationTarget};
 pub use output::{Codec, Destination, Encoding, Output, OutputError, OutputKind};
@@ -40,6 +46,19 @@ pub struct BuiltImage {
     pub layers: Vec<LayerId>,
     /// Platform of the image.
     pub platform: Platform,
+    /// What is said of it.
+    pub attested: Arc<[Attested]>,
+}
+
+impl BuiltImage {
+    /// The same with all that is said of it in its index.
+    fn attested_in_index(&self) -> Self {
+        let mut image = self.clone();
+        for attested in Arc::make_mut(&mut image.attested) {
+            attested.place.in_index = true;
+        }
+        image
+    }
 }
 
 /// What exporting needs beside the image.
@@ -86,8 +105,28 @@ pub fn export(
     if output.has_manifest() {
         archive::check_names(names)?;
     }
+    let moved;
+    let images = if output.attestation_inline {
+        moved = images
+            .iter()
+            .map(BuiltImage::attested_in_index)
+            .collect::<Vec<_>>();
+        &moved
+    } else {
+        images
+    };
+    let in_index = |image: &BuiltImage| image.attested.iter().any(|attested| attested.place.in_index);
     match images {
-        [image] if !as_index => one(context, image, names, output),
+        [image] if !(as_index || output.has_manifest() && in_index(image)) => {
+            one(context, image, names, output)
+        }
+        [image] if !as_index => {
+            // The index is there for what is said of the image: its id is the image's own.
+            image::refuse_index_annotations(&output.encoding, image)?;
+            let mut exported = several(context, images, names, output)?;
+            exported.image_id = Digest::of(&image.config);
+            Ok(exported)
+        }
         _ => several(context, images, names, output),
     }
 }
@@ -110,9 +149,13 @@ fn one(
     };
     match &output.kind {
         OutputKind::CacheOnly => {}
-        OutputKind::Tar { dest } => rootfs::write_tar(&view(store, image)?, dest, epoch)?,
+        OutputKind::Tar { dest } => {
+            let view = view(store, image)?;
+            let files = attached::files(&view, image, &output.attestation_prefix)?;
+            rootfs::write_tar(&Beside::new(&view, files, epoch), dest, epoch)?;
+        }
         OutputKind::Local { dest } => {
-            exported.devices = rootfs::write_directory(&view(store, image)?, dest, epoch)?;
+            exported.devices = write_directory(context, image, dest, output)?;
         }
         OutputKind::Image { store: keep, push } => {
             // Compressed bytes are only for those who get them over a network.
@@ -120,13 +163,16 @@ fn one(
             image::refuse_index_annotations(&output.encoding, image)?;
             let assembled = image::assemble(store, image, &output.encoding, default)?;
             image::put(store, image, &assembled)?;
+            let attached = attached::beside(store, image, &assembled.descriptor, names)?;
             if *push {
                 let layers = layers(store, image)?;
                 for name in names {
                     push::push(registry, store, name, &assembled.to_push(&layers), &|_, _, _| {})?;
+                    attached::push(registry, store, name, &assembled.descriptor.digest, &attached)?;
                 }
             }
             if *keep {
+                attached::keep(store, &assembled.descriptor.digest, &attached)?;
                 image::tag(store, &assembled.descriptor, names)?;
             }
             exported.manifest = Some(assembled.descriptor);
@@ -136,8 +182,10 @@ fn one(
             let assembled = image::assemble(store, image, &output.encoding, Some(Codec::Gzip))?;
             image::ensure_blobs(store, image, &assembled)?;
             exported.manifest = Some(assembled.descriptor.clone());
-            let archived = Archived::Image(assembled.into_archive(image, names));
-            write_archive(context, archived, output)?;
+            let attached = attached::beside(store, image, &assembled.descriptor, names)?;
+            let mut archived = vec![Archived::Image(assembled.into_archive(image, names))];
+            archived.extend(attached.into_iter().map(Archived::Attached));
+            write_archive(context, &archived, output)?;
         }
     }
     Ok(exported)
@@ -149,11 +197,7 @@ fn several(
     names: &[Reference],
     output: &Output,
 ) -> anyhow::Result<Exported> {
-    let ExportContext {
-        store,
-        registry,
-        epoch,
-    } = *context;
+    let ExportContext { store, registry, .. } = *context;
     let mut exported = Exported {
         image_id: Digest::of(b""),
         manifest: None,
@@ -165,24 +209,35 @@ fn several(
         OutputKind::Local { dest } => {
             for image in images {
                 let dest = dest.join(image.platform.to_string().replace('/', "_"));
-                exported.devices += rootfs::write_directory(&view(store, image)?, &dest, epoch)?;
+                exported.devices += write_directory(context, image, &dest, output)?;
             }
         }
         OutputKind::Image { store: keep, push } => {
             let default = push.then_some(Codec::Gzip);
-            let assembled = index::assemble(store, images, &output.encoding, default)?;
+            let assembled = index::assemble(store, images, names, &output.encoding, default)?;
+            let mut attached = Vec::with_capacity(images.len());
             for (image, assembled) in images.iter().zip(&assembled.images) {
                 image::put(store, image, assembled)?;
+                attached.push(attached::beside(store, image, &assembled.descriptor, names)?);
             }
             store.put_blob(&assembled.bytes)?;
             if *push {
                 for name in names {
                     // The index comes last: it may name only what is there.
-                    for (image, assembled) in images.iter().zip(&assembled.images) {
-                        let by_digest = name.with_digest(assembled.descriptor.digest);
+                    for ((image, assembled), attached) in images.iter().zip(&assembled.images).zip(&attached)
+                    {
+                        let digest = assembled.descriptor.digest;
                         let layers = layers(store, image)?;
                         let image = assembled.to_push(&layers);
-                        push::push(registry, store, &by_digest, &image, &|_, _, _| {})?;
+                        push::push(registry, store, &name.with_digest(digest), &image, &|_, _, _| {})?;
+                        attached::push(registry, store, name, &digest, attached)?;
+                    }
+                    for inside in &assembled.inside {
+                        inside.push(
+                            registry,
+                            store,
+                            &name.with_digest(inside.referrer.descriptor.digest),
+                        )?;
                     }
                     let media_type = &assembled.descriptor.media_type;
                     registry
@@ -191,6 +246,9 @@ fn several(
                 }
             }
             if *keep {
+                for (assembled, attached) in assembled.images.iter().zip(&attached) {
+                    attached::keep(store, &assembled.descriptor.digest, attached)?;
+                }
                 image::tag(store, &assembled.descriptor, names)?;
             }
             exported.manifest = Some(assembled.descriptor);
@@ -199,19 +257,23 @@ fn several(
             bail!("docker exporter does not currently support exporting manifest lists: use type=oci")
         }
         OutputKind::Oci { .. } => {
-            let assembled = index::assemble(store, images, &output.encoding, Some(Codec::Gzip))?;
+            let assembled = index::assemble(store, images, names, &output.encoding, Some(Codec::Gzip))?;
+            let mut attached = Vec::new();
             for (image, assembled) in images.iter().zip(&assembled.images) {
                 image::ensure_blobs(store, image, assembled)?;
+                attached.extend(attached::beside(store, image, &assembled.descriptor, names)?);
             }
             exported.manifest = Some(assembled.descriptor.clone());
-            write_archive(context, assembled.into_archive(images, names), output)?;
+            let mut archived = vec![assembled.into_archive(images, names)];
+            archived.extend(attached.into_iter().map(Archived::Attached));
+            write_archive(context, &archived, output)?;
         }
     }
     // The id of what has several configs is that of its index.
     exported.image_id = match &exported.manifest {
         Some(index) => index.digest,
         None => {
-            index::assemble(store, images, &output.encoding, None)?
+            index::assemble(store, images, names, &output.encoding, None)?
                 .descriptor
                 .digest
         }
@@ -219,7 +281,20 @@ fn several(
     Ok(exported)
 }
 
-fn write_archive(context: &ExportContext<'_>, archived: Archived, output: &Output) -> anyhow::Result<()> {
+/// The image's root file system as files, and what is said of it as files beside them.
+fn write_directory(
+    context: &ExportContext<'_>,
+    image: &BuiltImage,
+    dest: &std::path::Path,
+    output: &Output,
+) -> anyhow::Result<u64> {
+    let ExportContext { store, epoch, .. } = *context;
+    let view = view(store, image)?;
+    let files = attached::files(&view, image, &output.attestation_prefix)?;
+    rootfs::write_directory(&Beside::new(&view, files, epoch), dest, epoch)
+}
+
+fn write_archive(context: &ExportContext<'_>, archived: &[Archived], output: &Output) -> anyhow::Result<()> {
     let ExportContext { store, epoch, .. } = *context;
     let (format, dest, tar) = match &output.kind {
         OutputKind::Oci { dest, tar } => (archive::Format::Oci, dest, *tar),
@@ -227,8 +302,8 @@ fn write_archive(context: &ExportContext<'_>, archived: Archived, output: &Outpu
         _ => bail!("type={} is no archive", output.type_name()),
     };
     match dest {
-        Destination::Path(path) if !tar => archive::write_directory(store, &[archived], format, path, epoch),
-        dest => archive::write_tar(store, &[archived], format, dest, epoch),
+        Destination::Path(path) if !tar => archive::write_directory(store, archived, format, path, epoch),
+        dest => archive::write_tar(store, archived, format, dest, epoch),
     }
 }
 

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::annotation::Annotation;
-pub use attributes::csv_fields;
 use attributes::{Draft, TYPES};
+pub use attributes::{csv_fields, parse_bool};
 
 /// One `--output`: where a result goes and in which form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,10 @@ pub struct Output {
     pub encoding: Encoding,
     /// `rewrite-timestamp=true`: times of new layers are cut to SOURCE_DATE_EPOCH. The builder makes its layers so.
     pub rewrite_timestamp: bool,
+    /// `attestation-prefix=`: what stands before the names of files that tell of the files.
+    pub attestation_prefix: String,
+    /// `attestation-inline=true`: what is said of the image is in its index.
+    pub attestation_inline: bool,
 }
 
 impl Output {
@@ -239,6 +243,8 @@ impl Output {
             names: Vec::new(),
             encoding: Encoding::default(),
             rewrite_timestamp: false,
+            attestation_prefix: String::new(),
+            attestation_inline: false,
         }
     }
 

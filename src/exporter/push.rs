@@ -31,13 +31,7 @@ pub fn push(
     progress: &(dyn Fn(&Digest, u64, u64) + Sync),
 ) -> anyhow::Result<Digest> {
     let mut blobs: Vec<PushBlob<'_>> = Vec::with_capacity(image.blobs.len() + 1);
-    let config = image.config.digest;
-    blobs.push(PushBlob {
-        digest: config,
-        size: image.config.size,
-        open: Box::new(move || Ok(Box::new(store.open_blob(&config)?))),
-        mount_from: Vec::new(),
-    });
+    blobs.push(stored_blob(store, image.config));
     for (layer, blob) in image.layers.iter().zip(image.blobs) {
         // One blob may be several layers of an image.
         if blobs.iter().any(|known| known.digest == blob.digest) {
@@ -57,4 +51,15 @@ pub fn push(
     registry
         .push_image(name, image.media_type, image.manifest, &blobs, progress)
         .with_context(|| format!("pushing {}", name.familiar()))
+}
+
+/// A blob of the store that is no layer.
+pub(super) fn stored_blob<'a>(store: &'a Store, blob: &Descriptor) -> PushBlob<'a> {
+    let digest = blob.digest;
+    PushBlob {
+        digest,
+        size: blob.size,
+        open: Box::new(move || Ok(Box::new(store.open_blob(&digest)?))),
+        mount_from: Vec::new(),
+    }
 }

@@ -2,6 +2,7 @@
 //! them. Read for `save` and `push`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::Layer;
@@ -9,11 +10,16 @@ use rbuild_cache::{Descriptor, Digest, Store};
 use serde_json::Value;
 
 use super::archive::{ArchiveImage, ArchiveIndex, Archived};
-use super::push::{Push, push};
+use super::attached::{self, REFERENCE_DIGEST};
+use super::push::{Push, push, stored_blob};
 use super::stored::StoredManifest;
 use super::{BuiltImage, Codec, Encoding, image};
+use crate::attestation;
 use crate::registry::document::{MANIFEST_LIMIT, OCI_MANIFEST, Reading};
 use crate::registry::{Document, PushBlob, Reference, Registry};
+
+/// More than any statement.
+const STATEMENT_LIMIT: u64 = 256 << 20;
 
 /// What a name leads to.
 #[derive(Debug, Clone)]
@@ -83,6 +89,24 @@ impl Whole {
         }))
     }
 
+    /// What is kept beside its images.
+    pub fn attached(&self, store: &Store) -> anyhow::Result<Vec<attached::Attached>> {
+        let images: Vec<&StoredManifest> = match self {
+            Self::Image(image) => vec![image],
+            Self::Index(index) => index
+                .members
+                .iter()
+                .filter_map(|member| match member {
+                    Member::Image(image) => Some(&**image),
+                    Member::Other(..) => None,
+                })
+                .collect(),
+        };
+        let of = |image: &StoredManifest| attached::kept(store, &image.descriptor.digest);
+        let all = images.into_iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(all.concat())
+    }
+
     /// As an archive has it, under `names`. Fetches the layers that the store does not have.
     pub fn into_archive(self, store: &Store, names: Vec<Reference>) -> anyhow::Result<Archived> {
         let index = match self {
@@ -125,7 +149,11 @@ impl Whole {
         pushed: &dyn Fn(&Digest),
     ) -> anyhow::Result<Descriptor> {
         let index = match self {
-            Self::Image(image) => return push_image(registry, store, name, image, pushed),
+            Self::Image(image) => {
+                let sent = push_image(registry, store, name, image, pushed)?;
+                push_attached(registry, store, name, image, &sent)?;
+                return Ok(sent);
+            }
             Self::Index(index) => index,
         };
         // Layers that were made here go out compressed, so that manifests and the index may become others.
@@ -134,15 +162,16 @@ impl Whole {
             let Member::Image(image) = member else { continue };
             let by_digest = name.with_digest(image.descriptor.digest);
             let sent = push_image(registry, store, &by_digest, image, pushed)?;
+            push_attached(registry, store, name, image, &sent)?;
             renamed.insert(image.descriptor.digest, sent);
         }
         for member in &index.members {
             let Member::Other(document, blobs) = member else {
                 continue;
             };
-            let sent = about_renamed(document, &renamed)?;
+            let (sent, blobs) = about_renamed(store, document, blobs, &renamed)?;
             let by_digest = name.with_digest(sent.descriptor.digest);
-            push_other(registry, store, &by_digest, &sent, blobs)?;
+            push_other(registry, store, &by_digest, &sent, &blobs)?;
             renamed.insert(document.descriptor.digest, sent.descriptor);
         }
         let bytes = with_entries(&index.document.bytes, &renamed)?;
@@ -180,6 +209,7 @@ fn push_image(
         config: found.config.clone(),
         layers: layers.iter().map(Layer::id).cloned().collect(),
         platform: found.facts.platform.clone(),
+        attested: Arc::default(),
     };
     let encoding = Encoding {
         oci_media_types: found.descriptor.media_type == OCI_MANIFEST,
@@ -229,15 +259,7 @@ fn push_other(
     document: &Document,
     blobs: &[Descriptor],
 ) -> anyhow::Result<()> {
-    let blobs: Vec<PushBlob<'_>> = blobs
-        .iter()
-        .map(|blob| PushBlob {
-            digest: blob.digest,
-            size: blob.size,
-            open: Box::new(move || Ok(Box::new(store.open_blob(&blob.digest)?))),
-            mount_from: Vec::new(),
-        })
-        .collect();
+    let blobs: Vec<PushBlob<'_>> = blobs.iter().map(|blob| stored_blob(store, blob)).collect();
     let media_type = &document.descriptor.media_type;
     registry
         .push_image(name, media_type, &document.bytes, &blobs, &|_, _, _| {})
@@ -252,18 +274,63 @@ fn with_layers(manifest: &[u8], layers: &[Descriptor]) -> anyhow::Result<Vec<u8>
     Ok(serde_json::to_vec(&document)?)
 }
 
-/// An attestation says of which image it is by its `subject`.
-fn about_renamed(document: &Document, renamed: &BTreeMap<Digest, Descriptor>) -> anyhow::Result<Document> {
-    let mut json: Value = serde_json::from_slice(&document.bytes)?;
-    if !rename(&mut json["subject"], renamed) {
-        return Ok(document.clone());
+/// What is attested of an image, beside what was sent of it.
+fn push_attached(
+    registry: &Registry,
+    store: &Store,
+    name: &Reference,
+    image: &StoredManifest,
+    sent: &Descriptor,
+) -> anyhow::Result<()> {
+    let mut attached = attached::kept(store, &image.descriptor.digest)?;
+    let renamed = BTreeMap::from([(image.descriptor.digest, sent.clone())]);
+    for one in &mut attached {
+        let document = document(store, &one.referrer.descriptor)?;
+        let (document, blobs) = about_renamed(store, &document, &one.blobs, &renamed)?;
+        store.put_blob(&document.bytes)?;
+        one.referrer.descriptor = document.descriptor;
+        one.blobs = blobs;
     }
-    let bytes = serde_json::to_vec(&json)?;
-    Document::new(bytes, Some(&document.descriptor.media_type)).map_err(anyhow::Error::msg)
+    attached::push(registry, store, name, &sent.digest, &attached)
 }
 
-/// The annotation by which an attestation in an index says which entry it belongs to.
-const REFERENCE: &str = "vnd.docker.reference.digest";
+/// An attestation says of which image it is by its `subject`, and so do its statements. With other blobs of theirs,
+/// which are put into the store.
+fn about_renamed(
+    store: &Store,
+    document: &Document,
+    blobs: &[Descriptor],
+    renamed: &BTreeMap<Digest, Descriptor>,
+) -> anyhow::Result<(Document, Vec<Descriptor>)> {
+    let to = |digest: &Digest| renamed.get(digest).map(|sent| sent.digest);
+    let mut moved = BTreeMap::new();
+    let mut blobs = blobs.to_vec();
+    for blob in blobs
+        .iter_mut()
+        .filter(|blob| blob.media_type == attestation::STATEMENT)
+    {
+        let statement = store.read_blob(&blob.digest, STATEMENT_LIMIT)?;
+        if let Some(bytes) = attestation::moved(&statement, to) {
+            let before = blob.digest;
+            blob.digest = store.put_blob(&bytes)?;
+            blob.size = bytes.len() as u64;
+            moved.insert(before, blob.clone());
+        }
+    }
+    let mut json: Value = serde_json::from_slice(&document.bytes)?;
+    let mut changed = json
+        .get_mut("subject")
+        .is_some_and(|subject| rename(subject, renamed));
+    for layer in json["layers"].as_array_mut().into_iter().flatten() {
+        changed |= rename(layer, &moved);
+    }
+    if !changed {
+        return Ok((document.clone(), blobs));
+    }
+    let bytes = serde_json::to_vec(&json)?;
+    let document = Document::new(bytes, Some(&document.descriptor.media_type)).map_err(anyhow::Error::msg)?;
+    Ok((document, blobs))
+}
 
 /// The index with other manifests of the same images; all else stays. When none is another, it is the same bytes.
 fn with_entries(index: &[u8], renamed: &BTreeMap<Digest, Descriptor>) -> anyhow::Result<Vec<u8>> {
@@ -273,7 +340,7 @@ fn with_entries(index: &[u8], renamed: &BTreeMap<Digest, Descriptor>) -> anyhow:
     let mut document: Value = serde_json::from_slice(index)?;
     for entry in document["manifests"].as_array_mut().into_iter().flatten() {
         rename(entry, renamed);
-        if let Some(reference) = entry.pointer_mut(&format!("/annotations/{REFERENCE}"))
+        if let Some(reference) = entry.pointer_mut(&format!("/annotations/{REFERENCE_DIGEST}"))
             && let Some(sent) = sent_as(reference, renamed)
         {
             *reference = sent.digest.to_string().into();
@@ -317,7 +384,7 @@ mod tests {
         };
         let index = json!({"annotations": {"a": "b"}, "manifests": [
             {"digest": before, "size": 1, "platform": {"os": "linux"}},
-            {"digest": other, "size": 3, "annotations": {(REFERENCE): before}},
+            {"digest": other, "size": 3, "annotations": {(REFERENCE_DIGEST): before}},
         ]});
         let bytes = serde_json::to_vec(&index).unwrap();
         let same = BTreeMap::from([(after, sent.clone())]);
@@ -326,7 +393,7 @@ mod tests {
         let renamed: Value = serde_json::from_slice(&renamed).unwrap();
         let wanted = json!({"annotations": {"a": "b"}, "manifests": [
             {"digest": after, "size": 7, "platform": {"os": "linux"}},
-            {"digest": other, "size": 3, "annotations": {(REFERENCE): after}},
+            {"digest": other, "size": 3, "annotations": {(REFERENCE_DIGEST): after}},
         ]});
         assert_eq!(renamed, wanted);
     }

@@ -2,6 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Parts of names that say that a value is secret, and those that say that it is not.
+const SECRET_WORDS: [&str; 10] = [
+    "apikey",
+    "auth",
+    "credential",
+    "credentials",
+    "key",
+    "password",
+    "pword",
+    "passwd",
+    "secret",
+    "token",
+];
+const PUBLIC_WORDS: [&str; 3] = ["public", "file", "version"];
+
 /// The instruction that a vertex comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
@@ -25,4 +40,11 @@ pub struct Variable {
     pub value: String,
     /// Whether ARG set it, and not ENV.
     pub is_argument: bool,
+}
+
+/// Whether the name of a variable looks as if its value should not be seen.
+pub fn is_sensitive(name: &str) -> bool {
+    let lower = name.to_lowercase();
+    let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
+    has(&SECRET_WORDS) && !has(&PUBLIC_WORDS)
 }

@@ -72,6 +72,8 @@ pub struct IndexEntry {
     pub platform: Option<Platform>,
     /// `org.opencontainers.image.ref.name`: the tag in an OCI layout.
     pub ref_name: Option<String>,
+    /// It is no image but something that refers to one: an attestation for instance.
+    pub is_artifact: bool,
 }
 
 /// A reading of an image manifest.
@@ -204,16 +206,15 @@ impl Index {
         if let Some((_, entry)) = ranked.min_by_key(|(rank, _)| *rank) {
             return Some(entry);
         }
-        let mut silent = self.entries.iter().filter(|entry| entry.platform.is_none());
+        let is_silent = |entry: &&IndexEntry| entry.platform.is_none() && !entry.is_artifact;
+        let mut silent = self.entries.iter().filter(is_silent);
         silent.next().filter(|_| silent.next().is_none())
     }
 
-    /// Whether the entry is an attestation of another one: its platform is unknown.
+    /// Whether the entry is an attestation of another one: its platform is unknown, or it says that it is no image.
     pub fn is_attestation(entry: &IndexEntry) -> bool {
-        entry
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.os == "unknown")
+        let unknown = |platform: &Platform| platform.os == "unknown";
+        entry.is_artifact || entry.platform.as_ref().is_some_and(unknown)
     }
 
     /// The platforms that it has, for messages.
@@ -299,6 +300,7 @@ struct RawDocument {
 #[serde(rename_all = "camelCase")]
 struct RawDescriptor {
     media_type: Option<String>,
+    artifact_type: Option<String>,
     digest: Digest,
     size: u64,
     #[serde(default)]
@@ -377,6 +379,8 @@ impl RawDescriptor {
         };
         let ref_name = self.annotations.as_ref().and_then(name);
         Ok(IndexEntry {
+            // Images may say what they are, too.
+            is_artifact: self.artifact_type.is_some() && platform.is_none(),
             descriptor: self.plain("manifest")?,
             platform,
             ref_name,
@@ -492,6 +496,7 @@ mod tests {
             },
             platform: platform.parse().ok(),
             ref_name: None,
+            is_artifact: false,
         };
         let index = |platforms: &[&str]| Index {
             entries: platforms.iter().map(|p| entry(p)).collect(),

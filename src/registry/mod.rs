@@ -5,7 +5,7 @@
 //! * [`document`]: what a manifest, an index and a config may say;
 //! * [`client`]: the blocking operations that the rest of the program calls, [`push`] for uploads, [`download`] for streams, `ahead` for
 //!   parts of them on connections of their own;
-//! * `tags`: what a repository has;
+//! * `tags`: what a repository has; [`referrers`]: what refers to an image there;
 //! * [`mirror`]: where else an image may be, and what nobody may ask for;
 //! * [`fetch`]: a file of any web server;
 //! * `upload`: one blob on its way up; `retry`: what is tried again, and when;
@@ -27,6 +27,7 @@ pub mod keeping;
 pub mod mirror;
 mod origin;
 pub mod push;
+pub mod referrers;
 mod retry;
 mod tags;
 mod transport;

@@ -21,6 +21,16 @@ use super::upload::Upload;
 /// Blobs on their way at once.
 const PARALLEL: usize = 4;
 
+/// What a registry answers with that keeps a list of what refers to a manifest.
+const SUBJECT_HEADER: &str = "oci-subject";
+
+/// A manifest that was stored.
+pub(super) struct Put {
+    pub(super) digest: Digest,
+    /// Whether the registry lists it as referring to its subject.
+    pub(super) refers: bool,
+}
+
 /// Opens a blob to be sent; called again after a network error.
 pub type OpenBlob<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
 
@@ -87,6 +97,16 @@ impl Registry {
         media_type: &str,
         manifest: &[u8],
     ) -> Result<Digest, RegistryError> {
+        Ok(self.put_manifest(to, media_type, manifest)?.digest)
+    }
+
+    /// [`Registry::push_manifest`], and whether the registry took note of what the manifest refers to.
+    pub(super) fn put_manifest(
+        &self,
+        to: &Reference,
+        media_type: &str,
+        manifest: &[u8],
+    ) -> Result<Put, RegistryError> {
         let doing = format!("pushing the manifest of {to}");
         let digest = Digest::of(manifest);
         let (to, body) = (to.clone(), Bytes::copy_from_slice(manifest));
@@ -110,6 +130,7 @@ impl Registry {
                 .headers()
                 .get("docker-content-digest")
                 .and_then(|value| value.to_str().ok());
+            let refers = response.headers().contains_key(SUBJECT_HEADER);
             match said.and_then(|text| text.parse::<Digest>().ok()) {
                 Some(actual) if actual != digest => Err(RegistryError::Digest {
                     doing,
@@ -117,7 +138,7 @@ impl Registry {
                     expected: digest,
                     actual,
                 }),
-                _ => Ok(digest),
+                _ => Ok(Put { digest, refers }),
             }
         })
     }
@@ -131,6 +152,17 @@ impl Registry {
         blobs: &[PushBlob<'_>],
         progress: &(dyn Fn(&Digest, u64, u64) + Sync),
     ) -> Result<Digest, RegistryError> {
+        self.push_blobs(to, blobs, progress)?;
+        self.push_manifest(to, media_type, manifest)
+    }
+
+    /// Sends `blobs` in parallel.
+    pub(super) fn push_blobs(
+        &self,
+        to: &Reference,
+        blobs: &[PushBlob<'_>],
+        progress: &(dyn Fn(&Digest, u64, u64) + Sync),
+    ) -> Result<(), RegistryError> {
         // One layer may be in an image more than once.
         let mut seen = std::collections::BTreeSet::new();
         let blobs: Vec<&PushBlob<'_>> = blobs.iter().filter(|blob| seen.insert(blob.digest)).collect();
@@ -159,7 +191,7 @@ impl Registry {
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => self.push_manifest(to, media_type, manifest),
+            None => Ok(()),
         }
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::layer::{
     Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD, TarReader,
 };
-use rbuild_cache::{Descriptor, DiffId, Digest, LayerId, Store};
+use rbuild_cache::{Descriptor, DiffId, Digest, LayerId, Referrer, Store};
 use serde::Deserialize;
 use sha2::Digest as _;
 
@@ -117,7 +117,16 @@ struct Layout {
 struct LayoutEntry {
     #[serde(flatten)]
     descriptor: Descriptor,
+    #[serde(default, rename = "artifactType")]
+    artifact_type: Option<String>,
     #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// What a manifest refers to.
+#[derive(Deserialize)]
+struct Refers {
+    subject: Option<Descriptor>,
     annotations: Option<BTreeMap<String, String>>,
 }
 
@@ -255,7 +264,14 @@ impl Archive<'_> {
         let index = self.bytes("index.json", MANIFEST_LIMIT)?;
         let layout: Layout = serde_json::from_slice(&index).context("reading index.json of the archive")?;
         let mut images: Vec<LoadedImage> = Vec::new();
+        let mut referrers = Vec::new();
         for entry in layout.manifests {
+            if entry.artifact_type.is_some()
+                && let Some(found) = self.referrer(&entry)?
+            {
+                referrers.push(found);
+                continue;
+            }
             let name = entry.annotations.as_ref().and_then(entry_name);
             let name = name.map(|name| Reference::parse(&name)).transpose()?;
             ensure!(
@@ -299,7 +315,31 @@ impl Archive<'_> {
                 names: name.into_iter().collect(),
             });
         }
+        for (subject, referrer) in referrers {
+            self.store.refer(&subject, &[referrer])?;
+        }
         Ok(images)
+    }
+
+    /// What refers to an image of the archive, and to which; `None` for what is an image itself.
+    fn referrer(&self, entry: &LayoutEntry) -> anyhow::Result<Option<(Digest, Referrer)>> {
+        let descriptor = &entry.descriptor;
+        let doing = || format!("reading the manifest {} of the archive", descriptor.digest);
+        let bytes = self.document(descriptor)?;
+        let said: Refers = serde_json::from_slice(&bytes).with_context(doing)?;
+        let document = Document::new(bytes, Some(&descriptor.media_type));
+        let document = document.map_err(anyhow::Error::msg).with_context(doing)?;
+        let Some(subject) = said.subject.filter(|_| document.read().is_err()) else {
+            return Ok(None);
+        };
+        let blobs = document.blobs().map_err(anyhow::Error::msg).with_context(doing)?;
+        blobs.iter().try_for_each(|blob| self.require(blob))?;
+        let referrer = Referrer {
+            descriptor: document.descriptor,
+            artifact_type: entry.artifact_type.clone().unwrap_or_default(),
+            annotations: said.annotations.unwrap_or_default(),
+        };
+        Ok(Some((subject.digest, referrer)))
     }
 
     /// Adds the images that `descriptor` leads to and that the archive has.

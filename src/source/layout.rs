@@ -151,10 +151,13 @@ fn choose<'a>(index: &'a Index, selector: &Selector) -> anyhow::Result<&'a Descr
             .map(|entry| &entry.descriptor)
             .find(|descriptor| descriptor.digest == *digest),
         Selector::Tag(tag) => tagged(tag),
-        Selector::Default => match index.entries.as_slice() {
-            [only] => Some(&only.descriptor),
-            _ => tagged("latest"),
-        },
+        Selector::Default => {
+            let mut images = index.entries.iter().filter(|entry| !entry.is_artifact);
+            match (images.next(), images.next()) {
+                (Some(only), None) => Some(&only.descriptor),
+                _ => tagged("latest"),
+            }
+        }
     };
     found.with_context(|| {
         let names: Vec<&str> = index

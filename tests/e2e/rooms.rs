@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules of `src` each module may name.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("graph", &[]),
     ("error", &["graph"]),
     ("parallel", &[]),
@@ -16,11 +16,22 @@ const MAY_USE: [(&str, &[&str]); 10] = [
         &["error", "frontend", "graph", "parallel", "progress", "registry"],
     ),
     ("solver", &["error", "graph", "progress", "source"]),
-    ("exporter", &["graph", "parallel", "registry"]),
+    ("sbom", &[]),
+    ("attestation", &["graph", "sbom"]),
+    ("exporter", &["attestation", "graph", "parallel", "registry"]),
     (
         "cli",
         &[
-            "error", "exporter", "frontend", "graph", "progress", "registry", "solver", "source",
+            "attestation",
+            "error",
+            "exporter",
+            "frontend",
+            "graph",
+            "progress",
+            "registry",
+            "sbom",
+            "solver",
+            "source",
         ],
     ),
 ];

@@ -7,6 +7,7 @@
     reason = "a test that cannot be set up has failed, and one that cannot run says so"
 )]
 
+mod attestations;
 mod files;
 mod interchange;
 mod lists;

@@ -163,6 +163,11 @@ impl Store {
                 continue;
             };
             roots.extend(list(&document, "manifests").filter_map(digest_of));
+            roots.extend(
+                self.referrers(&digest)?
+                    .into_iter()
+                    .map(|it| it.descriptor.digest),
+            );
             needed
                 .blobs
                 .extend(list(&document, "layers").filter_map(digest_of));

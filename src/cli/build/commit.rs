@@ -1,14 +1,24 @@
 //! From the layers of a finished build to an image: its config needs their diff ids.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use rbuild_cache::{LayerId, Store};
+use rbuild_cache::layer::MEDIA_TYPE_TAR;
+use rbuild_cache::{Descriptor, LayerId, Store};
 
 use crate::error::BuildError;
 use crate::exporter::BuiltImage;
 use crate::frontend::{BuildTime, FinishedLayer, Lowered};
+use crate::graph::VertexId;
 use crate::solver::StepResult;
 use crate::solver::run::Solved;
+
+/// An image that was made, and what steps made of it.
+pub(super) struct Committed {
+    pub(super) image: BuiltImage,
+    /// The tars of the layers that were made, by the step that made them.
+    pub(super) made: Vec<(VertexId, Descriptor)>,
+}
 
 /// The image. A layer that a process made gets its tar now; with `clamp`, written without times later than that. Layers
 /// of the base image stay as they are.
@@ -17,7 +27,7 @@ pub(super) fn commit(
     solved: Option<&Solved>,
     store: &Store,
     clamp: Option<i64>,
-) -> Result<BuiltImage, BuildError> {
+) -> Result<Committed, BuildError> {
     let mut layers = match (solved, lowered.result) {
         (Some(solved), Some(result)) => solved.layers(result).to_vec(),
         _ => Vec::new(),
@@ -43,12 +53,23 @@ pub(super) fn commit(
         layer.clone_from(clamped);
     }
     let finished: Vec<FinishedLayer> = finished.into_iter().map(|(_, finished)| finished).collect();
+    let made = built.iter().zip(&finished).map(|(id, layer)| {
+        let tar = Descriptor {
+            media_type: MEDIA_TYPE_TAR.to_owned(),
+            digest: layer.diff_id.0,
+            size: store.blob_size(&layer.diff_id.0).unwrap_or(0),
+        };
+        (*id, tar)
+    });
+    let made = made.collect();
     let config = lowered.image.finish(&finished, lowered.source_date_epoch, now());
-    Ok(BuiltImage {
+    let image = BuiltImage {
         config,
         layers,
         platform: lowered.image.platform().clone(),
-    })
+        attested: Arc::default(),
+    };
+    Ok(Committed { image, made })
 }
 
 fn finish(

@@ -23,14 +23,27 @@ pub(super) fn of(scan: SecretScan, secrets: &Secrets, agents: &Agents) -> anyhow
 
 /// Looks for secrets in a config: environment, labels, history. Fails, or warns, as the build was told.
 pub(super) fn refuse_in_config(leaks: &Leaks, config: &[u8], sink: &dyn Sink) -> Result<(), BuildError> {
+    let config: Value = serde_json::from_slice(config).map_err(BuildError::new)?;
+    refuse_in(leaks, &config, "the config of the image", sink)
+}
+
+/// The same in another document, which messages call `what`.
+pub(super) fn refuse_in(
+    leaks: &Leaks,
+    document: &Value,
+    what: &str,
+    sink: &dyn Sink,
+) -> Result<(), BuildError> {
     if !leaks.are_sought() {
         return Ok(());
     }
-    let config: Value = serde_json::from_slice(config).map_err(BuildError::new)?;
-    let Some((place, leak)) = find(leaks, &config, String::new()) else {
+    let Some((place, leak)) = find(leaks, document, String::new()) else {
         return Ok(());
     };
-    let message = format!("{leak} is in the config of the image: {place}");
+    let message = match place.as_str() {
+        "" => format!("{leak} is in {what}"),
+        place => format!("{leak} is in {what}: {place}"),
+    };
     if leaks.scan == SecretScan::Warn {
         sink.emit(Event::Warning {
             message,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rbuild_executor::{Isolation, Resources, Rlimit};
 
+use super::attesting::{self, AttestArgs};
 use super::caching::CacheArgs;
 use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
@@ -17,6 +18,7 @@ use super::received::{ContextPlace, is_web};
 use super::reception::ReceptionArgs;
 use super::resources::ResourceArgs;
 use super::space::{SpaceLimits, size};
+use crate::attestation::Wanted;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
 use crate::graph::{Confinement, MountOp, NetworkMode, Platform, Ulimit};
@@ -83,6 +85,8 @@ pub struct BuildArgs {
     /// File to write the image id to
     #[arg(long, value_name = "FILE")]
     iidfile: Option<PathBuf>,
+    #[command(flatten)]
+    attesting: AttestArgs,
     /// Print nothing but the image id
     #[arg(short, long)]
     quiet: bool,
@@ -171,6 +175,10 @@ pub struct BuildOptions {
     pub outputs: Vec<Output>,
     /// `--iidfile`.
     pub iidfile: Option<PathBuf>,
+    /// `--metadata-file`.
+    pub metadata_file: Option<PathBuf>,
+    /// `--attest`, `--provenance`, `--sbom`.
+    pub attestations: Wanted,
     /// `--quiet`.
     pub quiet: bool,
     /// `--progress`.
@@ -253,6 +261,9 @@ impl BuildOptions {
         } else {
             args.progress.unwrap_or_default()
         };
+        let outputs = outputs(&args, &tags)?;
+        let attestations = args.attesting.wanted()?;
+        attesting::refuse_in_docker_archive(&attestations, &outputs)?;
         Ok(Self {
             dockerfile,
             context_mode: args.context_mode,
@@ -265,9 +276,11 @@ impl BuildOptions {
             } else {
                 PullPolicy::Missing
             },
-            outputs: outputs(&args, &tags)?,
+            outputs,
             tags,
             iidfile: args.iidfile,
+            metadata_file: args.attesting.metadata_file,
+            attestations,
             quiet: args.quiet,
             progress: quiet_mode,
             call: if args.check {

@@ -20,6 +20,7 @@ use super::dockerfile::{DOCKERFILE_LIMIT, DockerfileSource};
 use super::options::BuildOptions;
 use crate::cli::human;
 use crate::frontend::{CONTEXT, GitRequest, HttpRequest, MetaResolver};
+use crate::graph::Op;
 use crate::graph::address::masked;
 use crate::solver::keys;
 use crate::solver::ops::extract::{begins_as_archive, extract};
@@ -91,6 +92,8 @@ pub struct Received {
     layer: Option<LayerId>,
     /// What it was found to be when that is no archive.
     dockerfile: Option<Arc<[u8]>>,
+    /// Where it came from, if that is an address.
+    pub(super) origin: Option<Op>,
 }
 
 impl Received {
@@ -172,6 +175,7 @@ impl Receiver<'_> {
             return Ok(Received {
                 layer: Some(layer.with_context(receiving)?),
                 dockerfile: None,
+                origin: None,
             });
         }
         let mut bytes = Vec::new();
@@ -186,6 +190,7 @@ impl Receiver<'_> {
         Ok(Received {
             layer: None,
             dockerfile: Some(bytes.into()),
+            origin: None,
         })
     }
 
@@ -208,6 +213,7 @@ impl Receiver<'_> {
             return Ok(Received {
                 layer: Some(layer),
                 dockerfile: Some(bytes.into()),
+                origin: Some(Op::Http(op)),
             });
         }
         let layer = self
@@ -216,6 +222,7 @@ impl Receiver<'_> {
         Ok(Received {
             layer: Some(layer),
             dockerfile: None,
+            origin: Some(Op::Http(op)),
         })
     }
 
@@ -230,6 +237,7 @@ impl Receiver<'_> {
         Ok(Received {
             layer: Some(layer),
             dockerfile: None,
+            origin: Some(Op::Git(op)),
         })
     }
 

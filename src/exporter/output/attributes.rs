@@ -6,8 +6,9 @@ use crate::exporter::annotation::Annotation;
 pub(super) const TYPES: &str = "image, registry, oci, docker, tar, local, cacheonly";
 
 /// Keys of the types that write a manifest.
-const ENCODING_KEYS: [&str; 7] = [
+const ENCODING_KEYS: [&str; 8] = [
     "name",
+    "attestation-inline",
     "compression",
     "compression-level",
     "force-compression",
@@ -17,9 +18,7 @@ const ENCODING_KEYS: [&str; 7] = [
 ];
 
 /// Keys that BuildKit and buildx have and this builder does not.
-const LATER_KEYS: [&str; 15] = [
-    "attestation-inline",
-    "attestation-prefix",
+const LATER_KEYS: [&str; 13] = [
     "compatibility-version",
     "context",
     "danging-name-empty-only",
@@ -77,7 +76,7 @@ impl Draft {
         match self.kind {
             "image" | "registry" => &["push", "store", "unpack"],
             "oci" | "docker" => &["dest", "tar"],
-            "tar" | "local" => &["dest"],
+            "tar" | "local" => &["dest", "attestation-prefix"],
             _ => &[],
         }
     }
@@ -147,6 +146,10 @@ impl Draft {
             "tar" => self.tar = boolean(key, &value)?,
             "push" => self.push = boolean(key, &value)?,
             "store" => self.store = boolean(key, &value)?,
+            "attestation-prefix" if value.contains('/') => {
+                return Err(invalid(key, value, "a text without slashes"));
+            }
+            "attestation-prefix" => self.output.attestation_prefix = value,
             // Layers of this store are never unpacked for an export.
             _ if boolean(key, &value)? => {
                 return Err(OutputError::Unsupported {
@@ -183,6 +186,7 @@ impl Draft {
                 Err(_) => return Err(invalid(key, value, "a number")),
             },
             "force-compression" => encoding.force = boolean(key, &value)?,
+            "attestation-inline" => self.output.attestation_inline = boolean(key, &value)?,
             _ => encoding.oci_media_types = boolean(key, &value)?,
         }
         Ok(())
@@ -258,12 +262,16 @@ fn invalid(key: &str, value: String, wanted: &'static str) -> OutputError {
     }
 }
 
-/// Go's `strconv.ParseBool`.
 fn boolean(key: &str, value: &str) -> Result<bool, OutputError> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(invalid(key, value.to_owned(), "true or false")),
+    parse_bool(value).ok_or_else(|| invalid(key, value.to_owned(), "true or false"))
+}
+
+/// Go's `strconv.ParseBool`.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

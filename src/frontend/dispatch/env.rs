@@ -5,21 +5,7 @@ use rbuild_parser::KeyValue;
 use super::StageLowering;
 use crate::error::BuildError;
 use crate::graph::Location;
-
-/// Parts of names that say that a value is secret, and those that say that it is not.
-const SECRET_WORDS: [&str; 10] = [
-    "apikey",
-    "auth",
-    "credential",
-    "credentials",
-    "key",
-    "password",
-    "pword",
-    "passwd",
-    "secret",
-    "token",
-];
-const PUBLIC_WORDS: [&str; 3] = ["public", "file", "version"];
+use crate::graph::written::is_sensitive;
 
 /// Sets variables in the stage and in the image.
 pub(super) fn env(
@@ -56,9 +42,7 @@ pub(super) fn label(
 
 /// Warns of names that look as if their value should not be in an image.
 pub(super) fn warn_secret(stage: &mut StageLowering, keyword: &str, key: &str, location: &Location) {
-    let lower = key.to_lowercase();
-    let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
-    if has(&SECRET_WORDS) && !has(&PUBLIC_WORDS) {
+    if is_sensitive(key) {
         let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{key}\")");
         stage
             .shared
