@@ -166,7 +166,7 @@ impl Store {
                 bytes: all,
                 reclaimable: some,
                 shared: layer.needed,
-                in_use: in_use(layer.used),
+                in_use: layer.held || in_use(layer.used),
                 mutable: false,
                 created: layer.created,
                 used: layer.used,
@@ -288,7 +288,7 @@ impl Usage {
             Made::Step | Made::Context => own,
         };
         let trees = if layer.removable() > 0 { layer.trees } else { 0 };
-        let rest = if layer.needed { 0 } else { layer.rest };
+        let rest = if layer.needed || layer.held { 0 } else { layer.rest };
         let mut add = |own, bytes, reclaimable| {
             self.add(kind(own), bytes, reclaimable);
             (bytes, reclaimable)
@@ -306,7 +306,8 @@ impl Usage {
             let Some(found) = survey.blobs.get(digest).filter(|_| counted.insert(*digest)) else {
                 continue;
             };
-            let free = if survey.needed.blobs.contains(digest) || layer.needed {
+            let stays = layer.needed || layer.held;
+            let free = if survey.needed.blobs.contains(digest) || stays {
                 0
             } else {
                 found.bytes

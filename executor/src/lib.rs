@@ -35,6 +35,7 @@ mod program;
 mod protocol;
 mod resources;
 mod seccomp;
+pub mod shown;
 pub mod signals;
 mod spawner;
 mod spec;

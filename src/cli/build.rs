@@ -7,6 +7,7 @@ mod call;
 mod commit;
 mod confinement;
 pub mod dockerfile;
+mod engine;
 pub mod explain;
 pub mod handed;
 mod interrupt;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rbuild_cache::layer::Ownership;
 use rbuild_cache::{KeyBuilder, Store, TempDir};
 use rbuild_executor::{Executor, NetworkPlan};
@@ -39,6 +40,7 @@ use rbuild_parser::git_url::GitUrl;
 
 use super::Context;
 use crate::error::BuildError;
+use crate::exporter::engine::Engine;
 use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
 use crate::frontend::{self, Lowered, Warning};
 use crate::graph::{NetworkMode, VertexId};
@@ -177,6 +179,7 @@ impl<'a> Build<'a> {
         self.announce();
         let store = self.context.store()?;
         let registry = self.context.registry();
+        let engine = self.engine(&registry)?;
         let images = self.images(&store, &registry);
         let remotes = self.remotes(&store, &registry)?;
         let lowered = self.lower(dockerfile, &images, &remotes)?;
@@ -191,12 +194,33 @@ impl<'a> Build<'a> {
             leaks::refuse_in_config(&self.leaks, &image.config, self.progress.as_ref())?;
         }
         let images = self.attest(&store, &lowered, committed, source)?;
-        let exported = self.export(&images, &store, &registry, epoch)?;
+        let exported = self.export(
+            &images,
+            ExportContext {
+                store: &store,
+                registry: &registry,
+                epoch,
+                engine: engine.as_ref(),
+            },
+        )?;
         if let (Some(solved), Some(_)) = (&solved, &sandbox) {
             solved.seal(&store)?;
         }
         self.made.replace(images);
         Ok(exported)
+    }
+
+    /// Who takes what `--load` gives; looked for before the work is done.
+    fn engine(&self, registry: &Registry) -> anyhow::Result<Option<Engine>> {
+        let loads = |output: &Output| output.kind == OutputKind::Load;
+        if !self.options.outputs.iter().any(loads) {
+            return Ok(None);
+        }
+        ensure!(
+            self.options.platforms.len() < 2 && !self.options.as_index,
+            "docker exporter does not currently support exporting manifest lists: leave --load out, or give one --platform"
+        );
+        engine::find(registry).map(Some)
     }
 
     /// What finds base images; from now on the store fetches layers that it knows and does not have.
@@ -478,21 +502,11 @@ impl<'a> Build<'a> {
         for name in names {
             text.push_str(&format!("naming to {name}\n"));
         }
+        text.push_str(&exported.said);
         text
     }
 
-    fn export(
-        &self,
-        images: &[BuiltImage],
-        store: &Store,
-        registry: &Registry,
-        epoch: Option<i64>,
-    ) -> Result<Exported, BuildError> {
-        let context = ExportContext {
-            store,
-            registry,
-            epoch,
-        };
+    fn export(&self, images: &[BuiltImage], context: ExportContext<'_>) -> Result<Exported, BuildError> {
         let mut exported = None;
         for output in &self.options.outputs {
             let name = format!("exporting to {}", output.type_name());

@@ -15,6 +15,8 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use serde::Deserialize;
 
+pub(super) use foreign::{docker_client, docker_directory};
+
 use crate::exporter::{Codec, Encoding};
 use crate::registry::{Mirror, RegistryOptions, Rule, Rules};
 

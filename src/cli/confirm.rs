@@ -4,8 +4,22 @@ use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::bail;
 
-/// Whether the user wants `what` to be removed. Nobody to ask is an error.
-pub fn asked(what: &str) -> anyhow::Result<bool> {
+/// The flag of all commands that ask.
+#[derive(Debug, clap::Args)]
+pub struct Confirmation {
+    /// Do not ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Confirmation {
+    /// Whether the user wants `what` to be removed. Nobody to ask is an error.
+    pub fn given(&self, what: &str) -> anyhow::Result<bool> {
+        Ok(self.force || asked(what)?)
+    }
+}
+
+fn asked(what: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("this will remove {what}: give --force to do so without being asked");
     }

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use rbuild_cache::{PruneKind, PruneOptions, Store};
 
+use super::confirm::Confirmation;
 use super::context::print;
 use super::filter::Filters;
-use super::{Context, confirm, human, lookup, trees};
+use super::{Context, human, lookup, trees};
 
 /// `rbuild image prune`.
 #[derive(Debug, clap::Args)]
@@ -14,9 +15,8 @@ pub struct ImagePruneArgs {
     /// Remove all images, not only those without a name
     #[arg(short, long)]
     all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
     /// Only images for which this is true: until=, label=, label!=, dangling=
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
@@ -28,7 +28,7 @@ pub fn run(args: ImagePruneArgs, context: &Context) -> anyhow::Result<ExitCode> 
         true => "all images",
         false => "all dangling images",
     };
-    if !args.force && !confirm::asked(what)? {
+    if !args.confirmation.given(what)? {
         return Ok(ExitCode::SUCCESS);
     }
     let store = context.store()?;

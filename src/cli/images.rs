@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use rbuild_cache::Store;
 use serde_json::{Value, json};
 
+use super::config::docker_client;
 use super::context::print;
 use super::filter::Filters;
 use super::format::Format;
 use super::lookup::Listed;
 use super::{Context, human, lookup};
+use crate::exporter::whole::Whole;
 
 /// `rbuild images [REPOSITORY[:TAG]]`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,9 @@ pub struct ImagesArgs {
     /// Show ids only
     #[arg(short, long)]
     quiet: bool,
+    /// Show the platforms below each image
+    #[arg(long, conflicts_with_all = ["quiet", "format", "no_trunc", "digests"])]
+    tree: bool,
     /// Only this repository or name; may have wildcards
     #[arg(value_name = "REPOSITORY[:TAG]")]
     pattern: Option<String>,
@@ -49,12 +54,20 @@ struct Row {
 
 /// Runs the command.
 pub fn run(args: ImagesArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let format = Format::parse(args.format.as_deref())?;
+    let usual = match args.format.is_none() && !args.quiet && !args.tree {
+        true => docker_client()?["imagesFormat"].as_str().map(str::to_owned),
+        false => None,
+    };
+    let format = Format::parse(args.format.as_deref().or(usual.as_deref()))?;
     let store = context.store()?;
     let images = lookup::list(&store)?;
     let mut filters = Filters::parse(&args.filter, &images)?;
     if let Some(pattern) = &args.pattern {
         filters.require_name(pattern);
+    }
+    if args.tree {
+        print(tree(&store, &images, &filters)?)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let mut rows = Vec::new();
     for image in &images {
@@ -101,6 +114,60 @@ fn image_rows(store: &Store, image: &Listed, filters: &Filters, whole: bool) -> 
         rows.push(row(none(), none(), none()));
     }
     Ok(rows)
+}
+
+/// The images with their platforms: what they take unpacked, and as they are sent.
+fn tree(store: &Store, images: &[Listed], filters: &Filters) -> anyhow::Result<String> {
+    let heads = ["IMAGE", "ID", "DISK USAGE", "CONTENT SIZE"];
+    let mut table = vec![heads.map(str::to_owned).to_vec()];
+    for image in images {
+        if !filters.admit(image)? {
+            continue;
+        }
+        let shown = image_rows(store, image, filters, false)?;
+        let Some(Row { id, .. }) = shown.first() else {
+            continue;
+        };
+        let platforms = match Whole::read(store, &image.descriptor)? {
+            Whole::Image(_) => Vec::new(),
+            Whole::Index(index) => index.images().cloned().collect(),
+        };
+        let platforms: Vec<Listed> = platforms
+            .into_iter()
+            .map(|one| Listed {
+                image: one,
+                ..image.clone()
+            })
+            .collect();
+        let own = std::slice::from_ref(image);
+        let parts = if platforms.is_empty() { own } else { &platforms };
+        let sizes = |parts: &[Listed]| {
+            let unpacked = parts.iter().map(|part| part.size(store)).sum();
+            let layers = parts.iter().flat_map(|part| &part.image.manifest.layers);
+            [
+                human::size(unpacked),
+                human::size(layers.map(|layer| layer.size).sum()),
+            ]
+        };
+        for row in &shown {
+            let name = match row.tag.as_str() {
+                "<none>" => "<untagged>".to_owned(),
+                tag => format!("{}:{tag}", row.repository),
+            };
+            table.push([vec![name, id.clone()], sizes(parts).to_vec()].concat());
+        }
+        for (number, part) in platforms.iter().enumerate() {
+            let branch = if number + 1 == platforms.len() {
+                "└─"
+            } else {
+                "├─"
+            };
+            let name = format!("{branch} {}", part.image.facts.platform);
+            let id = part.image.id().hex()[..12].to_owned();
+            table.push([vec![name, id], sizes(std::slice::from_ref(part)).to_vec()].concat());
+        }
+    }
+    Ok(human::table(&table))
 }
 
 fn table(args: &ImagesArgs, rows: &[Row], now: i64) -> Vec<Vec<String>> {

@@ -104,18 +104,21 @@ fn fetched(url: &str, registry: &Registry) -> anyhow::Result<Body> {
     }
 }
 
-/// The image's config without its layer.
-fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
-    let created = match std::env::var("SOURCE_DATE_EPOCH") {
+/// When an image that is made now is said to be made: by SOURCE_DATE_EPOCH, where it is set.
+pub(super) fn created() -> anyhow::Result<String> {
+    let time = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) if !text.is_empty() => {
-            let seconds = text
-                .parse()
-                .with_context(|| format!("invalid SOURCE_DATE_EPOCH {text:?}"))?;
-            jiff::Timestamp::from_second(seconds)
-                .with_context(|| format!("invalid SOURCE_DATE_EPOCH {text:?}"))?
+            let invalid = || format!("invalid SOURCE_DATE_EPOCH {text:?}");
+            jiff::Timestamp::from_second(text.parse().with_context(invalid)?).with_context(invalid)?
         }
         _ => jiff::Timestamp::now(),
     };
+    Ok(time.to_string())
+}
+
+/// The image's config without its layer.
+fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
+    let created = created()?;
     let comment = args
         .message
         .clone()
@@ -123,8 +126,8 @@ fn config(args: &ImportArgs, platform: &Platform) -> anyhow::Result<Vec<u8>> {
     let mut config = json!({
         "architecture": platform.architecture,
         "config": {},
-        "created": created.to_string(),
-        "history": [{"created": created.to_string(), "comment": comment}],
+        "created": created,
+        "history": [{"created": created, "comment": comment}],
         "os": platform.os,
         "rootfs": {"type": "layers", "diff_ids": []},
     });

@@ -1,16 +1,17 @@
 //! `rbuild manifest`: lists of images of several platforms, put together by hand. A list is an index of the store, with a name as
 //! any image.
 
+mod shown;
+
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::{Descriptor, Digest, Store};
-use serde_json::Value;
 
+use super::Context;
 use super::context::{note, print};
 use super::lookup::{self, LookupError};
 use super::members::{self, Members, annotation};
-use super::{Context, inspect};
 use crate::exporter::list::{List, Notes};
 use crate::exporter::whole::Whole;
 use crate::registry::Reference;
@@ -124,6 +125,9 @@ pub struct InspectArgs {
     /// Speak to the registry of the image without TLS
     #[arg(long)]
     insecure: bool,
+    /// Show the manifests of all platforms, with descriptors and as they are stored
+    #[arg(short, long)]
+    verbose: bool,
     /// List or image; what the store does not have is asked of its registry
     #[arg(value_name = "IMAGE")]
     image: String,
@@ -186,7 +190,7 @@ pub fn run(command: ManifestCommand, context: &Context) -> anyhow::Result<ExitCo
         ManifestCommand::Create(args) => create(&args, context, &store)?,
         ManifestCommand::Add(args) => add(args, context, &store)?,
         ManifestCommand::Annotate(args) => annotate(args, &store)?,
-        ManifestCommand::Inspect(args) => show(&args, context, &store)?,
+        ManifestCommand::Inspect(args) => shown::show(&args, context, &store)?,
         ManifestCommand::Push(args) => push(&args, context, &store)?,
         ManifestCommand::Remove(args) => {
             let (name, mut list) = named(&store, &args.list)?;
@@ -271,19 +275,6 @@ fn annotate(args: AnnotateArgs, store: &Store) -> anyhow::Result<()> {
     }
     keep(store, &name, &list)?;
     Ok(())
-}
-
-fn show(args: &InspectArgs, context: &Context, store: &Store) -> anyhow::Result<()> {
-    let bytes = match descriptor_of(store, &args.image)? {
-        Some(descriptor) => store.read_blob(&descriptor.digest, crate::registry::document::MANIFEST_LIMIT)?,
-        None => {
-            let name = Reference::parse(&args.image)?;
-            let registry = members::context_for(context, args.insecure, [&name]).registry();
-            registry.manifest(&name)?.bytes
-        }
-    };
-    let json: Value = serde_json::from_slice(&bytes)?;
-    print(inspect::indented(&json)?)
 }
 
 fn push(args: &PushArgs, context: &Context, store: &Store) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 mod attested;
 pub mod build;
+pub mod commit;
 pub mod config;
 pub mod confirm;
 pub mod context;
@@ -29,6 +30,7 @@ pub mod lookup;
 pub mod manifest;
 pub mod members;
 pub mod merge;
+pub mod mount;
 pub mod opened;
 pub mod parse;
 pub mod prune;
@@ -111,6 +113,8 @@ enum Called {
 enum Command {
     /// Build an image from a Dockerfile; the word may be left out
     Build(Box<build::BuildArgs>),
+    /// Make an image of what was changed in the root file system of another
+    Commit(commit::CommitArgs),
     /// Look at build contexts
     #[command(subcommand)]
     Context(ContextCommand),
@@ -139,6 +143,8 @@ enum Command {
     Manifest(manifest::ManifestCommand),
     /// Make one index of images that were built apart, each for its platform
     Merge(merge::MergeArgs),
+    /// Show the files of an image at a path, for reading
+    Mount(mount::MountArgs),
     /// Remove images without a name
     #[command(hide = true)]
     ImagePrune(image_prune::ImagePruneArgs),
@@ -178,6 +184,9 @@ enum Command {
     System(system::SystemCommand),
     /// Give an image another name
     Tag(tag::TagArgs),
+    /// Take mounts of images away
+    #[command(visible_alias = "unmount")]
+    Umount(mount::UmountArgs),
     /// Say why the steps of the last build ran
     Why(why::WhyArgs),
 }
@@ -302,6 +311,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     }
     match command {
         Command::Build(args) => build::run(*args, context),
+        Command::Commit(args) => commit::run(args, context),
         Command::Context(ContextCommand::Ls(args)) => context_ls::run(args, context),
         Command::Cp(args) => cp::run(args, context),
         Command::Diff(args) => diff::run(args, context),
@@ -319,6 +329,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Merge(args) => merge::run(args, context),
         Command::Login(args) => login::login(args, context),
         Command::Logout(args) => login::logout(args),
+        Command::Mount(args) => mount::mount(args, context),
         Command::Parse(args) => parse::run(args, context),
         Command::Plan(args) => build::explain::plan(*args, context),
         Command::Prune(args) => prune::run(args, context),
@@ -332,6 +343,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Search(args) => search::run(args, context),
         Command::System(command) => system::run(command, context),
         Command::Tag(args) => tag::run(args, context),
+        Command::Umount(args) => mount::umount(args, context),
         Command::Why(args) => why::run(args, context),
     }
 }

@@ -24,7 +24,10 @@ pub fn open(context: &Context, store: &Store, images: &[&StoredManifest]) -> any
     for image in images {
         stacks.push(image.layers(store)?);
     }
-    let scratch = enter(store, stacks.iter().flatten())?;
+    let scratch = match stacks.iter().flatten().any(Layer::has_tree) {
+        true => enter(store)?,
+        false => None,
+    };
     leaving::end_in_order()?;
     // Layers that were never needed come from their registry.
     context.source(store, &context.registry());
@@ -34,16 +37,23 @@ pub fn open(context: &Context, store: &Store, images: &[&StoredManifest]) -> any
     })
 }
 
-fn enter<'a>(store: &Store, mut layers: impl Iterator<Item = &'a Layer>) -> anyhow::Result<Option<TempDir>> {
-    if rustix::process::geteuid().is_root() || !layers.any(Layer::has_tree) {
+/// Moves an ordinary user's process into the user namespace, where files of subordinate ids can be read. What comes back has
+/// to live as long as that is done. The process must still have one thread.
+pub(super) fn enter(store: &Store) -> anyhow::Result<Option<TempDir>> {
+    if rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let scratch = store.temp_dir()?;
     let executor = Executor::enter(Isolation::Auto, scratch.path())
         .context("entering the user namespace to read layers")?;
+    own(store, &executor);
+    Ok(Some(scratch))
+}
+
+/// Lets the store read and write owners as they lie on the disk where `executor` works.
+pub(super) fn own(store: &Store, executor: &Executor) {
     store.set_ownership(match executor.ownership() {
         rbuild_executor::Ownership::Real => Ownership::Real,
         rbuild_executor::Ownership::Emulated => Ownership::Emulated,
     });
-    Ok(Some(scratch))
 }

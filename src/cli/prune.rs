@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail};
 use rbuild_cache::{PruneFilter, PruneKind, PruneOptions, UsageItem};
 
+use super::confirm::Confirmation;
 use super::context::print;
-use super::{Context, confirm, human, trees};
+use super::{Context, human, trees};
 
 /// `rbuild prune`.
 #[derive(Debug, clap::Args)]
@@ -15,9 +16,8 @@ pub struct PruneArgs {
     /// Remove all build cache, not only what no image needs
     #[arg(short, long)]
     all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
     /// Only things for which this is true: until=24h (not used for so long), id=, type=regular, exec.cachemount,
     /// source.git.checkout or source.local, description=, shared=, private=, mutable=, immutable=, inuse=false
     #[arg(long, value_name = "KEY=VALUE")]
@@ -190,12 +190,11 @@ impl Filters {
 /// Runs the command.
 pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = args.options()?;
-    if !args.force
-        && !confirm::asked(match args.all {
-            true => "all build cache",
-            false => "all dangling build cache",
-        })?
-    {
+    let what = match args.all {
+        true => "all build cache",
+        false => "all dangling build cache",
+    };
+    if !args.confirmation.given(what)? {
         return Ok(ExitCode::SUCCESS);
     }
     let store = context.store()?;

@@ -18,6 +18,9 @@ pub struct RmiArgs {
     /// Accepted for docker's sake: layers stay as build cache anyway
     #[arg(long, hide = true)]
     no_prune: bool,
+    /// Not possible: an image of several platforms goes as a whole
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", hide = true)]
+    platform: Vec<String>,
     /// Names or ids; the layers' disk space is given back by `rbuild prune`
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
@@ -25,6 +28,10 @@ pub struct RmiArgs {
 
 /// Runs the command.
 pub fn run(args: RmiArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    ensure!(
+        args.platform.is_empty(),
+        "--platform is not supported: an image of several platforms goes as a whole; `rbuild manifest remove` takes one out of a list"
+    );
     let store = context.store()?;
     let mut code = ExitCode::SUCCESS;
     for image in &args.images {

@@ -1,4 +1,5 @@
-//! `rbuild run`: a command in an image, to try it at once. The sandbox is that of RUN, and what is written is thrown away.
+//! `rbuild run`: a command in an image, to try it at once. The sandbox is that of RUN, and what is written is thrown away, or
+//! becomes an image.
 
 mod streams;
 
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context as _, bail, ensure};
-use rbuild_cache::layer::{Layer, Ownership};
+use rbuild_cache::layer::Layer;
 use rbuild_cache::{LayerId, Store};
 use rbuild_executor::{
     Cancel, ExecSpec, Executor, Isolation, Mount, MountSource, Network, NetworkPlan, Rootfs, signals,
@@ -19,11 +20,13 @@ use super::Context;
 use super::build::handed::Volume;
 use super::build::network::{NetworkArgs, NetworkOptions};
 use super::build::resources::ResourceArgs;
+use super::commit::{Notes, parse_name};
 use super::context::note;
 use super::lookup::{self, Listed, LookupError};
+use super::opened;
 use crate::graph::{NetworkMode, Platform};
 use crate::registry::{Reference, Registry};
-use crate::solver::trial;
+use crate::solver::trial::{self, Trial};
 
 /// `rbuild run IMAGE [COMMAND...]`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +58,9 @@ pub struct RunArgs {
     /// Program in place of the image's; an empty one takes the image's away
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
+    /// Make an image of this name of what the command leaves, however it ends
+    #[arg(long, value_name = "NAME")]
+    commit: Option<String>,
     /// Host name inside
     #[arg(long, value_name = "NAME", default_value = "rbuild")]
     hostname: String,
@@ -92,12 +98,106 @@ impl RunArgs {
     fn split(&self) -> anyhow::Result<(&str, &[String])> {
         match self.words.split_first() {
             // The words of a command may begin with a dash, no image does.
-            Some((image, _)) if image.starts_with('-') => {
-                bail!("unknown flag: {image}, see `rbuild run --help`")
-            }
+            Some((flag, _)) if flag.starts_with('-') => match refusal(flag) {
+                Some(reason) => bail!("{flag} is not supported: {reason}"),
+                None => bail!("unknown flag: {flag}, see `rbuild run --help`"),
+            },
             Some((image, command)) => Ok((image, command)),
             None => bail!("requires at least 1 argument: the image"),
         }
+    }
+}
+
+/// Flags of docker's that this command does not have, and what helps.
+const REFUSED: [(&[&str], &str); 9] = [
+    (
+        &[
+            "-d",
+            "--detach",
+            "--name",
+            "--restart",
+            "--cidfile",
+            "--detach-keys",
+        ],
+        "rbuild keeps no containers, and waits for the command: podman runs images (rbuild save IMAGE | podman load)",
+    ),
+    (
+        &[
+            "-p",
+            "--publish",
+            "-P",
+            "--publish-all",
+            "--expose",
+            "--link",
+            "--ip",
+        ],
+        "nothing listens for others here: use --network host, or podman (rbuild save IMAGE | podman load)",
+    ),
+    (
+        &[
+            "--privileged",
+            "--cap-add",
+            "--cap-drop",
+            "--security-opt",
+            "--userns",
+            "--cgroupns",
+            "--pid",
+            "--ipc",
+            "--uts",
+        ],
+        "the command runs in the sandbox of RUN; `rbuild build` has --cap-add, --cap-drop and --security-opt for steps",
+    ),
+    (
+        &["--mount", "--tmpfs", "--volumes-from", "--volume-driver"],
+        "use -v PATH:PATH; what is written elsewhere is thrown away, or kept by --commit",
+    ),
+    (
+        &["--read-only"],
+        "the command may write, and what it writes is thrown away",
+    ),
+    (
+        &["--device", "--gpus", "--runtime", "--device-cgroup-rule"],
+        "no devices of the machine are in the sandbox",
+    ),
+    (
+        &["--init"],
+        "the sandbox looks after processes that lose their parent by itself: leave it out",
+    ),
+    (
+        &[
+            "-l",
+            "--label",
+            "--label-file",
+            "--annotation",
+            "--log-driver",
+            "--log-opt",
+        ],
+        "there is no container to describe: LABEL of a Dockerfile, or commit -c 'LABEL ...', is for images",
+    ),
+    (
+        &[
+            "--health-cmd",
+            "--health-interval",
+            "--health-retries",
+            "--health-timeout",
+            "--no-healthcheck",
+        ],
+        "nobody looks after the health of the command",
+    ),
+];
+
+/// Why docker's flag `text` is refused. Of letters that stand together the first that is refused counts.
+fn refusal(text: &str) -> Option<&'static str> {
+    let name = text.split('=').next().unwrap_or_default();
+    let find = |flag: &str| {
+        let found = REFUSED.iter().find(|(flags, _)| flags.contains(&flag));
+        found.map(|(_, reason)| *reason)
+    };
+    match name.strip_prefix('-') {
+        Some(letters) if !letters.starts_with('-') => {
+            letters.chars().find_map(|letter| find(&format!("-{letter}")))
+        }
+        _ => find(name),
     }
 }
 
@@ -110,12 +210,16 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
         !args.tty || !args.interactive || std::io::stdin().is_terminal(),
         "the input device is not a TTY: leave -t out"
     );
+    // What is wrong is found before anything is fetched.
+    args.split()?;
+    let commit = parse_name(args.commit.as_deref())?;
     let resources = args.resources.resources()?;
     let store = context.store()?;
     let registry = context.registry();
     let listed = find(&args, context, &store, &registry)?;
     let config = listed.config()["config"].clone();
     let command = Command::new(&args, &config)?;
+    let by = command.args.join(" ");
     let layers = listed.image.layers(&store)?;
     let layers: Vec<LayerId> = layers.iter().map(Layer::id).cloned().collect();
     let mounts = args
@@ -131,10 +235,7 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     registry.quiesce();
     let scratch = store.temp_dir()?;
     let executor = Executor::enter_with(args.isolation, scratch.path(), &resources)?;
-    store.set_ownership(match executor.ownership() {
-        rbuild_executor::Ownership::Real => Ownership::Real,
-        rbuild_executor::Ownership::Emulated => Ownership::Emulated,
-    });
+    opened::own(&store, &executor);
     executor
         .warnings()
         .iter()
@@ -175,11 +276,22 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
         false => streams::pipes(args.interactive),
     }
     .context("making what the command reads and writes")?;
-    let platform = &listed.image.facts.platform;
-    let exit = trial::run(&store, &executor, &layers, platform, spec, streams, &cancel);
+    let image = Trial {
+        layers: &layers,
+        platform: &listed.image.facts.platform,
+        keep: commit.is_some(),
+    };
+    let ended = trial::run(&store, &executor, &image, spec, streams, &cancel);
     relay.finish();
-    let code = match (exit, SIGNAL.load(Ordering::Relaxed)) {
-        (Ok(exit), _) => exit.code(),
+    let code = match (ended, SIGNAL.load(Ordering::Relaxed)) {
+        (Ok((exit, layer)), _) => {
+            if let (Some(layer), Some(name)) = (layer, commit) {
+                let id =
+                    Notes::default().put(&store, &listed, Some(&layer), &by, std::slice::from_ref(&name))?;
+                note(&format!("committed {}: {id}", name.familiar()));
+            }
+            exit.code()
+        }
         (Err(_), signal) if signal != 0 => 128 + signal,
         (Err(error), _) => {
             note(&format!("error: {:#}", error.cause));
@@ -376,6 +488,17 @@ mod tests {
         }
         assert!(command("--entrypoint= image").is_err());
         assert!(command("--nosuch image").is_err());
+        for (flags, wanted) in [
+            ("-d image", "-d is not supported: rbuild keeps no containers"),
+            ("-itd image", "-itd is not supported"),
+            ("-itp 80:80 image", "--network host"),
+            ("--name=x image", "--name=x is not supported"),
+            ("--privileged image", "the sandbox of RUN"),
+            ("--nosuch image", "unknown flag: --nosuch"),
+        ] {
+            let refused = command(flags).unwrap_err().to_string();
+            assert!(refused.contains(wanted), "{flags}: {refused}");
+        }
     }
 
     #[test]

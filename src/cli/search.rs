@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::context::print;
-use super::template::Template;
+use super::format::Format;
 use super::{Context, human};
 
 const HUB: &str = "index.docker.io";
@@ -18,8 +18,8 @@ pub struct SearchArgs {
     /// Only images for which this is true: stars=N, is-official=BOOL, is-automated=BOOL
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// A Go template for each image: .Name, .Description, .StarCount, .IsOfficial
-    #[arg(long, value_name = "TEMPLATE")]
+    /// `table`, `json`, or a Go template for each image: .Name, .Description, .StarCount, .IsOfficial
+    #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// So many at most
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -57,7 +57,7 @@ pub fn run(args: SearchArgs, context: &Context) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|text| Filter::parse(text))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let format = args.format.as_deref().map(Template::parse).transpose()?;
+    let format = Format::parse(args.format.as_deref())?;
     let (host, term) = match args.term.split_once('/') {
         Some((host, term)) if host.contains(['.', ':']) || host == "localhost" => (host, term),
         _ => (HUB, args.term.as_str()),
@@ -73,49 +73,38 @@ pub fn run(args: SearchArgs, context: &Context) -> anyhow::Result<ExitCode> {
         .iter()
         .filter(|found| filters.iter().all(|filter| filter.takes(found)))
         .take(most);
-    if let Some(format) = format {
-        for found in found {
-            let mut line = format.render(&found.values())?;
-            line.push('\n');
-            print(line)?;
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut rows = vec![
-        ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for found in found {
-        let description = found.description();
-        let official = if found.is_official { "[OK]" } else { "" };
-        rows.push(vec![
-            plain(&found.name),
-            if args.no_trunc {
-                description
-            } else {
-                human::ellipsis(&description, 45)
-            },
-            found.star_count.to_string(),
-            official.to_owned(),
-        ]);
-    }
-    print(human::table(&rows))?;
+    let rows: Vec<Value> = found.map(|found| found.values(args.no_trunc)).collect();
+    let headings = json!({
+        "Name": "NAME",
+        "Description": "DESCRIPTION",
+        "StarCount": "STARS",
+        "IsOfficial": "OFFICIAL",
+        "IsAutomated": "AUTOMATED",
+    });
+    let own = || {
+        let columns = ["Name", "Description", "StarCount", "IsOfficial"];
+        let cells = |row: &Value| {
+            columns
+                .map(|column| row[column].as_str().unwrap_or_default().to_owned())
+                .to_vec()
+        };
+        std::iter::once(&headings).chain(&rows).map(cells).collect()
+    };
+    print(format.render(&rows, &headings, own)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl Found {
-    fn description(&self) -> String {
-        plain(self.description.as_deref().unwrap_or_default())
-    }
-
-    fn values(&self) -> serde_json::Value {
+    /// As docker's templates have them: all text.
+    fn values(&self, whole: bool) -> Value {
+        let description = plain(self.description.as_deref().unwrap_or_default());
+        let mark = |is: bool| if is { "[OK]" } else { "" };
         json!({
             "Name": plain(&self.name),
-            "Description": self.description(),
-            "StarCount": self.star_count,
-            "IsOfficial": self.is_official,
-            "IsAutomated": self.is_automated,
+            "Description": if whole { description } else { human::ellipsis(&description, 45) },
+            "StarCount": self.star_count.to_string(),
+            "IsOfficial": mark(self.is_official),
+            "IsAutomated": mark(self.is_automated),
         })
     }
 }

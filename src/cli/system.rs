@@ -8,10 +8,11 @@ use anyhow::{Context as _, bail};
 use rbuild_cache::{DiffId, PruneOptions, Store, Usage};
 use serde_json::{Value, json};
 
+use super::confirm::Confirmation;
 use super::context::print;
 use super::format::Format;
 use super::lookup::Listed;
-use super::{Context, confirm, human, image_prune, lookup, trees};
+use super::{Context, human, image_prune, lookup, trees};
 
 /// `rbuild system ...`.
 #[derive(Debug, clap::Subcommand)]
@@ -39,9 +40,8 @@ pub struct SystemPruneArgs {
     /// Remove all images and all build cache
     #[arg(short, long)]
     all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    confirmation: Confirmation,
     /// Only what was not used for this long: until=24h; only images with a label: label=, label!=
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
@@ -213,7 +213,7 @@ fn prune(args: &SystemPruneArgs, context: &Context) -> anyhow::Result<()> {
         true => "all images and all build cache",
         false => "all dangling images and unused build cache",
     };
-    if !args.force && !confirm::asked(what)? {
+    if !args.confirmation.given(what)? {
         return Ok(());
     }
     let store = context.store()?;

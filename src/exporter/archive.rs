@@ -116,33 +116,42 @@ pub fn write_tar(
     dest: &Destination,
     epoch: Option<i64>,
 ) -> anyhow::Result<()> {
-    to_destination(dest, |out| {
-        let mut tar = TarWriter::new(out);
-        let member = |name: &str, kind, mode| Entry {
-            path: LayerPath::clean(name.as_bytes()),
-            kind,
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: Timestamp {
-                seconds: epoch.unwrap_or(0),
-                nanoseconds: 0,
-            },
-            xattrs: Vec::new(),
-        };
-        for directory in ["blobs", "blobs/sha256"] {
-            tar.append(&member(directory, Kind::Directory { opaque: false }, 0o755), None)?;
+    to_destination(dest, |out| stream_tar(store, images, format, epoch, out))
+}
+
+/// Writes `images` as a tar to `out`.
+pub fn stream_tar(
+    store: &Store,
+    images: &[Archived],
+    format: Format,
+    epoch: Option<i64>,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let mut tar = TarWriter::new(out);
+    let member = |name: &str, kind, mode| Entry {
+        path: LayerPath::clean(name.as_bytes()),
+        kind,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp {
+            seconds: epoch.unwrap_or(0),
+            nanoseconds: 0,
+        },
+        xattrs: Vec::new(),
+    };
+    for directory in ["blobs", "blobs/sha256"] {
+        tar.append(&member(directory, Kind::Directory { opaque: false }, 0o755), None)?;
+    }
+    write_members(store, images, format, epoch, &mut |name, size, bytes| {
+        let member = member(name, Kind::File { size }, 0o644);
+        match bytes {
+            Bytes::Here(mut bytes) => tar.append(&member, Some(&mut bytes)).map(drop),
+            Bytes::Stored(blob) => read_ahead(blob, |blob| tar.append(&member, Some(blob)).map(drop)),
         }
-        write_members(store, images, format, epoch, &mut |name, size, bytes| {
-            let member = member(name, Kind::File { size }, 0o644);
-            match bytes {
-                Bytes::Here(mut bytes) => tar.append(&member, Some(&mut bytes)).map(drop),
-                Bytes::Stored(blob) => read_ahead(blob, |blob| tar.append(&member, Some(blob)).map(drop)),
-            }
-        })?;
-        tar.finish()?;
-        Ok(())
-    })
+    })?;
+    tar.finish()?;
+    Ok(())
 }
 
 /// Writes `images` as a layout into the directory `dest`. Files that are there stay, so that an export over the last one
@@ -364,7 +373,7 @@ fn docker_manifest(images: &[Archived]) -> Value {
 #[error("standard output was closed")]
 pub struct StdoutClosed;
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(rbuild_cache::error::io_cause);
     causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -6,6 +6,7 @@ pub mod annotation;
 pub mod archive;
 pub mod attached;
 mod beside;
+pub mod engine;
 mod full_disk;
 pub mod image;
 pub mod index;
@@ -33,6 +34,7 @@ use crate::registry::{Reference, Registry};
 
 use archive::Archived;
 use beside::Beside;
+use engine::Engine;
 
 pub use annotation::{Annotation, AnnotationTarget};
 pub use output::{Codec, Destination, Encoding, Output, OutputError, OutputKind};
@@ -70,6 +72,8 @@ pub struct ExportContext<'a> {
     pub registry: &'a Registry,
     /// SOURCE_DATE_EPOCH: the time of members of archives, 0 without it.
     pub epoch: Option<i64>,
+    /// Where [`OutputKind::Load`] goes.
+    pub engine: Option<&'a Engine>,
 }
 
 /// What was exported.
@@ -81,6 +85,8 @@ pub struct Exported {
     pub manifest: Option<Descriptor>,
     /// Devices that a local export left out: only root could make them.
     pub devices: u64,
+    /// What the program said that the image was loaded into.
+    pub said: String,
 }
 
 /// Exports `images`, one for each platform, to `output`: as one image, or with `as_index` as an index. `names` are
@@ -116,10 +122,10 @@ pub fn export(
         images
     };
     let in_index = |image: &BuiltImage| image.attested.iter().any(|attested| attested.place.in_index);
+    // What is loaded elsewhere goes without what is said of it: that is in the store.
+    let has_place = output.has_manifest() && output.kind != OutputKind::Load;
     match images {
-        [image] if !(as_index || output.has_manifest() && in_index(image)) => {
-            one(context, image, names, output)
-        }
+        [image] if !(as_index || has_place && in_index(image)) => one(context, image, names, output),
         [image] if !as_index => {
             // The index is there for what is said of the image: its id is the image's own.
             image::refuse_index_annotations(&output.encoding, image)?;
@@ -141,11 +147,13 @@ fn one(
         store,
         registry,
         epoch,
+        ..
     } = *context;
     let mut exported = Exported {
         image_id: Digest::of(&image.config),
         manifest: None,
         devices: 0,
+        said: String::new(),
     };
     match &output.kind {
         OutputKind::CacheOnly => {}
@@ -177,6 +185,21 @@ fn one(
             }
             exported.manifest = Some(assembled.descriptor);
         }
+        OutputKind::Load => {
+            let engine = context.engine.context("nobody is there to load the image")?;
+            image::refuse_index_annotations(&output.encoding, image)?;
+            // As they are: nothing is sent over a network.
+            let assembled = image::assemble(store, image, &output.encoding, None)?;
+            image::ensure_blobs(store, image, &assembled)?;
+            exported.manifest = Some(assembled.descriptor.clone());
+            let archived = [Archived::Image(assembled.into_archive(image, names))];
+            let write = |out: &mut dyn std::io::Write| {
+                archive::stream_tar(store, &archived, archive::Format::Docker, epoch, out)
+            };
+            exported.said = engine
+                .load(registry, write)
+                .with_context(|| format!("loading the image into {}", engine.describe()))?;
+        }
         OutputKind::Oci { .. } | OutputKind::Docker { .. } => {
             image::refuse_index_annotations(&output.encoding, image)?;
             let assembled = image::assemble(store, image, &output.encoding, Some(Codec::Gzip))?;
@@ -202,6 +225,7 @@ fn several(
         image_id: Digest::of(b""),
         manifest: None,
         devices: 0,
+        said: String::new(),
     };
     match &output.kind {
         OutputKind::CacheOnly => {}
@@ -253,7 +277,7 @@ fn several(
             }
             exported.manifest = Some(assembled.descriptor);
         }
-        OutputKind::Docker { .. } => {
+        OutputKind::Docker { .. } | OutputKind::Load => {
             bail!("docker exporter does not currently support exporting manifest lists: use type=oci")
         }
         OutputKind::Oci { .. } => {

@@ -65,6 +65,8 @@ pub enum OutputKind {
         /// One tar file; otherwise `dest` is a directory.
         tar: bool,
     },
+    /// Into a docker daemon, podman or containerd on this machine.
+    Load,
     /// The flattened root file system as a tar.
     Tar {
         /// Where to.
@@ -237,6 +239,11 @@ impl Output {
         })
     }
 
+    /// `--load`.
+    pub fn load() -> Self {
+        Self::of(OutputKind::Load)
+    }
+
     fn of(kind: OutputKind) -> Self {
         Self {
             kind,
@@ -287,7 +294,7 @@ impl Output {
         match &self.kind {
             OutputKind::Image { .. } => "image",
             OutputKind::Oci { .. } => "oci",
-            OutputKind::Docker { .. } => "docker",
+            OutputKind::Docker { .. } | OutputKind::Load => "docker",
             OutputKind::Tar { .. } => "tar",
             OutputKind::Local { .. } => "local",
             OutputKind::CacheOnly => "cacheonly",
@@ -298,7 +305,7 @@ impl Output {
     pub fn has_manifest(&self) -> bool {
         matches!(
             self.kind,
-            OutputKind::Image { .. } | OutputKind::Oci { .. } | OutputKind::Docker { .. }
+            OutputKind::Image { .. } | OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load
         )
     }
 

@@ -47,6 +47,16 @@ enum Member {
     Other(Document, Vec<Descriptor>),
 }
 
+impl StoredIndex {
+    /// The images that are here, in the order of the index.
+    pub fn images(&self) -> impl Iterator<Item = &StoredManifest> {
+        self.members.iter().filter_map(|member| match member {
+            Member::Image(image) => Some(&**image),
+            Member::Other(..) => None,
+        })
+    }
+}
+
 impl Whole {
     /// Reads what `descriptor` leads to.
     pub fn read(store: &Store, descriptor: &Descriptor) -> anyhow::Result<Self> {

@@ -7,7 +7,7 @@
 //!   parts of them on connections of their own;
 //! * `tags`: what a repository has; [`referrers`]: what refers to an image there;
 //! * [`mirror`]: where else an image may be, and what nobody may ask for;
-//! * [`fetch`]: a file of any web server;
+//! * [`fetch`]: a file of any web server; [`daemon`]: a docker daemon on this machine, which takes an archive;
 //! * `upload`: one blob on its way up; `retry`: what is tried again, and when;
 //! * `auth`, `transport`, `connection` and `origin`: tokens, redirects, and to whom a secret may go.
 //!
@@ -19,6 +19,7 @@ pub mod certificates;
 pub mod client;
 mod connection;
 pub mod credentials;
+pub mod daemon;
 pub mod document;
 pub mod download;
 pub mod error;

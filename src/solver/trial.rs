@@ -1,12 +1,13 @@
-//! A command in an image, outside of a build (`rbuild run`): the sandbox of a RUN, and nothing of what it writes stays.
+//! A command in an image, outside of a build (`rbuild run`): the sandbox of a RUN, and what it writes is thrown away, or kept as a layer.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use rbuild_cache::{LayerId, Store};
 use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Rootfs};
 
 use super::foreign;
-use super::root::Root;
+use super::root::{self, Root};
 use crate::error::BuildError;
 use crate::graph::Platform;
 
@@ -21,16 +22,36 @@ pub struct Streams {
     pub stderr: OwnedFd,
 }
 
-/// Runs what `spec` says on the layers of an image for `platform`, lowest first.
+/// The trees of an image's layers, topmost first, made where they are missing: what an overlay is mounted of.
+pub fn trees(store: &Store, layers: &[LayerId]) -> Result<Vec<PathBuf>, BuildError> {
+    root::trees(store, layers)
+}
+
+/// What a command is tried in.
+#[derive(Debug)]
+pub struct Trial<'a> {
+    /// The layers of the image, lowest first.
+    pub layers: &'a [LayerId],
+    /// What the image is for.
+    pub platform: &'a Platform,
+    /// Whether what the command writes becomes a layer.
+    pub keep: bool,
+}
+
+/// Runs what `spec` says, and the layer of what it wrote if that is to be kept.
 pub fn run(
     store: &Store,
     executor: &Executor,
-    layers: &[LayerId],
-    platform: &Platform,
+    trial: &Trial<'_>,
     spec: impl FnOnce(Rootfs) -> ExecSpec,
     streams: Streams,
     cancel: &Cancel,
-) -> Result<Exit, BuildError> {
+) -> Result<(Exit, Option<LayerId>), BuildError> {
+    let Trial {
+        layers,
+        platform,
+        keep,
+    } = *trial;
     let root = Root::begin(store, executor.snapshots(), layers)?;
     let mut spec = spec(root.rootfs());
     spec.is_32_bit = foreign::is_predecessor(platform);
@@ -44,5 +65,9 @@ pub fn run(
         let text = format!("\"{}\" could not be run", spec.args.join(" "));
         BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign::explain(platform))
     })?;
-    Ok(ended.exit)
+    let layer = match keep {
+        true => Some(root.commit(&ended.touched, 0)?),
+        false => None,
+    };
+    Ok((ended.exit, layer))
 }

@@ -107,5 +107,9 @@ mod damage;
 mod full;
 // Commands in images, outside of builds.
 mod trial;
+// Images that are mounted for reading.
+mod mounted;
+// Changed root file systems that become images.
+mod changed;
 // What takes space, and what gives it back.
 mod space;

@@ -1,8 +1,13 @@
 //! `rbuild run`: what the command gets, and how its end is told.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pty::OpenptFlags;
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::env::{Env, as_every_user};
 
@@ -100,5 +105,111 @@ fn it_reads_and_sees_what_it_is_given() {
         // A terminal of its own.
         let script = "test -t 0 && test -t 1 && echo $TERM";
         assert_eq!(output(env, &["-t", "base", "sh", "-c", script]), "xterm\r\n");
+    });
+}
+
+#[test]
+fn what_it_leaves_becomes_an_image() {
+    as_every_user(|env| {
+        env.base();
+        let script = "echo x > /kept && chown 5:6 /kept; exit 3";
+        let run = env
+            .rbuild(["run", "--commit", "kept:1", "base", "sh", "-c", script])
+            .fails(3);
+        assert!(run.stderr.contains("committed kept:1: sha256:"), "{}", run.stderr);
+        assert_eq!(env.rbuild(["diff", "base", "kept:1"]).ok().stdout, "A /kept\n");
+        let seen = output(env, &["kept:1", "sh", "-c", "stat -c %u:%g /kept; cat /kept"]);
+        assert_eq!(seen, "5:6\nx\n");
+        let refused = env.rbuild(["run", "-d", "-p", "80:80", "base"]).fails(1);
+        assert!(
+            refused
+                .stderr
+                .contains("-d is not supported: rbuild keeps no containers"),
+            "{}",
+            refused.stderr
+        );
+    });
+}
+
+/// Somebody at a terminal.
+struct Typist {
+    terminal: fs::File,
+    seen: String,
+}
+
+impl Typist {
+    fn types(&mut self, text: &str) {
+        self.terminal.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads until `text` has been shown.
+    fn sees(&mut self, text: &str) {
+        let begun = Instant::now();
+        while !self.seen.contains(text) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "no {text:?} in {:?}",
+                self.seen
+            );
+            let second = Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            };
+            let mut fds = [PollFd::new(&self.terminal, PollFlags::IN)];
+            if poll(&mut fds, Some(&second)).unwrap() > 0 {
+                let mut bytes = [0; 4096];
+                let length = self.terminal.read(&mut bytes).unwrap();
+                self.seen.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_terminal_is_handed_through() {
+    as_every_user(|env| {
+        env.base();
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&ours).unwrap();
+        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags).unwrap();
+        let size = Winsize {
+            ws_row: 31,
+            ws_col: 97,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&ours, size).unwrap();
+        let modes = || {
+            let modes = tcgetattr(&theirs).unwrap();
+            (modes.input_modes, modes.output_modes, modes.local_modes)
+        };
+        let before = modes();
+        let stream = || Stdio::from(theirs.try_clone().unwrap());
+        let mut command = env.rbuild_command(["run", "-it", "--rm", "base", "sh"]);
+        let mut child = command
+            .stdin(stream())
+            .stdout(stream())
+            .stderr(stream())
+            .spawn()
+            .unwrap();
+        let mut typist = Typist {
+            terminal: ours.into(),
+            seen: String::new(),
+        };
+        typist.types("busybox stty size; echo $((6 * 7))\n");
+        typist.sees("31 97");
+        typist.sees("42");
+        assert_ne!(modes(), before, "every key is the command's");
+        // The key that interrupts is for the command and not for rbuild.
+        typist.types("echo st''arted; sleep 1000\n");
+        typist.sees("started");
+        std::thread::sleep(Duration::from_millis(300));
+        typist.types("\x03");
+        typist.types("echo status=$?\n");
+        typist.sees("status=130");
+        typist.types("exit 5\n");
+        assert_eq!(child.wait().unwrap().code(), Some(5));
+        assert_eq!(modes(), before);
     });
 }

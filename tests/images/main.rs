@@ -8,6 +8,8 @@
 )]
 
 mod attestations;
+mod changed;
+mod engines;
 mod files;
 mod interchange;
 mod lists;

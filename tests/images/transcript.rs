@@ -1,5 +1,7 @@
 //! The image chapter of docker's book, command by command, with what is printed.
 
+use serde_json::Value;
+
 use super::Place;
 use super::registry::TestRegistry;
 
@@ -127,6 +129,193 @@ fn the_image_chapter() {
         &["system", "df", "--format", "{{.Type}} {{.TotalCount}}"],
         "Images 0\nContainers 0\nLocal Volumes 0\nBuild Cache 0\n",
     );
+}
+
+#[test]
+fn the_chapter_of_registries_and_platforms() {
+    let place = Place::new();
+    let registry = TestRegistry::start();
+    let host = registry.address();
+    let on = |store: &str, args: &[&str]| {
+        let output = place.run_on(store, args, None);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let name = |rest: &str| format!("{host}/team/{rest}");
+    for architecture in ["amd64", "arm64"] {
+        let platform = format!("linux/{architecture}");
+        on(
+            "store",
+            &[
+                "import",
+                "--platform",
+                &platform,
+                "root.tar",
+                &name(&format!("{architecture}:1")),
+            ],
+        );
+        let pushed = on("store", &["push", &name(&format!("{architecture}:1"))]);
+        let first = format!(
+            "The push refers to repository [{}]\n1: digest: sha256:",
+            name(architecture)
+        );
+        assert!(pushed.starts_with(&first), "{pushed}");
+    }
+    assert_eq!(on("store", &["push", "-q", &name("amd64:1")]), name("amd64:1\n"));
+    // A list of two platforms.
+    let list = name("multi:1");
+    let made = on(
+        "store",
+        &["manifest", "create", &list, &name("amd64:1"), &name("arm64:1")],
+    );
+    assert_eq!(made, format!("Created manifest list {list}\n"));
+    let tree = on("store", &["images", "--tree", &list]);
+    let first: Vec<&str> = tree
+        .lines()
+        .map(|line| line.split("   ").next().unwrap().trim_end())
+        .collect();
+    assert_eq!(
+        first,
+        ["IMAGE", list.as_str(), "├─ linux/amd64", "└─ linux/arm64"],
+        "{tree}"
+    );
+    let digest = on("store", &["manifest", "push", &list]);
+    let digest = digest.trim();
+    for store in ["store", "empty"] {
+        let shown: Value = serde_json::from_str(&on(store, &["manifest", "inspect", "-v", &list])).unwrap();
+        let shown = shown.as_array().unwrap();
+        let architectures: Vec<&Value> = shown
+            .iter()
+            .map(|one| &one["Descriptor"]["platform"]["architecture"])
+            .collect();
+        assert_eq!(architectures, ["amd64", "arm64"], "{store}");
+        assert_eq!(shown[1]["OCIManifest"]["schemaVersion"], 2);
+        let one: Value =
+            serde_json::from_str(&on(store, &["manifest", "inspect", "-v", &name("arm64:1")])).unwrap();
+        assert_eq!(one["Ref"], name("arm64:1"));
+        assert_eq!(one["Descriptor"], shown[1]["Descriptor"]);
+    }
+    // Pulled by platform, by digest, with all tags.
+    let pulled = on("other", &["pull", "--platform", "linux/arm64", &list]);
+    let wanted = format!(
+        "1: Pulling from team/multi\nDigest: {digest}\nStatus: Downloaded newer image for {list}\n{list}\n"
+    );
+    assert_eq!(pulled, wanted);
+    let again = on("other", &["pull", "--platform", "linux/arm64", &list]);
+    assert!(
+        again.contains(&format!("Status: Image is up to date for {list}\n")),
+        "{again}"
+    );
+    let shown = on(
+        "other",
+        &[
+            "inspect",
+            "-f",
+            "{{.Architecture}}",
+            "--platform",
+            "linux/arm64",
+            &list,
+        ],
+    );
+    assert_eq!(shown, "arm64\n");
+    let by_digest = name(&format!("multi@{digest}"));
+    assert_eq!(on("third", &["pull", "-q", &by_digest]), format!("{by_digest}\n"));
+    let digests = on(
+        "third",
+        &[
+            "images",
+            "--digests",
+            "--format",
+            "{{.Repository}} {{.Tag}} {{.Digest}}",
+        ],
+    );
+    assert_eq!(digests, format!("{} <none> {digest}\n", name("multi")));
+    on("store", &["tag", &name("amd64:1"), &name("amd64:2")]);
+    on("store", &["push", "-a", &name("amd64")]);
+    let tags = on("third", &["pull", "-a", &name("amd64")]);
+    assert!(
+        tags.contains("1: Pulling from team/amd64") && tags.contains("2: Pulling from"),
+        "{tags}"
+    );
+    let refused = place.refused(&["rmi", "--platform", "linux/amd64", &list]);
+    assert!(
+        refused.contains("`rbuild manifest remove` takes one out"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn every_filter_and_format() {
+    let place = Place::new();
+    place.import("base");
+    for (name, time) in [("one", "1000"), ("two", "2000"), ("three", "3000")] {
+        let context = place.path("context");
+        std::fs::create_dir_all(&context).unwrap();
+        std::fs::write(
+            context.join("Dockerfile"),
+            format!("FROM scratch\nLABEL n={name}\n"),
+        )
+        .unwrap();
+        let epoch = format!("SOURCE_DATE_EPOCH={time}");
+        place.rbuild(&["build", "-q", "--build-arg", &epoch, "-t", name, "context"]);
+    }
+    let names = |filter: &str| {
+        let listed = place.rbuild(&["images", "-f", filter, "--format", "{{.Repository}}"]);
+        listed.lines().collect::<Vec<_>>().join(" ")
+    };
+    for (filter, wanted) in [
+        ("before=two", "one"),
+        ("since=two", "base three"),
+        ("after=two", "base three"),
+        ("until=1970-01-01T00:40:00Z", "two one"),
+        ("label=n", "three two one"),
+        ("label=n=two", "two"),
+        ("label!=n", "base"),
+        ("dangling=false", "base three two one"),
+        ("reference=t*", "three two"),
+    ] {
+        assert_eq!(names(filter), wanted, "{filter}");
+    }
+    let one = |format: &str| place.rbuild(&["images", "--format", format, "one"]);
+    let id = place.rbuild(&["images", "-q", "one"]);
+    let id = id.trim();
+    let usual = one("table");
+    assert!(
+        usual.starts_with("REPOSITORY   TAG       IMAGE ID       CREATED        SIZE\none "),
+        "{usual}"
+    );
+    assert_eq!(
+        one("table {{.ID}}\\t{{.Repository}}"),
+        format!("IMAGE ID       REPOSITORY\n{id}   one\n")
+    );
+    assert_eq!(
+        one("{{.CreatedAt}} {{.Size}}"),
+        "1970-01-01 00:16:40 +0000 UTC 0B\n"
+    );
+    assert_eq!(
+        one("{{printf \"%-6s|\" .Repository}}{{if eq .Tag \"1\"}}a{{else if eq .Tag \"latest\"}}b{{end}}"),
+        "one   |b\n"
+    );
+    let row: Value = serde_json::from_str(&one("json")).unwrap();
+    assert_eq!((&row["Repository"], &row["ID"]), (&"one".into(), &id.into()));
+    // What the user has told docker's own command counts where no flag says otherwise.
+    std::fs::create_dir(place.path("docker")).unwrap();
+    let told = r#"{"imagesFormat": "table {{.Tag}}\t{{.Repository}}"}"#;
+    std::fs::write(place.path("docker/config.json"), told).unwrap();
+    let told = |more: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_rbuild"))
+            .args(["--root", "store", "images", "one"])
+            .args(more)
+            .env("DOCKER_CONFIG", place.path("docker"))
+            .current_dir(place.path(""))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(told(&[]), "TAG       REPOSITORY\nlatest    one\n");
+    assert_eq!(told(&["-q"]), format!("{id}\n"));
+    assert_eq!(told(&["--format", "{{.Tag}}"]), "latest\n");
 }
 
 #[test]

@@ -285,7 +285,7 @@ fn candidates<'a>(
             _ => HashSet::new(),
         };
         for (id, layer) in &survey.layers {
-            if !filter.admits_layer(id, layer) || recorded.contains(id) {
+            if layer.held || !filter.admits_layer(id, layer) || recorded.contains(id) {
                 continue;
             }
             let bytes = layer.removable();

@@ -62,6 +62,8 @@ pub(crate) struct FoundLayer {
     pub(crate) facts: Option<LayerRecord>,
     /// Whether an image needs it.
     pub(crate) needed: bool,
+    /// Whether something outside stands on it ([`crate::hold`]).
+    pub(crate) held: bool,
     pub(crate) used: SystemTime,
     /// Blocks of its trees, in bytes.
     pub(crate) trees: u64,
@@ -84,6 +86,7 @@ impl FoundLayer {
     /// What its directory gives back: all of it, or of a layer that an image needs its tree, if it can be made again.
     pub(crate) fn removable(&self) -> u64 {
         match (self.needed, self.has_blob) {
+            _ if self.held => 0,
             (false, _) => self.trees + self.rest,
             (true, true) => self.trees,
             (true, false) => 0,
@@ -220,6 +223,7 @@ impl Store {
         seen: &mut HashSet<(u64, u64)>,
     ) -> Result<HashMap<LayerId, FoundLayer>, StoreError> {
         let mut layers = HashMap::new();
+        let held = self.held_layers()?;
         for name in self.0.layers.text_names()? {
             let Ok(id) = name.parse::<LayerId>() else {
                 continue;
@@ -246,6 +250,12 @@ impl Store {
                 measured.map_err(|error| StoreError::io("measuring", directory.path(), error))?;
             let layer = FoundLayer {
                 needed: is_needed,
+                // The tree may be that of the layer's other name.
+                held: held.contains(&id)
+                    || facts
+                        .as_ref()
+                        .and_then(|record| record.diff_id)
+                        .is_some_and(|diff_id| held.contains(&LayerId::of_diff_id(&diff_id))),
                 used: modified(&stat),
                 trees,
                 rest,

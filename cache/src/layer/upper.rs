@@ -18,12 +18,25 @@ use super::unpack::OPAQUE_XATTR;
 
 /// Walks the tree at `root`, which has its owners as `ownership` says. Sockets are passed over, because no tar can hold them.
 pub fn walk_tree(root: &Path, ownership: Ownership) -> io::Result<LayerIndex> {
+    walk(root, ownership, false)
+}
+
+/// As [`walk_tree`], of a tree that is no layer's: what is mounted in it is an error.
+pub(super) fn walk_one_device(root: &Path) -> io::Result<LayerIndex> {
+    walk(root, Ownership::Real, true)
+}
+
+fn walk(root: &Path, ownership: Ownership, one_device: bool) -> io::Result<LayerIndex> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags, Mode::empty())?;
     let mut walk = Walk {
         entries: Vec::new(),
         links: HashMap::new(),
         ownership,
+        device: one_device
+            .then(|| rustix::fs::fstat(&root))
+            .transpose()?
+            .map(|stat| stat.st_dev),
     };
     walk.directory(root, &LayerPath::root())?;
     Ok(LayerIndex::from_sorted(walk.entries))
@@ -34,6 +47,8 @@ struct Walk {
     /// First name of every file that has several, by device and inode.
     links: HashMap<(u64, u64), LayerPath>,
     ownership: Ownership,
+    /// Where all directories have to be.
+    device: Option<u64>,
 }
 
 impl Walk {
@@ -62,6 +77,10 @@ impl Walk {
             return Ok(());
         };
         let is_dir = entry.is_dir();
+        if is_dir && self.device.is_some_and(|device| device != stat.st_dev) {
+            let text = format!("{path} is a mount: unmount it first");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         if !is_dir
             && entry.kind != Kind::Whiteout
             && stat.st_nlink > 1

@@ -79,7 +79,7 @@ pub struct BuildArgs {
     /// Push the image, as -o type=registry does
     #[arg(long)]
     push: bool,
-    /// Keep the image in the local store, also with other outputs
+    /// Also put the image into the docker daemon, podman or containerd of this machine, as -o type=docker does
     #[arg(long)]
     load: bool,
     /// File to write the image id to
@@ -466,13 +466,14 @@ fn outputs(args: &BuildArgs, tags: &[Reference]) -> anyhow::Result<Vec<Output>> 
             None => outputs.push(Output::push()),
         }
     }
-    if outputs.is_empty()
-        || (load
-            && !outputs
-                .iter()
-                .any(|output| matches!(output.kind, OutputKind::Image { store: true, .. })))
-    {
-        outputs.push(Output::store());
+    if load && !outputs.iter().any(|output| output.kind == OutputKind::Load) {
+        outputs.push(Output::load());
+    }
+    // What is loaded elsewhere is an image of rbuild's as well.
+    let keeps = |output: &Output| matches!(output.kind, OutputKind::Image { store: true, .. });
+    let loads = outputs.iter().any(|output| output.kind == OutputKind::Load);
+    if outputs.is_empty() || (loads && !outputs.iter().any(keeps)) {
+        outputs.insert(0, Output::store());
     }
     let annotations = args.annotations.iter().map(|text| Annotation::parse(text));
     let annotations = annotations.collect::<Result<Vec<_>, _>>()?.concat();

@@ -43,6 +43,23 @@ struct MirrorEntry {
     pull_from_mirror: String,
 }
 
+/// What the user has told docker's own command, or null: `config.json`. Only for what is no secret.
+pub(in crate::cli) fn docker_client() -> anyhow::Result<serde_json::Value> {
+    let Some(path) = docker_directory().map(|directory| directory.join("config.json")) else {
+        return Ok(serde_json::Value::Null);
+    };
+    match read_if_there(&path)? {
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|error| anyhow!("{}:{}: {error}", path.display(), error.line())),
+        None => Ok(serde_json::Value::Null),
+    }
+}
+
+/// Where docker's own command keeps what it is told.
+pub(in crate::cli) fn docker_directory() -> Option<PathBuf> {
+    directory("DOCKER_CONFIG", ".docker")
+}
+
 /// Docker's mirrors of Docker Hub, and its registries without TLS: those of the user's own daemon, else the machine's.
 pub(super) fn docker(config: &mut Config) -> anyhow::Result<()> {
     let own = directory("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("docker/daemon.json"));

@@ -222,10 +222,7 @@ impl Draft {
                 tar: self.tar,
             },
             // `type=docker` without dest is `--load`.
-            "docker" if self.dest.as_deref().unwrap_or_default().is_empty() => OutputKind::Image {
-                store: true,
-                push: false,
-            },
+            "docker" if self.dest.as_deref().unwrap_or_default().is_empty() => OutputKind::Load,
             "docker" => OutputKind::Docker {
                 dest: dest(self.dest),
                 tar: self.tar,

@@ -45,13 +45,7 @@ fn the_grammar_is_dockers() {
                 tar: true,
             },
         ),
-        (
-            "type=docker",
-            OutputKind::Image {
-                store: true,
-                push: false,
-            },
-        ),
+        ("type=docker", OutputKind::Load),
         (
             "type=image,push=true",
             OutputKind::Image {
