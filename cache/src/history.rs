@@ -379,6 +379,45 @@ mod tests {
         }
     }
 
+    /// A build writes its lists, then the record that names them. A prune in between sees lists that nobody names.
+    #[test]
+    fn a_record_never_names_lists_that_a_prune_took() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let list = Key([1; 32]);
+        let put_list = || store.put_list(&list, || [("x", "y")]).unwrap();
+        let mut build = build("build");
+        build.lists.push(list);
+        put_list();
+        store.trim_builds(false).unwrap();
+        store.put_build(&name(1, 1, 1), &build).unwrap();
+        assert_eq!(last(&store, 1, 1), None);
+        // Of a record that is there, they stay.
+        put_list();
+        store.put_build(&name(1, 1, 1), &build).unwrap();
+        store.trim_builds(false).unwrap();
+        assert_eq!(last(&store, 1, 1).unwrap().0, "build");
+        assert!(store.damaged_history().unwrap().is_empty());
+
+        // However the two meet.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.trim_builds(false).unwrap();
+                }
+            });
+            for n in 0..200 {
+                let list = Key([n; 32]);
+                store.put_list(&list, || [(n.to_string(), "y")]).unwrap();
+                build.lists = vec![list];
+                store.put_build(&name(2, n % 5, n), &build).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(store.damaged_history().unwrap().is_empty());
+    }
+
     #[test]
     fn a_prune_leaves_the_newest() {
         let directory = tempfile::tempdir().unwrap();

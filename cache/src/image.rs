@@ -12,14 +12,13 @@ mod seal;
 
 use std::io::Read;
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::entry::{decode, entry_of, full_name, is_renamed, is_sound, set_name};
 use crate::digest::Digest;
 use crate::error::StoreError;
-use crate::lock::lock;
 use crate::store::Store;
 
 /// A typed pointer to a blob (OCI image-spec, "OCI Content Descriptors").
@@ -274,7 +273,7 @@ impl Store {
         let held = root
             .file(INDEX_LOCK, OFlags::RDWR | OFlags::CREATE)
             .map_err(locking)?;
-        lock(&held, FlockOperation::LockExclusive).map_err(locking)?;
+        self.lock_patiently(&held, &root.path_of(INDEX_LOCK), "changes the list of images")?;
 
         let mut index = self.read_index()?;
         if !change(&mut index) {

@@ -18,6 +18,9 @@ const CHUNK: u64 = 2048;
 /// Bytes that a chunk may become when it is unpacked.
 const CHUNK_LIMIT: u64 = 64 << 20;
 const MAGIC: &[u8] = b"rbuild-list 1\n";
+const CHUNK_MAGIC: &[u8] = b"rbuild-chunk 1\n";
+/// With which chunks begin that older versions wrote, without a checksum of their packed bytes.
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// A path whose facts are not the same in two lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +168,8 @@ impl Store {
         if lists.stat(&name)?.is_none() {
             let packed = zstd::bulk::compress(chunk, 1)
                 .map_err(|error| StoreError::io("compressing", lists.path_of(&name), error))?;
-            self.replace_file(lists, &name, &packed, false)?;
+            let bytes = [CHUNK_MAGIC, blake3::hash(&packed).as_bytes(), &packed].concat();
+            self.replace_file(lists, &name, &bytes, false)?;
         }
         Ok(digest)
     }
@@ -199,11 +203,20 @@ fn read_list(lists: &Directory, name: &Key) -> Result<Option<Vec<ContentDigest>>
 
 /// The items of a chunk.
 fn read_chunk(lists: &Directory, name: &ContentDigest) -> Result<Option<Vec<Item>>, StoreError> {
-    let Some(packed) = read(lists, &name.hex())? else {
+    let Some(bytes) = read(lists, &name.hex())? else {
+        return Ok(None);
+    };
+    // Not every bit of what is packed means something.
+    let sound = bytes
+        .strip_prefix(CHUNK_MAGIC)
+        .and_then(|rest| rest.split_at_checked(32))
+        .filter(|(sum, packed)| sum == blake3::hash(packed).as_bytes())
+        .map(|(_, packed)| packed);
+    let Some(packed) = sound.or_else(|| bytes.starts_with(ZSTD_MAGIC).then_some(&bytes)) else {
         return Ok(None);
     };
     let mut chunk = Vec::new();
-    let unpacked = zstd::stream::read::Decoder::with_buffer(packed.as_slice())
+    let unpacked = zstd::stream::read::Decoder::with_buffer(packed)
         .and_then(|decoder| decoder.take(CHUNK_LIMIT).read_to_end(&mut chunk));
     if unpacked.is_err() || ContentDigest::of(&chunk) != *name {
         return Ok(None);
@@ -247,10 +260,40 @@ fn hash(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     fn name(number: u8) -> Key {
         Key([number; 32])
+    }
+
+    #[test]
+    fn every_changed_bit_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let items: Vec<(String, String)> = (0..9).map(|n| (n.to_string(), "facts".to_owned())).collect();
+        put(&store, 1, &items);
+        assert!(store.damaged_lists().unwrap().is_empty());
+        let mut seen = 0;
+        for entry in std::fs::read_dir(store.root().join("lists/v1")).unwrap() {
+            let path = entry.unwrap().path();
+            let good = std::fs::read(&path).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            for bit in 0..good.len() * 8 {
+                file.write_all_at(&[good[bit / 8] ^ 1 << (bit % 8)], bit as u64 / 8)
+                    .unwrap();
+                assert_eq!(store.damaged_lists().unwrap().len(), 1, "bit {bit}");
+                file.write_all_at(&good, 0).unwrap();
+                seen += 1;
+            }
+        }
+        assert!(seen > 1000);
+        // As older versions wrote it.
+        let chunk = b"\x01\0\0\0\0\0\0\0x\x01\0\0\0\0\0\0\0y";
+        let place = store.root().join("lists/v1").join(ContentDigest::of(chunk).hex());
+        std::fs::write(place, zstd::bulk::compress(chunk, 1).unwrap()).unwrap();
+        assert!(store.damaged_lists().unwrap().is_empty());
     }
 
     fn put(store: &Store, number: u8, items: &[(String, String)]) {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -46,34 +46,47 @@ impl Drop for KeyLock {
 }
 
 impl Store {
+    /// Says to whom `tell` is told that something takes long because another process is at it.
+    pub fn set_waiting(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        *self.0.waiting.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tell));
+    }
+
     /// Waits until nobody else holds the lock of `key`, and takes it. A thread must not ask for a lock that it holds.
     pub fn lock_key(&self, key: &Key) -> Result<KeyLock, StoreError> {
         loop {
-            if let Some(lock) = self.take(key, File::lock)? {
+            if let Some(lock) = self.lock_key_unless(key, &|| false)? {
                 return Ok(lock);
             }
         }
     }
 
-    /// As [`Store::lock_key`], but `None` at once when somebody holds it.
-    pub fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
-        self.take(key, |file| match file.try_lock() {
-            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(std::fs::TryLockError::Error(error)) => Err(error),
-            Ok(()) => Ok(()),
-        })
+    /// As [`Store::lock_key`], but `None` as soon as `is_over`.
+    pub fn lock_key_unless(
+        &self,
+        key: &Key,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<Option<KeyLock>, StoreError> {
+        let mut wait = Wait::new("is at the same step, source or layer");
+        loop {
+            if let Some(lock) = self.try_lock_key(key)? {
+                return Ok(Some(lock));
+            }
+            if is_over() {
+                return Ok(None);
+            }
+            wait.pause(self, || self.0.locks.open_file(&key.hex()).ok().flatten());
+        }
     }
 
-    /// Takes the lock; `None` when somebody else has it, or had it and removed the file meanwhile.
-    fn take(&self, key: &Key, lock: impl Fn(&File) -> io::Result<()>) -> Result<Option<KeyLock>, StoreError> {
+    /// As [`Store::lock_key`], but `None` at once when somebody holds it, or had it and removed the file meanwhile.
+    pub fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
         let locks = &self.0.locks;
         let name = key.hex();
         let fail = |error| StoreError::io("locking", locks.path_of(&name), error);
         let file = locks.file(&name, OFlags::RDWR | OFlags::CREATE).map_err(fail)?;
-        match lock(&file) {
+        match lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
             Err(error) => return Err(fail(error)),
         }
         let inode = file.metadata().map_err(fail)?.ino();
@@ -94,12 +107,85 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("opening", directory, error)),
         };
-        lock(&file, FlockOperation::LockExclusive)
-            .map_err(|error| StoreError::io("locking", directory, error))?;
+        self.lock_patiently(&file, directory, "is at the same layer")?;
         Ok(Some(KeyLock {
             _file: file,
             made: None,
         }))
+    }
+}
+
+/// Waiting for a lock for as long as it takes. Who has it is said once when that is long: a hanging process is not seen
+/// otherwise, and a step that another build runs is no hanging one.
+struct Wait {
+    /// What who has the lock does.
+    doing: &'static str,
+    since: Instant,
+    pause: Duration,
+    said: bool,
+}
+
+impl Wait {
+    fn new(doing: &'static str) -> Self {
+        Self {
+            doing,
+            since: Instant::now(),
+            pause: Duration::from_micros(50),
+            said: false,
+        }
+    }
+
+    /// A moment. `file` is what is locked, if it is there.
+    fn pause(&mut self, store: &Store, file: impl FnOnce() -> Option<File>) {
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        if self.said || self.since.elapsed() < LONG {
+            return;
+        }
+        let Some(file) = file() else { return };
+        let pids = pids_of_holders(std::slice::from_ref(&file));
+        // Another thread of this process, which shows what it does.
+        if pids.contains(&std::process::id()) {
+            return;
+        }
+        self.said = true;
+        let who = match pids.first() {
+            Some(pid) => format!("another rbuild process (pid {pid})"),
+            None => "another rbuild process".to_owned(),
+        };
+        let waiting = store.0.waiting.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tell) = &*waiting {
+            tell(&format!(
+                "waiting for {who}, which {}; if it hangs, end it",
+                self.doing
+            ));
+        }
+    }
+}
+
+/// How long one waits without a word.
+const LONG: Duration = Duration::from_secs(4);
+/// Between two looks at a lock.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+
+impl Store {
+    /// Waits for the lock of `file` at `path`, which somebody has who `doing`.
+    pub(crate) fn lock_patiently(
+        &self,
+        file: &File,
+        path: &Path,
+        doing: &'static str,
+    ) -> Result<(), StoreError> {
+        let mut wait = Wait::new(doing);
+        loop {
+            match lock(file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait.pause(self, || file.try_clone().ok());
+                }
+                Err(error) => return Err(StoreError::io("locking", path, error)),
+            }
+        }
     }
 }
 
@@ -165,18 +251,25 @@ const TURNS_SEEN: u32 = 20;
 /// What all that take turns may take, in terms of the patience with one.
 const MOST_TURNS: u32 = 10;
 
-/// Says which other processes have locked one of `files`, as far as `/proc/locks` tells.
-pub(crate) fn holders(files: &[File]) -> String {
+/// Which processes have locked one of `files`, as far as `/proc/locks` tells.
+fn pids_of_holders(files: &[File]) -> Vec<u32> {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let me = std::process::id();
     let inodes: Vec<u64> = files
         .iter()
         .filter_map(|file| Some(file.metadata().ok()?.ino()))
         .collect();
     let held = |line| inodes.iter().find_map(|inode| holder(line, *inode));
-    let mut pids: Vec<u32> = locks.lines().filter_map(held).filter(|pid| *pid != me).collect();
+    let mut pids: Vec<u32> = locks.lines().filter_map(held).collect();
     pids.sort_unstable();
     pids.dedup();
+    pids
+}
+
+/// Says which other processes have locked one of `files`.
+pub(crate) fn holders(files: &[File]) -> String {
+    let me = std::process::id();
+    let mut pids = pids_of_holders(files);
+    pids.retain(|pid| *pid != me);
     let list = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     match pids.len() {
         0 => "other rbuild processes are using the store".to_owned(),

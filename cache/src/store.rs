@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     scratch: Mutex<Option<Arc<TempDir>>>,
     scratch_names: AtomicU64,
     provider: RwLock<Option<Arc<dyn BlobProvider>>>,
+    /// Who is told that something waits for another process.
+    pub(crate) waiting: RwLock<Option<Arc<Tell>>>,
     /// A [`crate::layer::Ownership`].
     pub(crate) ownership: AtomicU8,
     growth: OnceLock<Growth>,
@@ -77,6 +79,9 @@ pub(crate) struct Inner {
     /// Copied roots that wait for the steps on top of them.
     pub(crate) parked_roots: ParkedRoots,
 }
+
+/// Takes a line for the user.
+pub(crate) type Tell = dyn Fn(&str) + Send + Sync;
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,6 +119,7 @@ impl Store {
             scratch: Mutex::new(None),
             scratch_names: AtomicU64::new(0),
             provider: RwLock::new(None),
+            waiting: RwLock::new(None),
             ownership: AtomicU8::new(Ownership::Real as u8),
             growth: OnceLock::new(),
             trees: Mutex::default(),

@@ -178,6 +178,8 @@ impl<'a> Build<'a> {
         let dockerfile = self.parse(source)?;
         self.announce();
         let store = self.context.store()?;
+        let progress = self.progress.clone();
+        store.set_waiting(move |line| progress.emit(Event::Note(line.to_owned())));
         let registry = self.context.registry();
         let engine = self.engine(&registry)?;
         let images = self.images(&store, &registry);

@@ -51,6 +51,7 @@ impl Context {
         if let Some(most) = self.max_unpacked {
             store.set_growth(Growth::at_most(most));
         }
+        store.set_waiting(note);
         Ok(store)
     }
 

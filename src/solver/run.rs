@@ -4,7 +4,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use rbuild_cache::layer::{LayerBuilder, Timestamp};
 use rbuild_cache::tree::Tree;
@@ -20,9 +20,6 @@ use super::{Inputs, Plan, StepResult, exec, interrupted, keys};
 use crate::error::BuildError;
 use crate::graph::{CopyOp, ExecOp, MkdirOp, Op, Vertex, VertexId};
 use crate::progress::{Event, VertexOutcome};
-
-/// How often a step looks whether another process has finished the same step.
-const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// Records of the same operation whose inputs are compared by content before a RUN is run.
 const CANDIDATES: usize = 8;
@@ -284,15 +281,9 @@ impl<'a> Run<'a> {
     }
 
     fn wait_for_lock(&self, key: &Key) -> Result<rbuild_cache::KeyLock, BuildError> {
-        loop {
-            if let Some(lock) = self.inputs.store.try_lock_key(key).map_err(BuildError::new)? {
-                return Ok(lock);
-            }
-            if self.cancel.is_cancelled() {
-                return Err(interrupted());
-            }
-            std::thread::sleep(LOCK_POLL);
-        }
+        let is_over = || self.cancel.is_cancelled();
+        let lock = self.inputs.store.lock_key_unless(key, &is_over);
+        lock.map_err(BuildError::new)?.ok_or_else(interrupted)
     }
 
     fn started(&self, id: VertexId, vertex: &Vertex) {

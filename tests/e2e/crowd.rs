@@ -112,6 +112,39 @@ fn different_cached_builds_do_not_disturb_each_other() {
     nothing_left(&env);
 }
 
+#[test]
+fn who_waits_says_for_whom_and_goes_on_when_that_one_dies() {
+    let env = Env::ordinary().unwrap_or_else(Env::of_caller);
+    env.base();
+    let log = env.context("log", &[("log", "")]);
+    let dockerfile = "FROM base\nRUN if [ -e /log/first ]; then echo second > /who; else echo first > /log/first; sleep 100; fi\n";
+    let context = env.context("held", &[("Dockerfile", dockerfile)]);
+    let volume = format!("{log}:/log");
+    let command = || env.rbuild_command(["build", "--progress=plain", "-v", &volume, "-t", "held", &context]);
+    let mut first = start(&mut command());
+    let began = Instant::now();
+    let wait_for = |what: &mut dyn FnMut() -> bool| {
+        while !what() {
+            assert!(began.elapsed() < STUCK);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for(&mut || env.path("log/first").exists());
+    let said = env.path("said");
+    let mut second = command();
+    second.stderr(fs::File::create(&said).unwrap());
+    let mut second = second.stdout(Stdio::null()).spawn().unwrap();
+    let told = format!("waiting for another rbuild process (pid {})", first.id());
+    wait_for(&mut || fs::read_to_string(&said).unwrap().contains(&told));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let ended = second.wait().unwrap();
+    let said = fs::read_to_string(&said).unwrap();
+    assert!(ended.success(), "{said}");
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
+    assert!(began.elapsed() < Duration::from_secs(90));
+}
+
 /// Milliseconds of processor time of all processes that were waited for.
 fn cpu_of_children() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();

@@ -248,13 +248,7 @@ fn a_store_keeps_to_its_limit() {
             context.to_str().unwrap(),
         ];
         env.rbuild(args).ok();
-        let counted = Command::new("du")
-            .args(["-s", "-B1"])
-            .arg(env.store())
-            .output()
-            .unwrap();
-        let counted = String::from_utf8(counted.stdout).unwrap();
-        let counted: u64 = counted.split_whitespace().next().unwrap().parse().unwrap();
+        let counted = taken(&env.store());
         assert!(counted <= most + most / 20, "{counted} bytes after {turn} builds");
     }
     let out = env.path("out.tar");
@@ -273,4 +267,67 @@ fn a_store_keeps_to_its_limit() {
     let run = env.rbuild(args).ok();
     assert!(run.stderr.contains("--min-free"), "{}", run.stderr);
     env.rbuild(["build", "--store-max", "much", "."]).fails(2);
+}
+
+/// What a directory takes on the disk.
+fn taken(directory: &Path) -> u64 {
+    let counted = Command::new("du")
+        .args(["-s", "-B1"])
+        .arg(directory)
+        .output()
+        .unwrap();
+    let counted = String::from_utf8(counted.stdout).unwrap();
+    counted.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Each of several builds makes room for itself while the others need what they stand on.
+#[test]
+fn builds_at_once_keep_to_a_limit_that_is_too_small_for_all_they_leave() {
+    let Some(env) = Env::ordinary().or_else(Env::root) else {
+        return;
+    };
+    env.base();
+    let most: u64 = 16 << 20;
+    let rounds = std::env::var("RBUILD_LIMITED_ROUNDS");
+    let rounds: u32 = rounds.ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let contexts: Vec<String> = (0..4)
+        .map(|n| {
+            let dockerfile = "FROM base AS one\nARG turn\nRUN echo $turn > /turn; head -c 1000000 /dev/urandom > /left\n\
+                              FROM base\nCOPY big /big\nCOPY --from=one /turn /turn\nRUN cp /turn /again\n";
+            env.write(&format!("c{n}/big"), vec![n; 1_000_000]);
+            env.context(&format!("c{n}"), &[("Dockerfile", dockerfile)])
+        })
+        .collect();
+    for round in 0..rounds {
+        let start = |(n, context): (usize, &String)| {
+            let (turn, name) = (format!("turn={round}-{n}"), format!("k{n}"));
+            let args = [
+                "build",
+                "-q",
+                "--store-max",
+                "16m",
+                "--build-arg",
+                &turn,
+                "-t",
+                &name,
+            ];
+            let mut command = env.rbuild_command(args);
+            command.arg(context).stdout(std::process::Stdio::piped());
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let builds: Vec<_> = contexts.iter().enumerate().map(start).collect();
+        for build in builds {
+            Run::from(build.wait_with_output().unwrap()).ok();
+        }
+        for n in 0..contexts.len() {
+            let dest = env.path(&format!("again-{round}-{n}"));
+            let source = format!("k{n}:/again");
+            env.rbuild(["cp", &source, dest.to_str().unwrap()]).ok();
+            assert_eq!(fs::read_to_string(&dest).unwrap(), format!("{round}-{n}\n"));
+        }
+        env.rbuild(["store", "check", "--read-data"]).ok();
+    }
+    // Who ended last saw what all had left.
+    let counted = taken(&env.store());
+    assert!(counted <= most + most / 20, "{counted} bytes");
 }

@@ -109,16 +109,16 @@ impl LayerRecord {
             Err(error) => return Err(StoreError::io("reading", &path, error)),
         };
         for line in bytes.rsplit(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            let Ok(stored) = serde_json::from_slice::<Stored>(line) else {
-                continue;
-            };
-            if stored.record.version > RECORD_VERSION {
+            if is_newer(line) {
                 let error = io::Error::new(
                     io::ErrorKind::Unsupported,
                     "a newer version of this program wrote it",
                 );
                 return Err(StoreError::layer("reading the record of", id, &path, error));
             }
+            let Ok(stored) = serde_json::from_slice::<Stored>(line) else {
+                continue;
+            };
             if stored.record.id == *id && stored.check == check(&stored.record) {
                 return Ok(Some(stored.record));
             }
@@ -170,6 +170,28 @@ struct Stored {
     record: LayerRecord,
 }
 
+/// Whether `line` is what a newer version wrote, as opposed to a number that was spoilt. What else it says there is not known,
+/// so its checksum is that of its text.
+fn is_newer(line: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Any {
+        check: ContentDigest,
+        record: Version,
+    }
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let newer = |any: &Any| any.record.version > RECORD_VERSION;
+    let Some(any) = serde_json::from_slice::<Any>(line).ok().filter(newer) else {
+        return false;
+    };
+    let start = b"\"record\":";
+    let text = memchr::memmem::find(line, start).map(|at| &line[at + start.len()..]);
+    let text = text.and_then(|text| text.strip_suffix(b"}"));
+    text.is_some_and(|text| ContentDigest::of(text) == any.check)
+}
+
 fn check(record: &LayerRecord) -> ContentDigest {
     ContentDigest::of(&serde_json::to_vec(record).unwrap_or_default())
 }
@@ -187,7 +209,33 @@ pub struct LayerBlob {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+
+    #[test]
+    fn every_changed_bit_is_seen_and_says_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        let id = LayerId::from_random([1; 16]);
+        let mut record = LayerRecord::new(id.clone());
+        fs::write(&path, record.to_bytes()).unwrap();
+        let first = record.clone();
+        record.size = Some(3);
+        record.append(&path).unwrap();
+        let good = fs::read(&path).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        for bit in 0..good.len() * 8 {
+            file.write_all_at(&good, 0).unwrap();
+            file.write_all_at(&[good[bit / 8] ^ 1 << (bit % 8)], bit as u64 / 8)
+                .unwrap();
+            let loaded = LayerRecord::load(directory.path(), &id).unwrap().unwrap();
+            let known = [&LayerRecord::new(id.clone()), &first, &record];
+            assert!(known.contains(&&loaded), "bit {bit}");
+            let sound = LayerRecord::soundness(directory.path(), &id).unwrap();
+            assert_eq!(sound, crate::layer::Soundness::Damaged, "bit {bit}");
+        }
+    }
 
     #[test]
     fn the_last_sound_state_holds() {
@@ -215,6 +263,16 @@ mod tests {
             assert_eq!(load(), record);
             record.size = Some(3);
         }
+        // A newer version's is left alone, one whose number was spoilt is not.
+        let newer = LayerRecord {
+            version: RECORD_VERSION + 1,
+            ..record.clone()
+        };
+        let text = String::from_utf8(newer.to_bytes()).unwrap();
+        fs::write(&path, &text).unwrap();
+        assert!(LayerRecord::load(directory.path(), &id).is_err());
+        fs::write(&path, text.replace("\"version\":2", "\"version\":3")).unwrap();
+        assert_eq!(load(), LayerRecord::new(id.clone()));
         // Another layer's record is none.
         fs::write(&path, LayerRecord::new(LayerId::from_random([2; 16])).to_bytes()).unwrap();
         assert_eq!(load(), LayerRecord::new(id.clone()));
