@@ -1,16 +1,18 @@
 //! Blobs: bytes named by their sha256, in an OCI image layout. Nothing that is read here is
 //! believed before its digest was checked; what is wrong is removed, so that the next look is a miss.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::Digest;
 use crate::error::StoreError;
+use crate::file_memory::FileStat;
 use crate::store::{Store, TempDir};
 
 /// Gives blobs that the store has not got but knows to exist elsewhere.
@@ -61,12 +63,17 @@ impl Store {
         Ok(bytes)
     }
 
-    /// A blob as a stream, verified at its end.
+    /// A blob as a stream, verified at its end. One that this process has written is not hashed again, as long as nobody
+    /// has changed it.
     pub fn open_blob(&self, digest: &Digest) -> Result<VerifiedReader, StoreError> {
         let file = self.blob_file(digest)?;
+        let state = match self.0.written.version(digest) {
+            Some(written) if FileStat::of(&file).is_ok_and(|now| now == written) => State::Written(written),
+            _ => State::Reading(Sha256::new()),
+        };
         Ok(VerifiedReader {
             file,
-            state: State::Reading(Sha256::new()),
+            state,
             digest: *digest,
             store: self.clone(),
         })
@@ -142,8 +149,30 @@ pub struct VerifiedReader {
     store: Store,
 }
 
+/// Which files of blobs this process has written, and so hashed, itself.
+#[derive(Debug, Default)]
+pub(crate) struct WrittenBlobs(Mutex<HashMap<Digest, FileStat>>);
+
+impl WrittenBlobs {
+    /// The file of the blob as it was when it was written.
+    fn version(&self, digest: &Digest) -> Option<FileStat> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(digest)
+            .copied()
+    }
+
+    fn add(&self, digest: Digest, version: FileStat) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, version);
+    }
+}
+
 /// The digest of what `file` holds.
-pub(crate) fn digest_of(mut file: File) -> io::Result<Digest> {
+pub(crate) fn digest_of(mut file: &File) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -159,6 +188,8 @@ pub(crate) fn digest_of(mut file: File) -> io::Result<Digest> {
 #[derive(Debug)]
 enum State {
     Reading(Sha256),
+    /// This process has hashed its bytes when it wrote them.
+    Written(FileStat),
     Verified,
     Damaged,
 }
@@ -169,6 +200,21 @@ impl VerifiedReader {
         &self.file
     }
 
+    /// At the end of the file: whether the bytes were those of the digest.
+    fn is_whole(&mut self) -> io::Result<bool> {
+        let found = match &mut self.state {
+            State::Reading(hasher) => Digest::from_bytes(hasher.finalize_reset().into()),
+            // A use of it by somebody else moves its times as well: what it holds decides.
+            State::Written(written) if FileStat::of(&self.file)? != *written => {
+                self.file.rewind()?;
+                digest_of(&self.file)?
+            }
+            State::Written(_) | State::Verified => return Ok(true),
+            State::Damaged => return Ok(false),
+        };
+        Ok(found == self.digest)
+    }
+
     /// Reads what is left, to verify the whole blob.
     pub fn finish(mut self) -> io::Result<()> {
         io::copy(&mut self, &mut io::sink()).map(drop)
@@ -177,13 +223,15 @@ impl VerifiedReader {
 
 impl Read for VerifiedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let State::Reading(hasher) = &mut self.state {
+        if matches!(self.state, State::Reading(_) | State::Written(_)) {
             let count = self.file.read(buffer)?;
-            hasher.update(&buffer[..count]);
+            if let State::Reading(hasher) = &mut self.state {
+                hasher.update(&buffer[..count]);
+            }
             if count > 0 || buffer.is_empty() {
                 return Ok(count);
             }
-            if Digest::from_bytes(hasher.finalize_reset().into()) == self.digest {
+            if self.is_whole()? {
                 self.state = State::Verified;
             } else {
                 self.state = State::Damaged;
@@ -252,7 +300,11 @@ impl BlobWriter {
             ..
         } = self;
         let directory = temporary.scratch.directory();
-        let Hashing { hasher, written, .. } = out.into_inner().map_err(|error| {
+        let Hashing {
+            file,
+            hasher,
+            written,
+        } = out.into_inner().map_err(|error| {
             StoreError::io("writing", directory.path_of(&temporary.name), error.into_error())
         })?;
         let actual = Digest::from_bytes(hasher.finalize().into());
@@ -267,6 +319,10 @@ impl BlobWriter {
         // Over an older file too: these bytes were just hashed, those may have rotted.
         directory.rename(&temporary.name, &store.0.blobs, &actual.hex())?;
         temporary.renamed = true;
+        // After the rename, which is a change too. What cannot be looked at is hashed when it is read.
+        if let Ok(version) = FileStat::of(&file) {
+            store.0.written.add(actual, version);
+        }
         Ok((actual, written))
     }
 }
@@ -366,6 +422,39 @@ mod tests {
             std::fs::write(store.blob_path(&digest), bad).unwrap();
             store.put_blob(b"some bytes").unwrap();
             assert_eq!(store.read_blob(&digest, 100).unwrap(), b"some bytes");
+        }
+    }
+
+    #[test]
+    fn a_blob_that_was_just_written_is_believed_until_it_changes() {
+        let (_directory, store) = store();
+        let bytes = vec![7; 300_000];
+        let written = || {
+            let mut writer = store.blob_writer().unwrap();
+            writer.write_all(&bytes).unwrap();
+            writer.commit(None).unwrap().0
+        };
+        let mut read = Vec::new();
+        let digest = written();
+        let mut reader = store.open_blob(&digest).unwrap();
+        assert!(matches!(reader.state, State::Written(_)));
+        reader.read_to_end(&mut read).unwrap();
+        assert_eq!(read, bytes);
+        // Before it is opened, and while it is read.
+        let mut bad = bytes.clone();
+        bad[100_000] ^= 1;
+        std::fs::write(store.blob_path(&digest), &bad).unwrap();
+        let mut reader = store.open_blob(&digest).unwrap();
+        assert!(matches!(reader.state, State::Reading(_)));
+        assert!(io::copy(&mut reader, &mut io::sink()).is_err());
+        assert!(!store.has_blob(&digest));
+        for (now, whole) in [(&bad, false), (&bytes, true)] {
+            assert_eq!(written(), digest);
+            let mut reader = store.open_blob(&digest).unwrap();
+            reader.read_exact(&mut [0; 10]).unwrap();
+            std::fs::write(store.blob_path(&digest), now).unwrap();
+            assert_eq!(io::copy(&mut reader, &mut io::sink()).is_ok(), whole);
+            assert_eq!(store.has_blob(&digest), whole);
         }
     }
 

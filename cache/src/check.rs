@@ -282,7 +282,7 @@ impl Check<'_> {
                 let Some(file) = blobs.open_file(&name)? else {
                     continue;
                 };
-                let read = crate::blob::digest_of(file);
+                let read = crate::blob::digest_of(&file);
                 let found = read.map_err(|error| StoreError::io("reading", blobs.path_of(&name), error))?;
                 self.report.bytes_read += size;
                 if found != digest {

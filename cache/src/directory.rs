@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::StoreError;
@@ -103,6 +103,11 @@ impl Directory {
     pub(crate) fn rename(&self, name: &str, directory: &Directory, target: &str) -> Result<(), StoreError> {
         rustix::fs::renameat(&self.fd, name, &directory.fd, target)
             .map_err(|errno| StoreError::io("renaming into place", directory.path_of(target), errno))
+    }
+
+    /// Lets `name` and `target` in `directory` change places. Not every file system can, and `target` may be gone.
+    pub(crate) fn exchange(&self, name: &str, directory: &Directory, target: &str) -> bool {
+        rustix::fs::renameat_with(&self.fd, name, &directory.fd, target, RenameFlags::EXCHANGE).is_ok()
     }
 
     /// Makes renames in this directory survive a power loss.

@@ -46,6 +46,25 @@ pub struct FileStat {
     pub ctime: Timestamp,
 }
 
+impl FileStat {
+    /// The version that is open.
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let found = file.metadata()?;
+        let time = |seconds, nanoseconds: i64| Timestamp {
+            seconds,
+            nanoseconds: u32::try_from(nanoseconds).unwrap_or(0),
+        };
+        Ok(Self {
+            dev: found.dev(),
+            ino: found.ino(),
+            size: found.len(),
+            mtime: time(found.mtime(), found.mtime_nsec()),
+            ctime: time(found.ctime(), found.ctime_nsec()),
+        })
+    }
+}
+
 const MAGIC: &[u8; 16] = b"rbuild files 1\n\0";
 const HEADER: usize = 24;
 const RECORD: usize = 96;
@@ -119,7 +138,20 @@ impl Fresh {
 
 /// The part of a memory in which the files of a directory are: looking there takes fewer steps, and those close together.
 #[derive(Debug, Clone, Default)]
-pub struct Scope(Range<usize>);
+pub struct Scope {
+    records: Range<usize>,
+    /// Behind what was found last: where the next one is, when names are asked for in their order.
+    next: usize,
+}
+
+impl Scope {
+    fn of(records: Range<usize>) -> Self {
+        Self {
+            next: records.start,
+            records,
+        }
+    }
+}
 
 impl std::fmt::Debug for FileMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -176,7 +208,7 @@ impl FileMemory {
     /// Where the files in `directory` are.
     pub fn scope(&self, directory: &LayerPath) -> Scope {
         if directory.is_root() {
-            return Scope(0..self.known.count);
+            return Scope::of(0..self.known.count);
         }
         let mut name = [directory.as_bytes(), b"/"].concat();
         let start = self.known.first_from(&name, 0..self.known.count);
@@ -184,13 +216,20 @@ impl FileMemory {
         if let Some(last) = name.last_mut() {
             *last = b'/' + 1;
         }
-        Scope(start..self.known.first_from(&name, start..self.known.count))
+        Scope::of(start..self.known.first_from(&name, start..self.known.count))
     }
 
     /// The digest of the file at `path` (relative) if it surely still has the bytes it had. Only looks in `scope`.
-    pub fn get(&self, scope: &Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest> {
+    pub fn get(&self, scope: &mut Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest> {
         let path = path.as_bytes();
-        if let Some(position) = self.known.find(path, scope.0.clone()) {
+        let Scope { records, next } = scope;
+        let is_next = records.contains(next) && self.known.path(*next) == Some(path);
+        let found = match is_next {
+            true => Some(*next),
+            false => self.known.find(path, records.clone()),
+        };
+        if let Some(position) = found {
+            *next = position + 1;
             self.used[position].store(true, Ordering::Relaxed);
             if let Some((known, digest)) = self.known.record(position)
                 && known == *stat
@@ -465,8 +504,8 @@ mod tests {
         /// What is remembered, wherever it is looked for.
         fn recall(&self, path: impl AsRef<[u8]>, stat: &FileStat) -> Option<ContentDigest> {
             let path = named(path);
-            let everywhere = self.get(&self.scope(&LayerPath::root()), &path, stat);
-            let nearby = self.get(&self.scope(&path.parent().unwrap_or_default()), &path, stat);
+            let everywhere = self.get(&mut self.scope(&LayerPath::root()), &path, stat);
+            let nearby = self.get(&mut self.scope(&path.parent().unwrap_or_default()), &path, stat);
             assert_eq!(everywhere, nearby);
             nearby
         }
@@ -495,6 +534,24 @@ mod tests {
         for n in 0..500 {
             assert_eq!(memory.recall(path(n), &stat(n)), Some(digest(n)));
             assert_eq!(memory.recall(path(n), &stat(n + 1)), None);
+        }
+        // In the order of the names or not, with names between that nobody knows.
+        for directory in ["", "dir3"] {
+            let directory = named(directory);
+            let mut paths: Vec<(LayerPath, u64)> = (0..500).map(|n| (named(path(n)), n)).collect();
+            paths.retain(|(path, _)| path.strip_prefix(&directory).is_some());
+            paths.sort();
+            let there_and_back: Vec<_> = paths.iter().chain(paths.iter().rev()).collect();
+            let mut scope = memory.scope(&directory);
+            for (path, n) in there_and_back {
+                assert_eq!(
+                    memory.get(&mut scope, path, &stat(*n)),
+                    Some(digest(*n)),
+                    "{path}"
+                );
+                let unknown = LayerPath::clean(&[path.as_bytes(), b"!"].concat());
+                assert_eq!(memory.get(&mut scope, &unknown, &stat(*n)), None);
+            }
         }
         let mut changed = stat(3);
         changed.ctime.nanoseconds += 1;

@@ -86,13 +86,15 @@ impl Store {
         // Before the record: a key without a record is a miss, a record that its operation does not know would be lost.
         // A prune that comes between would take the line away again.
         let _inside = self.0.gate.enter()?;
+        let bytes = encode(key, record)?.into_bytes();
         if self.0.keys.stat(&name)?.is_none() {
             let (ops, op) = (&self.0.ops, record.op.hex());
             ops.file(&op, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)
                 .and_then(|mut file| file.write_all(format!("{name}\n").as_bytes()))
                 .map_err(|error| StoreError::io("writing", ops.path_of(&op), error))?;
+            return self.replace_file(&self.0.keys, &name, &bytes, false);
         }
-        self.replace_file(&self.0.keys, &name, encode(key, record)?.as_bytes(), false)
+        self.exchange_file(&self.0.keys, &name, &bytes)
     }
 
     /// The keys under which results of the operation `op` were recorded, newest first. Their records may be gone.

@@ -37,7 +37,7 @@ use std::{fs, io};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use crate::blob::BlobProvider;
+use crate::blob::{BlobProvider, WrittenBlobs};
 use crate::check::{LAYOUT, LAYOUT_TEXT};
 use crate::digest::LayerId;
 use crate::directory::{Directory, c_name, remove_tree, write_new};
@@ -78,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) parked_work: Mutex<Vec<PathBuf>>,
     /// Copied roots that wait for the steps on top of them.
     pub(crate) parked_roots: ParkedRoots,
+    pub(crate) written: WrittenBlobs,
 }
 
 /// Takes a line for the user.
@@ -125,6 +126,7 @@ impl Store {
             trees: Mutex::default(),
             parked_work: Mutex::default(),
             parked_roots: Mutex::default(),
+            written: WrittenBlobs::default(),
         }));
         if store.0.root.stat(LAYOUT)?.is_none() {
             store.replace_file(&store.0.root, LAYOUT, LAYOUT_TEXT.as_bytes(), false)?;
@@ -225,6 +227,33 @@ impl Store {
                 let _ = scratch.directory().unlink(&temporary);
             })?;
         if sync { directory.sync() } else { Ok(()) }
+    }
+
+    /// As [`Store::replace_file`], for what may be lost with the power. The file that was there lies in the temporary directory
+    /// until that goes: to put a file over another, ext4 writes it to the disk at once and removes the other one, which
+    /// takes longer than all else.
+    pub(crate) fn exchange_file(
+        &self,
+        directory: &Directory,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let (scratch, temporary) = self.scratch_name()?;
+        write_new(
+            scratch.directory(),
+            &temporary,
+            |file| file.write_all(bytes),
+            false,
+        )?;
+        if scratch.directory().exchange(&temporary, directory, name) {
+            return Ok(());
+        }
+        scratch
+            .directory()
+            .rename(&temporary, directory, name)
+            .inspect_err(|_| {
+                let _ = scratch.directory().unlink(&temporary);
+            })
     }
 
     /// A file name that nobody else uses, in a temporary directory of this process.

@@ -495,11 +495,11 @@ fn read_spec(request: &Request) -> Result<ExecSpec, Error> {
 }
 
 fn read_memory(file: &OwnedFd) -> io::Result<Vec<u8>> {
-    use std::io::{Read, Seek};
-    let mut file = std::fs::File::from(file.try_clone()?);
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.take(MAX_SPEC).read_to_end(&mut bytes)?;
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::from(file.try_clone()?);
+    let length = usize::try_from(file.metadata()?.len().min(MAX_SPEC)).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
 

@@ -16,6 +16,9 @@ use crate::typed::Typed;
 /// More errors than this help nobody: they follow from the first ones.
 const MOST_ERRORS: usize = 20;
 
+/// Nobody writes more, and what a program writes by mistake must not take all memory: an instruction takes some kilobytes.
+const MOST_INSTRUCTIONS: usize = 20_000;
+
 /// Parses a Dockerfile. The first error comes first; there is at least one.
 pub fn parse(text: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     if text.is_empty() {
@@ -32,9 +35,22 @@ pub fn parse(text: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     let mut global_args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     let (mut any, mut from) = (false, false);
+    let mut count = 0;
     while let Some(next) = parser.next() {
         any = true;
+        count += 1;
         let statement = match next {
+            Ok(statement) if count > MOST_INSTRUCTIONS => {
+                let fault = Fault::new(
+                    "too-long",
+                    format!("a Dockerfile has at most {MOST_INSTRUCTIONS} instructions"),
+                );
+                errors.push(error(
+                    fault.help("put commands into one RUN (a heredoc has room for many), or build one image FROM another"),
+                    statement.span,
+                ));
+                break;
+            }
             Ok(statement) => statement,
             Err(Failure { diagnostic, keyword }) => {
                 from |= keyword.eq_ignore_ascii_case("FROM");

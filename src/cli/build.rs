@@ -209,6 +209,7 @@ impl<'a> Build<'a> {
             solved.seal(&store)?;
         }
         self.made.replace(images);
+        locals.into_values().for_each(BuildContext::abandon);
         Ok(exported)
     }
 
@@ -425,6 +426,7 @@ impl<'a> Build<'a> {
             ended.set();
             solved
         })?;
+        plan.abandon();
         Ok((Some(solved), scratch))
     }
 

@@ -146,8 +146,8 @@ pub fn stream_tar(
     write_members(store, images, format, epoch, &mut |name, size, bytes| {
         let member = member(name, Kind::File { size }, 0o644);
         match bytes {
-            Bytes::Here(mut bytes) => tar.append(&member, Some(&mut bytes)).map(drop),
-            Bytes::Stored(blob) => read_ahead(blob, |blob| tar.append(&member, Some(blob)).map(drop)),
+            Bytes::Here(mut bytes) => tar.append_unhashed(&member, size, &mut bytes),
+            Bytes::Stored(blob) => read_ahead(blob, |blob| tar.append_unhashed(&member, size, blob)),
         }
     })?;
     tar.finish()?;

@@ -127,6 +127,12 @@ impl Plan {
         Ok(false)
     }
 
+    /// For the end of a build, and so of the process: as of a context ([`crate::source::local::LocalContext::abandon`]), giving
+    /// back what copies read takes longer than it is worth.
+    pub fn abandon(self) {
+        std::mem::forget(self.selections);
+    }
+
     /// Whether a result that the cache had is gone: seen from inside the namespace, its tree was not whole.
     pub fn is_stale(&self, inputs: &Inputs<'_>) -> bool {
         self.cached

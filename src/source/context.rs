@@ -38,6 +38,13 @@ impl BuildContext {
         }
     }
 
+    /// For the end of a build, and so of the process: see [`LocalContext::abandon`].
+    pub fn abandon(self) {
+        if let Self::Directory(local) = self {
+            local.abandon();
+        }
+    }
+
     fn tree(&self) -> &dyn Tree {
         match self {
             Self::Directory(local) => &**local,

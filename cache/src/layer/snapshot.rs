@@ -1,7 +1,7 @@
 //! A directory that a process writes into through overlayfs, and that then is a layer.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -55,7 +55,13 @@ impl Snapshot {
         let Self { scratch, work, .. } = self;
         self.store.park_work(&work)?;
         let record = scratch.path().join("record.json");
-        fs::write(&record, LayerRecord::new(layer.id().clone()).to_bytes())
+        // Not truncated, for it is new or empty: ext4 writes a file that was truncated to the disk as soon as it is closed.
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&record)
+            .and_then(|mut file| file.write_all(&LayerRecord::new(layer.id().clone()).to_bytes()))
             .map_err(|error| StoreError::io("writing", &record, error))?;
         mark_new(&self.store, scratch.path())?;
         // The temporary directory is the layer from now on.

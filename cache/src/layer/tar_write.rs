@@ -56,6 +56,29 @@ impl<W: Write> TarWriter<W> {
         if entry.path.is_root() {
             return Ok(None);
         }
+        self.begin(entry)?;
+        let Kind::File { size } = entry.kind else {
+            return Ok(None);
+        };
+        let data_offset = self.position;
+        let mut hasher = blake3::Hasher::new();
+        self.data(entry, size, data, |bytes| {
+            hasher.update(bytes);
+        })?;
+        Ok(Some(Written {
+            data_offset,
+            digest: ContentDigest(*hasher.finalize().as_bytes()),
+        }))
+    }
+
+    /// Writes a regular file of `size` bytes of which nobody asks for the digest.
+    pub fn append_unhashed(&mut self, entry: &Entry, size: u64, data: &mut dyn Read) -> io::Result<()> {
+        self.begin(entry)?;
+        self.data(entry, size, Some(data), |_| {})
+    }
+
+    /// What comes before the bytes of an entry.
+    fn begin(&mut self, entry: &Entry) -> io::Result<()> {
         let link: &[u8] = match &entry.kind {
             Kind::Symlink { target } => target,
             Kind::Hardlink { target } => target.as_bytes(),
@@ -82,12 +105,10 @@ impl<W: Write> TarWriter<W> {
         }
         self.headers(entry)?;
         match entry.kind {
-            Kind::File { size } => self.data(entry, size, data).map(Some),
             Kind::Directory { opaque: true } => {
-                self.headers(&marker(entry, OPAQUE_MARKER, Kind::File { size: 0 }))?;
-                Ok(None)
+                self.headers(&marker(entry, OPAQUE_MARKER, Kind::File { size: 0 }))
             }
-            _ => Ok(None),
+            _ => Ok(()),
         }
     }
 
@@ -113,9 +134,14 @@ impl<W: Write> TarWriter<W> {
         self.put(&header.block)
     }
 
-    fn data(&mut self, entry: &Entry, size: u64, data: Option<&mut dyn Read>) -> io::Result<Written> {
-        let data_offset = self.position;
-        let mut hasher = blake3::Hasher::new();
+    /// The bytes of a file; `see` sees them pass.
+    fn data(
+        &mut self,
+        entry: &Entry,
+        size: u64,
+        data: Option<&mut dyn Read>,
+        mut see: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         let mut remaining = size;
         let mut source = data;
         while remaining > 0 {
@@ -132,7 +158,7 @@ impl<W: Write> TarWriter<W> {
             if length == 0 {
                 return Err(changed(entry, "shorter"));
             }
-            hasher.update(&target[..length]);
+            see(&target[..length]);
             self.filled += length;
             self.position += length as u64;
             remaining -= length as u64;
@@ -143,11 +169,7 @@ impl<W: Write> TarWriter<W> {
         {
             return Err(changed(entry, "longer"));
         }
-        self.pad(size)?;
-        Ok(Written {
-            data_offset,
-            digest: ContentDigest(*hasher.finalize().as_bytes()),
-        })
+        self.pad(size)
     }
 
     fn pad(&mut self, length: u64) -> io::Result<()> {

@@ -536,6 +536,16 @@ fn all_errors_in_order() {
 }
 
 #[test]
+fn instructions_are_counted() {
+    let most = "FROM scratch\nRUN a\n".repeat(MOST_INSTRUCTIONS / 2);
+    assert!(parse(most.as_bytes()).is_ok());
+    let errors = parse(format!("{most}RUN a\nRUN b\nRUN c\n").as_bytes()).expect_err("too many");
+    let line = u32::try_from(MOST_INSTRUCTIONS + 1).unwrap();
+    assert_eq!((errors.len(), errors[0].span.start_line as u64), (1, line.into()));
+    assert!(errors[0].message.contains("at most 20000") && errors[0].help.is_some());
+}
+
+#[test]
 fn a_megabyte_takes_no_time() {
     let started = std::time::Instant::now();
     for unit in [

@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,8 @@ pub(super) struct Node {
     inode: Option<Box<Inode>>,
     /// Whether other names lead to the same inode.
     pub linked: bool,
+    /// Whether it is a directory: for whoever looks for these among a million files, without their entries.
+    pub directory: bool,
     /// It is excluded and exists only if something below it is included again.
     pub held: bool,
     /// Digest of its content if it is remembered.
@@ -98,8 +101,9 @@ pub(super) trait Lookup {
     fn judge(&self, path: &LayerPath) -> Verdict;
     /// Where files of the directory `path` are remembered.
     fn scope(&self, path: &LayerPath) -> Scope;
-    /// The digest of a file that surely has the content that it had, and no attributes.
-    fn recall(&self, scope: &Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest>;
+    /// The digest of a file that surely has the content that it had, and no attributes. Who asks for the names of a directory in
+    /// their order gets the quickest answers.
+    fn recall(&self, scope: &mut Scope, path: &LayerPath, stat: &FileStat) -> Option<ContentDigest>;
 }
 
 /// Opens `path` below `root`; a symbolic link anywhere in it is an error (`ELOOP`).
@@ -147,8 +151,8 @@ pub(super) fn look(
 ) -> io::Result<Option<Node>> {
     match stat(directory, name) {
         Ok(found) => {
-            let scope = lookup.scope(&path.parent().unwrap_or_default());
-            let mut node = node(directory, name, path, &found, (lookup, &scope))?;
+            let mut scope = lookup.scope(&path.parent().unwrap_or_default());
+            let mut node = node(directory, name, path, &found, (lookup, &mut scope))?;
             if let Some(Node { entry, .. }) = &mut node
                 && entry.is_dir()
             {
@@ -169,49 +173,68 @@ pub(super) fn list(root: BorrowedFd<'_>, path: &LayerPath, lookup: &dyn Lookup) 
         xattrs: xattrs_of(directory.as_fd()),
         ..Listing::default()
     };
-    let scope = lookup.scope(path);
-    let mut buffer = Vec::with_capacity(32 << 10);
-    let mut names = RawDir::new(&directory, buffer.spare_capacity_mut());
-    while let Some(name) = names.next() {
-        let name = name?;
-        if matches!(name.file_name().to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let child = path.join(name.file_name().to_bytes());
+    let mut scope = lookup.scope(path);
+    let names = Names::of(directory.as_fd())?;
+    for name in names.iter() {
+        let (name, kind) = name?;
+        let child = path.join(name.to_bytes());
         let verdict = lookup.judge(&child);
         // What is excluded is not even looked at.
-        let may_be_directory = matches!(name.file_type(), FileType::Directory | FileType::Unknown);
+        let may_be_directory = matches!(kind, FileType::Directory | FileType::Unknown);
         if verdict == Verdict::Excluded || (verdict == Verdict::Held && !may_be_directory) {
             continue;
         }
-        let found = match stat(directory.as_fd(), name.file_name()) {
+        let found = match stat(directory.as_fd(), name) {
             Ok(found) => found,
             // Removed since the directory was read.
             Err(error) if is_absent(&error) => continue,
             Err(error) => return Err(error),
         };
-        match node(
-            directory.as_fd(),
-            name.file_name(),
-            child.clone(),
-            &found,
-            (lookup, &scope),
-        )? {
-            Some(node) if verdict == Verdict::Held && !node.entry.is_dir() => {}
+        match node(directory.as_fd(), name, child, &found, (lookup, &mut scope))? {
+            Some(node) if verdict == Verdict::Held && !node.directory => {}
             Some(node) => listing.nodes.push(Node {
                 held: verdict == Verdict::Held,
                 ..node
             }),
-            None if verdict == Verdict::Included => listing.sockets.push(child),
+            None if verdict == Verdict::Included => listing.sockets.push(path.join(name.to_bytes())),
             None => {}
         }
     }
     listing.nodes.shrink_to_fit();
-    // All paths have the same parent: their order is that of their names.
-    listing
-        .nodes
-        .sort_unstable_by(|a, b| a.entry.path.as_bytes().cmp(b.entry.path.as_bytes()));
     Ok(listing)
+}
+
+/// The names in a directory, sorted before anything is done with them: what is found out then lies in memory, as mostly on
+/// the disk, in the order in which it is used.
+struct Names {
+    /// One after the other, each with a NUL behind it, which also sorts them right.
+    bytes: Vec<u8>,
+    found: Vec<(Range<usize>, FileType)>,
+}
+
+impl Names {
+    fn of(directory: BorrowedFd<'_>) -> io::Result<Self> {
+        let (mut bytes, mut found) = (Vec::new(), Vec::new());
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut names = RawDir::new(directory, buffer.spare_capacity_mut());
+        while let Some(name) = names.next() {
+            let name = name?;
+            let text = name.file_name().to_bytes_with_nul();
+            if !matches!(text, b".\0" | b"..\0") {
+                found.push((bytes.len()..bytes.len() + text.len(), name.file_type()));
+                bytes.extend_from_slice(text);
+            }
+        }
+        found.sort_unstable_by(|(a, _), (b, _)| bytes[a.clone()].cmp(&bytes[b.clone()]));
+        Ok(Self { bytes, found })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = io::Result<(&CStr, FileType)>> {
+        self.found.iter().map(|(range, kind)| {
+            let name = CStr::from_bytes_with_nul(&self.bytes[range.clone()]);
+            Ok((name.map_err(io::Error::other)?, *kind))
+        })
+    }
 }
 
 /// The root.
@@ -250,7 +273,7 @@ fn node(
     name: &CStr,
     path: LayerPath,
     found: &Statx,
-    (lookup, scope): (&dyn Lookup, &Scope),
+    (lookup, scope): (&dyn Lookup, &mut Scope),
 ) -> io::Result<Option<Node>> {
     let kind = match FileType::from_raw_mode(found.stx_mode.into()) {
         FileType::Directory => Kind::Directory { opaque: false },
@@ -274,6 +297,7 @@ fn node(
     };
     let stat = identity(found);
     let file = matches!(kind, Kind::File { .. });
+    let is_directory = matches!(kind, Kind::Directory { .. });
     let digest = if file {
         lookup.recall(scope, &path, &stat)
     } else {
@@ -301,6 +325,7 @@ fn node(
         entry: Arc::new(entry),
         inode: if asked { Inode::of(&stat) } else { None },
         linked,
+        directory: is_directory,
         held: false,
         digest,
     }))
