@@ -1,9 +1,7 @@
 //! How does one request get its answer? Schemes, redirects, retries, time limits, and the words for
 //! what went wrong.
 //!
-//! Why not `oci-client`: it reads bodies without a bound, posts the password to any realm over any
-//! scheme, hides why a login failed, knows neither identity tokens nor the second scope that a mount
-//! needs, and drops `Retry-After`; all of that sits below its public API. So this is plain `reqwest`.
+//! Why this is plain `reqwest` and not `oci-client`, `docs/architecture.md` says.
 //!
 //! Invariants:
 //! * `Authorization` is sent to the origin (scheme, host, port) of the registry and nowhere else, whatever redirects
