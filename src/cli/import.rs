@@ -15,7 +15,7 @@ use super::context::print;
 use crate::exporter::{BuiltImage, Encoding, image};
 use crate::frontend::changes;
 use crate::graph::{Address, Platform};
-use crate::registry::fetch::Body;
+use crate::registry::fetched::Body;
 use crate::registry::{FetchOptions, FetchRequest, Fetched, Reference, Registry};
 use crate::source::compressed::decompressed;
 use crate::source::http::basic;

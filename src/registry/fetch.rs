@@ -8,21 +8,21 @@
 //! * a file that broke off is continued only when the server says that it is still the same file.
 
 use std::fmt;
-use std::io::{self, Read};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE,
 };
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::mpsc;
 
-use super::client::{Registry, ended};
+use super::client::Registry;
 use super::error::RegistryError;
+use super::fetched::{Body, Broken, Facts, Fetched, FetchedFile, Validators, is_strong, text};
 use super::origin::{is_link_local, is_local, origin_text, same_origin};
-use super::retry::{Backoff, Failure, Retry, retry_after, seconds};
+use super::retry::{Backoff, Failure, Retry, retry_after};
 use super::transport::{Exchange, deepest, refused};
 
 const REDIRECTS: u32 = 10;
@@ -30,8 +30,6 @@ const REDIRECTS: u32 = 10;
 const ATTEMPTS: u32 = 5;
 /// Chunks that wait for their reader; a chunk is what one read gave, at most some 100 KiB.
 const QUEUE: usize = 32;
-/// A time of modification tells two states of a file apart when the file was that old (RFC 9110, 8.8.2.2).
-const SETTLED: i64 = 60;
 
 /// How files are fetched.
 #[derive(Debug, Clone)]
@@ -77,52 +75,6 @@ pub struct Post {
     pub media_type: &'static str,
     /// The question.
     pub body: String,
-}
-
-/// What tells one state of a file from another.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// `ETag`.
-    pub etag: Option<String>,
-    /// `Last-Modified`, when it is old enough to tell.
-    pub modified: Option<String>,
-}
-
-/// The answer of a server.
-#[derive(Debug)]
-pub enum Fetched {
-    /// It is as [`FetchRequest::known`] says.
-    NotModified,
-    /// The file.
-    File(FetchedFile),
-}
-
-/// A file on its way.
-#[derive(Debug)]
-pub struct FetchedFile {
-    /// What to ask with the next time.
-    pub validators: Validators,
-    /// `Last-Modified` as it is, in seconds since 1970.
-    pub modified: Option<i64>,
-    /// How many bytes come, if the server says.
-    pub size: Option<u64>,
-    /// The bytes.
-    pub body: Body,
-}
-
-/// Bytes as they arrive. A transfer that breaks off is continued where that is safe.
-pub struct Body {
-    chunks: mpsc::Receiver<Result<Bytes, Broken>>,
-    current: Bytes,
-    ended: bool,
-    must_restart: bool,
-}
-
-/// Why a body ends early.
-struct Broken {
-    error: RegistryError,
-    /// The file may have changed meanwhile: it has to be fetched from its beginning.
-    restart: bool,
 }
 
 impl Registry {
@@ -192,12 +144,7 @@ impl Transfer {
             validators: file.validators.clone(),
             modified: file.modified,
             size: file.size,
-            body: Body {
-                chunks,
-                current: Bytes::new(),
-                ended: false,
-                must_restart: false,
-            },
+            body: Body::new(chunks),
         };
         tokio::spawn(async move {
             let ended = self.send(response, &file, &sender).await;
@@ -482,96 +429,9 @@ fn follow(start: &Url, current: &Url, location: &str, link_local: bool) -> Resul
     Ok(url)
 }
 
-/// What an answer says of the file.
-struct Facts {
-    validators: Validators,
-    modified: Option<i64>,
-    size: Option<u64>,
-}
-
-impl Facts {
-    fn of(response: &Response) -> Self {
-        let modified_text = text(response, LAST_MODIFIED);
-        let modified = modified_text.as_deref().and_then(seconds);
-        let now = text(response, DATE).as_deref().and_then(seconds);
-        let settled = matches!((modified, now), (Some(then), Some(now)) if now - then >= SETTLED);
-        Self {
-            validators: Validators {
-                etag: text(response, ETAG),
-                modified: modified_text.filter(|_| settled),
-            },
-            modified,
-            size: response.content_length(),
-        }
-    }
-
-    /// With what the rest of the file is asked for.
-    fn range_validator(&self) -> Option<&str> {
-        let etag = self.validators.etag.as_deref();
-        etag.filter(|etag| is_strong(etag))
-            .or(self.validators.modified.as_deref())
-    }
-}
-
-/// Whether equal tags mean equal bytes.
-fn is_strong(etag: &str) -> bool {
-    !etag.starts_with("W/")
-}
-
-fn text(response: &Response, name: HeaderName) -> Option<String> {
-    Some(response.headers().get(name)?.to_str().ok()?.to_owned())
-}
-
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
     if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
         headers.insert(name, value);
-    }
-}
-
-impl From<RegistryError> for Broken {
-    fn from(error: RegistryError) -> Self {
-        let restart = false;
-        Self { error, restart }
-    }
-}
-
-impl Body {
-    /// Whether it broke off in a way that another attempt, from the beginning, may cure.
-    pub fn must_restart(&self) -> bool {
-        self.must_restart
-    }
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ended || buffer.is_empty() {
-            return Ok(0);
-        }
-        if self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(Ok(chunk)) if chunk.is_empty() => {
-                    self.ended = true;
-                    return Ok(0);
-                }
-                Some(Ok(chunk)) => self.current = chunk,
-                Some(Err(broken)) => {
-                    self.must_restart = broken.restart;
-                    return Err(io::Error::other(broken.error));
-                }
-                None => return Err(io::Error::other(ended())),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
-    }
-}
-
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body")
-            .field("ended", &self.ended)
-            .finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::credentials::{CredentialError, CredentialFiles, names_host, run_helper, server_key};
+use super::credential_helper::run_helper;
+use super::credentials::{CredentialError, CredentialFiles, names_host, server_key};
 
 /// Where a password went, or went from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,23 +7,27 @@
 //!   parts of them on connections of their own;
 //! * `tags`: what a repository has; [`referrers`]: what refers to an image there;
 //! * [`mirror`]: where else an image may be, and what nobody may ask for;
-//! * [`fetch`]: a file of any web server; [`daemon`]: a docker daemon on this machine, which takes an archive;
+//! * [`fetch`]: a file of any web server, and what that says of it ([`fetched`]); [`daemon`]: a docker daemon on this machine, which
+//!   takes an archive;
 //! * `upload`: one blob on its way up; `retry`: what is tried again, and when;
-//! * `auth`, `transport`, `connection` and `origin`: tokens, redirects, and to whom a secret may go.
+//! * `challenge`, `auth`, `transport`, `connection` and `origin`: tokens, redirects, and to whom a secret may go.
 //!
 //! The only room with async code. Nothing here knows the store.
 
 mod ahead;
 mod auth;
 pub mod certificates;
+mod challenge;
 pub mod client;
 mod connection;
+mod credential_helper;
 pub mod credentials;
 pub mod daemon;
 pub mod document;
 pub mod download;
 pub mod error;
 pub mod fetch;
+pub mod fetched;
 pub mod keeping;
 pub mod mirror;
 mod origin;
@@ -39,7 +43,8 @@ pub use credentials::CredentialFiles;
 pub use document::{Document, Manifest};
 pub use download::BlobReader;
 pub use error::RegistryError;
-pub use fetch::{FetchOptions, FetchRequest, Fetched, FetchedFile, Post, Validators};
+pub use fetch::{FetchOptions, FetchRequest, Post};
+pub use fetched::{Fetched, FetchedFile, Validators};
 pub use mirror::{Mirror, Place, Rule, Rules};
 pub use push::{PushBlob, Transferred};
 

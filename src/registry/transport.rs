@@ -20,8 +20,9 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use tokio::sync::{OnceCell, Semaphore};
 
-use super::auth::{AuthState, Challenge};
+use super::auth::AuthState;
 use super::certificates;
+use super::challenge::Challenge;
 use super::client::RegistryOptions;
 use super::connection::{Clients, Reach};
 use super::credentials::CredentialFiles;
