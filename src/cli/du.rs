@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::bail;
 use rbuild_cache::{Usage, UsageItem};
 use serde_json::{Value, json};
 
 use super::context::print;
+use super::format::Format;
 use super::prune::Filters;
-use super::template::Template;
 use super::{Context, human, trees};
 
 /// `rbuild du`.
@@ -30,40 +29,26 @@ pub struct DuArgs {
 /// Runs the command.
 pub fn run(args: DuArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let filters = Filters::parse(&args.filter)?;
-    let template = match args.format.as_deref() {
-        None | Some("" | "table" | "json") => None,
-        Some(text) if text.starts_with("table ") => {
-            bail!("--format: a table of chosen columns is not supported: use table, json or a template")
-        }
-        Some(text) => Some(Template::parse(&text.replace("\\t", "\t").replace("\\n", "\n"))?),
-    };
+    let format = Format::parse(args.format.as_deref())?;
     let store = context.store()?;
     let _inside = trees::enter(&store)?;
     let mut usage = store.usage()?;
     usage.items.retain(|item| filters.admit(item));
     let now = seconds(SystemTime::now());
-    let mut out = String::new();
-    if let Some(template) = template {
-        for item in &usage.items {
-            out.push_str(&template.render(&fields(item))?);
-            out.push('\n');
+    let shown = || -> String {
+        let things = match args.verbose {
+            true => usage.items.iter().map(|item| details(item, now)).collect(),
+            false => things(&usage, now),
+        };
+        things + &summary(&usage, args.filter.is_empty())
+    };
+    let out = match format {
+        Format::Table => shown(),
+        format => {
+            let rows: Vec<Value> = usage.items.iter().map(fields).collect();
+            format.render(&rows, &headings(), Vec::new)?
         }
-    } else if args.format.as_deref() == Some("json") {
-        usage
-            .items
-            .iter()
-            .for_each(|item| out.push_str(&format!("{}\n", fields(item))));
-    } else {
-        if args.verbose {
-            usage
-                .items
-                .iter()
-                .for_each(|item| out.push_str(&details(item, now)));
-        } else {
-            out.push_str(&things(&usage, now));
-        }
-        out.push_str(&summary(&usage, args.filter.is_empty()));
-    }
+    };
     print(out)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -164,6 +149,24 @@ fn fields(item: &UsageItem) -> Value {
         "Size": human::size(item.bytes),
         "SizeBytes": item.bytes,
         "Type": item.kind,
+    })
+}
+
+/// The heads of the columns that a template names.
+fn headings() -> Value {
+    json!({
+        "ID": "ID",
+        "CreatedAt": "CREATED AT",
+        "Description": "DESCRIPTION",
+        "InUse": "IN USE",
+        "LastUsedAt": "LAST ACCESSED",
+        "Mutable": "MUTABLE",
+        "Reclaimable": "RECLAIMABLE",
+        "ReclaimableSize": "RECLAIMABLE SIZE",
+        "Shared": "SHARED",
+        "Size": "SIZE",
+        "SizeBytes": "SIZE",
+        "Type": "TYPE",
     })
 }
 

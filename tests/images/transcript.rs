@@ -104,6 +104,15 @@ fn the_image_chapter() {
             .starts_with("Images          3         2  "),
         "{table}"
     );
+    let things = place.rbuild(&["du", "--format", "table {{.Type}}\\t{{.InUse}}"]);
+    assert!(things.starts_with("TYPE "), "{things}");
+    assert!(
+        things
+            .lines()
+            .next()
+            .is_some_and(|heads| heads.ends_with(" IN USE")),
+        "{things}"
+    );
     let pruned = place.rbuild(&["image", "prune", "-f"]);
     let wanted = format!("Deleted Images:\ndeleted: {before}\n\nTotal reclaimed space: ");
     assert!(pruned.starts_with(&wanted), "{pruned}");

@@ -319,7 +319,12 @@ mod tests {
         );
         // Owners come back where one who may not chown wrote the files, and so do devices.
         assert_eq!(
-            said(&store, &[base.clone()], &root, Owners::Unprivileged { uid, gid }),
+            said(
+                &store,
+                std::slice::from_ref(&base),
+                &root,
+                Owners::Unprivileged { uid, gid }
+            ),
             [
                 "/d dir 755 0:0",
                 "/d/gone gone",
@@ -330,7 +335,7 @@ mod tests {
         );
         if uid == 0 {
             assert_eq!(
-                said(&store, &[base.clone()], &root, Owners::Real),
+                said(&store, std::slice::from_ref(&base), &root, Owners::Real),
                 [
                     "/d dir 755 0:0",
                     "/d/gone gone",
