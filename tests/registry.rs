@@ -25,6 +25,8 @@ mod images;
 mod mirrors;
 #[path = "registry/ranges.rs"]
 mod ranges;
+#[path = "registry/referrers.rs"]
+mod referrers;
 #[path = "common/server.rs"]
 mod server;
 #[path = "registry/tls.rs"]

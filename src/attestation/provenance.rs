@@ -390,3 +390,6 @@ impl<'a> Masks<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,11 @@ impl Place<'_> {
     }
 }
 
+/// Whether a template asks for it: finding it takes reading, or asking a registry.
+pub fn is_asked_for(template: &str) -> bool {
+    template.contains("Provenance") || template.contains("SBOM")
+}
+
 impl Said {
     /// What the store has of the image `manifest`, which `index` leads to, if that is another document.
     pub fn stored(store: &Store, manifest: &Digest, index: Option<&Descriptor>) -> anyhow::Result<Self> {

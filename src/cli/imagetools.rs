@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
-use super::attested::Said;
+use super::attested::{Said, is_asked_for};
 use super::context::print;
 use super::members::{Members, annotation};
 use super::template::Template;
@@ -140,7 +140,8 @@ fn show(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
         manifest["digest"] = document.descriptor.digest.to_string().into();
         manifest["size"] = document.descriptor.size.into();
         let mut data = json!({"Name": name.to_string(), "Manifest": manifest});
-        image(&registry, &name, &document, &mut data)?;
+        let said = args.format.as_deref().is_some_and(is_asked_for);
+        image(&registry, &name, &document, said, &mut data)?;
         return print(template.render(&data)? + "\n");
     }
     let mut out = format!(
@@ -201,8 +202,14 @@ fn show(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
     print(out)
 }
 
-/// The config of the image for this machine, if there is one, and what is attested of it.
-fn image(registry: &Registry, name: &Reference, document: &Document, data: &mut Value) -> anyhow::Result<()> {
+/// The config of the image for this machine, if there is one, and with `said` what is attested of it.
+fn image(
+    registry: &Registry,
+    name: &Reference,
+    document: &Document,
+    said: bool,
+    data: &mut Value,
+) -> anyhow::Result<()> {
     let Ok(resolved) = registry.resolve_document(name, document.clone(), &Platform::host()) else {
         for field in ["Image", "Provenance", "SBOM"] {
             data[field] = Value::Null;
@@ -212,6 +219,9 @@ fn image(registry: &Registry, name: &Reference, document: &Document, data: &mut 
     let manifest = resolved.manifest.manifest(&name.to_string())?;
     let config = registry.small_blob(name, &manifest.config, CONFIG_LIMIT)?;
     data["Image"] = serde_json::from_slice(&config)?;
+    if !said {
+        return Ok(());
+    }
     let index = resolved.index.as_ref().map(|index| index.bytes.as_slice());
     let said = Said::pushed(registry, name, &resolved.manifest.descriptor.digest, index)?;
     if let Some(fields) = data.as_object_mut() {

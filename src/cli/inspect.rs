@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use rbuild_cache::Store;
 use serde_json::{Value, json};
 
-use super::attested::Said;
+use super::attested::{Said, is_asked_for};
 use super::context::{note, print};
 use super::lookup::Listed;
 use super::template::Template;
@@ -55,6 +55,7 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
         None | Some("" | "json") => None,
         Some(text) => Some(Template::parse(text)?),
     };
+    let asks_for_more = template.is_some() && args.format.as_deref().is_some_and(is_asked_for);
     let store = context.store()?;
     let mut values = Vec::new();
     let mut errors = Vec::new();
@@ -62,7 +63,7 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
         match lookup::find_for(&store, text, args.platform.as_ref()) {
             Ok(listed) => {
                 let mut value = fields(&store, &listed);
-                if let (Some(_), Some(fields)) = (&template, value.as_object_mut()) {
+                if asks_for_more && let Some(fields) = value.as_object_mut() {
                     let index = (listed.descriptor != listed.image.descriptor).then_some(&listed.descriptor);
                     Said::stored(&store, &listed.image.descriptor.digest, index)?.write(fields);
                 }
