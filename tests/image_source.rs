@@ -83,14 +83,14 @@ fn a_base_is_resolved_once_and_its_layers_are_not_fetched() {
     let requests = server.log().lines().count();
     assert_eq!(source.resolve_image(&text, &amd64()).unwrap().op, meta.op);
     assert_eq!(server.log().lines().count(), requests, "no request");
+    let pulling = ImageSource::new(store.clone(), registry.clone(), PullPolicy::Always);
+    assert_eq!(pulling.resolve_image(&text, &amd64()).unwrap().op.manifest, moved);
     assert_eq!(
-        source
-            .resolve(&name, &amd64(), PullPolicy::Always)
-            .unwrap()
-            .op
-            .manifest,
-        moved
+        source.resolve_image(&text, &amd64()).unwrap().op.manifest,
+        manifest,
+        "one build has one answer"
     );
+    let source = ImageSource::new(store.clone(), registry.clone(), PullPolicy::Missing);
     assert_eq!(source.resolve_image(&text, &amd64()).unwrap().op.manifest, moved);
 
     // Its layers come when they are asked for.
@@ -168,6 +168,91 @@ fn platforms_of_one_name_are_resolved_one_by_one() {
             .to_string(),
         "linux/arm64"
     );
+}
+
+/// The requests in a registry's log that are about manifests, without their addresses, in order.
+fn asked(log: &str) -> Vec<String> {
+    let requests = log.lines().filter_map(|line| line.split('"').nth(1));
+    let about = requests.filter_map(|request| {
+        let (method, rest) = request.split_once(" /v2/")?;
+        let (_, version) = rest.split_once("/manifests/")?;
+        let version = version.split(' ').next().unwrap_or_default();
+        let kind = if version.starts_with("sha256:") {
+            "digest"
+        } else {
+            version
+        };
+        Some(format!("{method} {kind}"))
+    });
+    about.collect()
+}
+
+#[test]
+fn a_name_is_asked_about_once_however_many_want_it() {
+    let server = TestRegistry::start();
+    let Setup {
+        store,
+        registry,
+        _dir,
+        ..
+    } = setup();
+    let name = Reference::parse(&server.reference("multi:latest")).unwrap();
+    let platforms = ["amd64", "arm64", "riscv64"];
+    let publish = |size: usize| {
+        let images = platforms.map(|architecture| image(architecture, &[size]));
+        for image in &images {
+            push(&registry, &name.with_tag("x").unwrap(), image).unwrap();
+        }
+        let images: Vec<_> = platforms.iter().copied().zip(&images).collect();
+        registry.push_manifest(&name, OCI_INDEX, &index(&images)).unwrap()
+    };
+    let digest = publish(100);
+    let mut seen = server.log().len();
+    // Two spellings and three platforms, all at once.
+    let mut build = |policy| {
+        let source = ImageSource::new(store.clone(), registry.clone(), policy);
+        std::thread::scope(|scope| {
+            for architecture in platforms {
+                for text in [name.to_string(), name.name()] {
+                    let source = &source;
+                    scope.spawn(move || {
+                        let platform = format!("linux/{architecture}").parse().unwrap();
+                        source.resolve_image(&text, &platform).unwrap()
+                    });
+                }
+            }
+        });
+        let log = server.log();
+        let new = asked(&log[seen..]);
+        seen = log.len();
+        new
+    };
+    let by = |asked: &[String], what: &str| asked.iter().filter(|asked| *asked == what).count();
+    let first = build(PullPolicy::Missing);
+    assert_eq!(
+        (by(&first, "GET latest"), by(&first, "HEAD latest")),
+        (1, 0),
+        "{first:?}"
+    );
+    assert_eq!(build(PullPolicy::Missing), Vec::<String>::new());
+    assert_eq!(build(PullPolicy::Always), ["HEAD latest"]);
+    let moved = publish(200);
+    build(PullPolicy::Missing);
+    let asked = build(PullPolicy::Always);
+    assert_eq!(
+        (by(&asked, "HEAD latest"), by(&asked, "GET latest")),
+        (1, 0),
+        "{asked:?}"
+    );
+    assert_eq!(store.image(&name.to_string()).unwrap().unwrap().digest, moved);
+    // By digest nobody is asked, by whichever name it came here.
+    let source = ImageSource::new(store.clone(), registry.clone(), PullPolicy::Always);
+    let before = server.log().len();
+    for digest in [digest, moved] {
+        let pinned = name.with_digest(digest).to_string();
+        source.resolve_image(&pinned, &amd64()).unwrap();
+    }
+    assert_eq!(server.log().len(), before, "no request");
 }
 
 #[test]

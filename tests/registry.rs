@@ -13,6 +13,8 @@ mod authority;
 mod commands;
 #[path = "common/registry.rs"]
 mod common;
+#[path = "registry/config.rs"]
+mod config;
 #[path = "common/faults.rs"]
 mod faults;
 #[path = "registry/flaps.rs"]
@@ -23,6 +25,8 @@ mod hijack;
 mod images;
 #[path = "registry/mirrors.rs"]
 mod mirrors;
+#[path = "registry/permanent.rs"]
+mod permanent;
 #[path = "registry/ranges.rs"]
 mod ranges;
 #[path = "registry/referrers.rs"]

@@ -12,6 +12,8 @@ pub mod explain;
 pub mod handed;
 mod interrupt;
 mod leaks;
+pub mod lock;
+mod locked;
 mod metadata;
 pub mod network;
 pub mod options;
@@ -29,7 +31,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
@@ -42,7 +44,7 @@ use super::Context;
 use crate::error::BuildError;
 use crate::exporter::engine::Engine;
 use crate::exporter::{self, BuiltImage, ExportContext, Exported, Output, OutputKind};
-use crate::frontend::{self, Lowered, Warning};
+use crate::frontend::{self, Lowered, MetaResolver, Warning};
 use crate::graph::{NetworkMode, VertexId};
 use crate::progress::{Event, Mode, Renderer, Sink, Stream, Tail, VertexOutcome, renderer};
 use crate::registry::{FetchOptions, Registry};
@@ -62,6 +64,7 @@ use crate::source::secret::Secrets;
 use announced::Announced;
 use commit::Committed;
 use interrupt::Interrupts;
+use locked::Locked;
 pub use options::BuildArgs;
 use options::{BuildOptions, Metadata};
 use received::{Arrival, ContextPlace};
@@ -240,14 +243,26 @@ impl<'a> Build<'a> {
         images: &ImageSource,
         remotes: &Remotes,
     ) -> Result<Vec<Lowered>, BuildError> {
+        let announced = self.announced(images, Some(remotes));
+        match &self.pins()? {
+            None => self.lower_by(dockerfile, &announced),
+            Some(pins) => self.lower_by(dockerfile, &Locked { pins, announced }),
+        }
+    }
+
+    /// The graph of what is asked for, by what `resolver` says of the names in it.
+    fn lower_by(
+        &self,
+        dockerfile: rbuild_parser::Dockerfile,
+        resolver: &dyn MetaResolver,
+    ) -> Result<Vec<Lowered>, BuildError> {
         let request = self.request(dockerfile)?;
         if self.options.attestations.is_any() {
             let _ = self.parameters.set(attesting::parameters(&request));
         }
-        let resolver = self.announced(images, Some(remotes));
         let lowered = match self.options.platforms.as_slice() {
-            [] => vec![frontend::lower(&request, &resolver)?],
-            platforms => frontend::lower_platforms(&request, platforms, &resolver)?,
+            [] => vec![frontend::lower(&request, resolver)?],
+            platforms => frontend::lower_platforms(&request, platforms, resolver)?,
         };
         let mut warnings = self.warnings.borrow_mut();
         for warning in lowered.iter().flat_map(|lowered| &lowered.warnings) {
@@ -287,6 +302,7 @@ impl<'a> Build<'a> {
             remotes,
             trusts_dockerfile: !matches!(self.options.context, ContextPlace::Remote(_)),
             sink: self.progress.as_ref(),
+            told: Mutex::default(),
         }
     }
 

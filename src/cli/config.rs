@@ -1,8 +1,8 @@
 //! What did the user decide once and for all? `~/.config/rbuild/config.toml` (`--config`): registries, and defaults of flags.
 //!
 //! Where there is none, or it says so (`registries.import`), what docker's `daemon.json` and containers' `registries.conf` say of
-//! mirrors and of registries without TLS counts. Short names of containers count only when asked for: a Dockerfile shall mean
-//! the same on every machine.
+//! mirrors, of registries without TLS and of short names counts. Where there is none these are read when it first matters: whoever
+//! asks no registry does not depend on them.
 
 mod foreign;
 
@@ -18,7 +18,7 @@ use serde::Deserialize;
 pub(super) use foreign::{docker_client, docker_directory};
 
 use crate::exporter::{Codec, Encoding};
-use crate::registry::{Mirror, RegistryOptions, Rule, Rules};
+use crate::registry::{Alias, Mirror, RegistryOptions, Rule, Rules};
 
 /// The configuration.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,8 @@ pub struct Config {
     pub level: Option<i32>,
     /// The files that were read.
     pub files: Vec<PathBuf>,
+    /// Whether other tools' files count, once it matters.
+    asks_others: bool,
     build: BTreeMap<&'static str, Vec<String>>,
     prune: BTreeMap<&'static str, Vec<String>>,
 }
@@ -86,6 +88,8 @@ enum Compression {
 #[derive(Deserialize, Default)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct StoreLimits {
+    store_max: Option<String>,
+    min_free: Option<String>,
     keep_storage: Option<String>,
     max_used_space: Option<String>,
     min_free_space: Option<String>,
@@ -107,10 +111,10 @@ impl Config {
                 Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
             }
         }
-        let mut config = Self::default();
-        foreign::docker(&mut config)?;
-        foreign::containers(&mut config, false)?;
-        Ok(config)
+        Ok(Self {
+            asks_others: true,
+            ..Self::default()
+        })
     }
 
     fn read(text: &str, path: &Path) -> anyhow::Result<Self> {
@@ -127,7 +131,8 @@ impl Config {
             files: vec![path.to_owned()],
             ..Self::default()
         };
-        config.rules.aliases = document.registries.aliases;
+        let alias = |(name, meant)| (name, Alias { meant, file: None });
+        config.rules.aliases = document.registries.aliases.into_iter().map(alias).collect();
         for (prefix, locations) in document.registries.mirrors {
             let mirrors = locations.iter().map(|location| config.mirror(location)).collect();
             config.rules.rules.push(Rule {
@@ -150,6 +155,8 @@ impl Config {
             ("platform", document.build.platform),
             ("isolation", one(document.build.isolation)),
             ("network", one(document.build.network)),
+            ("store_max", one(document.store.store_max)),
+            ("min_free", one(document.store.min_free)),
         ]
         .into();
         config.prune = [
@@ -161,7 +168,7 @@ impl Config {
         for import in document.registries.import {
             match import {
                 Import::Docker => foreign::docker(&mut config)?,
-                Import::Containers => foreign::containers(&mut config, true)?,
+                Import::Containers => foreign::containers(&mut config)?,
             }
         }
         Ok(config)
@@ -189,6 +196,7 @@ impl Config {
         let mut options = RegistryOptions {
             insecure: [insecure, &self.insecure].concat(),
             rules: self.rules.clone(),
+            later: self.asks_others.then_some(foreign::all),
             ..RegistryOptions::default()
         };
         options.certificates = [self.certificates.as_slice(), &options.certificates].concat();
@@ -202,7 +210,7 @@ impl Config {
             (verb, inner, words) = (name, next, words + 1);
         }
         let flags = match verb {
-            "build" => &self.build,
+            "build" | "lock" | "plan" => &self.build,
             "prune" => &self.prune,
             _ => return (words, Vec::new()),
         };
@@ -218,6 +226,13 @@ impl Config {
             arguments.push(format!("--{}={}", name.replace('_', "-"), values.join(",")).into());
         }
         (words, arguments)
+    }
+
+    /// How layers that were made here are compressed where no flag says it.
+    pub fn encoding(&self) -> Encoding {
+        let mut encoding = Encoding::default();
+        self.complete(&mut encoding);
+        encoding
     }
 
     /// The encoding where somebody has left open how layers are compressed.
@@ -245,7 +260,7 @@ fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
 }
 
 /// TOML, with the line of what is wrong.
-fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> anyhow::Result<T> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> anyhow::Result<T> {
     toml::from_str(text).map_err(|error| {
         let before = error
             .span()

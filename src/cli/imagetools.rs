@@ -119,8 +119,9 @@ fn create(args: &CreateArgs, context: &Context) -> anyhow::Result<()> {
     let whole = Whole::read(&store, &descriptor)?;
     let registry = context.registry();
     context.source(&store, &registry);
+    let encoding = context.config.encoding();
     for name in &names {
-        let sent = whole.push(&registry, &store, name, &|_| {})?;
+        let sent = whole.push(&registry, &store, name, &encoding, &|_| {})?;
         print(format!("{}@{}\n", name.name(), sent.digest))?;
     }
     Ok(())

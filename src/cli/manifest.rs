@@ -299,7 +299,7 @@ fn push(args: &PushArgs, context: &Context, store: &Store) -> anyhow::Result<()>
             args.list
         );
     }
-    let sent = whole.push(&registry, store, &dest, &|layer| {
+    let sent = whole.push(&registry, store, &dest, &context.config.encoding(), &|layer| {
         if !args.quiet {
             note(&format!("{}: Pushed", &layer.hex()[..12]));
         }

@@ -151,6 +151,8 @@ enum Command {
     /// Show and make indexes at registries
     #[command(subcommand, hide = true)]
     Imagetools(imagetools::ImagetoolsCommand),
+    /// Write down what the names of a Dockerfile mean now, for builds with --locked
+    Lock(Box<build::lock::LockArgs>),
     /// Log in to a registry
     Login(login::LoginArgs),
     /// Forget the password of a registry
@@ -327,6 +329,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Imagetools(command) => imagetools::run(command, context),
         Command::Manifest(command) => manifest::run(command, context),
         Command::Merge(args) => merge::run(args, context),
+        Command::Lock(args) => build::lock::run(*args, context),
         Command::Login(args) => login::login(args, context),
         Command::Logout(args) => login::logout(args),
         Command::Mount(args) => mount::mount(args, context),

@@ -8,6 +8,7 @@ use rbuild_cache::Store;
 use super::context::{note, print};
 use super::lookup::{Listed, LookupError};
 use super::{Context, lookup};
+use crate::exporter::Encoding;
 use crate::exporter::stored::StoredManifest;
 use crate::exporter::whole::Whole;
 use crate::graph::Platform;
@@ -67,7 +68,7 @@ pub fn run(args: PushArgs, context: &Context) -> anyhow::Result<ExitCode> {
         print(format!("The push refers to repository [{}]\n", name.name()))?;
     }
     for (image, name) in wanted {
-        push(&args, &store, &registry, image, name)?;
+        push(&args, &store, &registry, &context.config.encoding(), image, name)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -76,6 +77,7 @@ fn push(
     args: &PushArgs,
     store: &Store,
     registry: &Registry,
+    encoding: &Encoding,
     image: &Listed,
     name: &Reference,
 ) -> anyhow::Result<()> {
@@ -101,7 +103,7 @@ fn push(
             note(&format!("{}: Pushed", &layer.hex()[..12]));
         }
     };
-    let sent = whole.push(registry, store, name, &pushed)?;
+    let sent = whole.push(registry, store, name, encoding, &pushed)?;
     if args.quiet {
         return print(format!("{name}\n"));
     }

@@ -17,7 +17,11 @@ pub struct ExplainArgs {
 pub fn run(args: ExplainArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let registry = context.registry();
     let reference = registry.parse(&args.name)?;
-    let mut text = format!("{} is {reference}\n", args.name);
+    let mut text = format!("{} is {reference}", args.name);
+    if let Some(file) = registry.renamed_by(&args.name)? {
+        text.push_str(&format!(" ({} says so)", file.display()));
+    }
+    text.push('\n');
     let store = context.store()?;
     if let Some(known) = store.image(&reference.to_string())? {
         let asks = match reference.digest() {
@@ -45,12 +49,8 @@ pub fn run(args: ExplainArgs, context: &Context) -> anyhow::Result<ExitCode> {
             asked.place.reference,
         ));
     }
-    let files: Vec<String> = context
-        .config
-        .files
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let files = context.config.files.iter().chain(registry.files()?);
+    let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
     let files = if files.is_empty() {
         "none".to_owned()
     } else {

@@ -150,17 +150,18 @@ impl Whole {
         }))
     }
 
-    /// Pushes all of it to `name`. `pushed` is told each layer that is there now.
+    /// Pushes all of it to `name`; layers that were made here are compressed as `encoding` says. `pushed` is told each layer that is there now.
     pub fn push(
         &self,
         registry: &Registry,
         store: &Store,
         name: &Reference,
+        encoding: &Encoding,
         pushed: &dyn Fn(&Digest),
     ) -> anyhow::Result<Descriptor> {
         let index = match self {
             Self::Image(image) => {
-                let sent = push_image(registry, store, name, image, pushed)?;
+                let sent = push_image(registry, store, name, image, encoding, pushed)?;
                 push_attached(registry, store, name, image, &sent)?;
                 return Ok(sent);
             }
@@ -171,7 +172,7 @@ impl Whole {
         for member in &index.members {
             let Member::Image(image) = member else { continue };
             let by_digest = name.with_digest(image.descriptor.digest);
-            let sent = push_image(registry, store, &by_digest, image, pushed)?;
+            let sent = push_image(registry, store, &by_digest, image, encoding, pushed)?;
             push_attached(registry, store, name, image, &sent)?;
             renamed.insert(image.descriptor.digest, sent);
         }
@@ -212,6 +213,7 @@ fn push_image(
     store: &Store,
     name: &Reference,
     found: &StoredManifest,
+    wanted: &Encoding,
     pushed: &dyn Fn(&Digest),
 ) -> anyhow::Result<Descriptor> {
     let layers = found.layers(store)?;
@@ -221,9 +223,15 @@ fn push_image(
         platform: found.facts.platform.clone(),
         attested: Arc::default(),
     };
+    let oci_media_types = found.descriptor.media_type == OCI_MANIFEST;
+    let wanted = match (oci_media_types, wanted.codec) {
+        // Docker's media types know nothing better.
+        (false, Some(Codec::Zstd)) => Encoding::default(),
+        _ => wanted.clone(),
+    };
     let encoding = Encoding {
-        oci_media_types: found.descriptor.media_type == OCI_MANIFEST,
-        ..Encoding::default()
+        oci_media_types,
+        ..wanted
     };
     let assembled = image::assemble(store, &built, &encoding, Some(Codec::Gzip))?;
     let digests = |layers: &[Descriptor]| layers.iter().map(|layer| layer.digest).collect::<Vec<_>>();

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,9 +25,9 @@ use super::credentials::CredentialFiles;
 use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
 use super::download::{BlobReader, Download};
 use super::error::RegistryError;
-use super::mirror::{Place, Rules};
+use super::mirror::{Decisions, Place, Rules, is_short};
 use super::origin::origin_text;
-use super::reference::{Reference, ReferenceError};
+use super::reference::Reference;
 use super::retry::{Failure, Patience, Retry};
 use super::transport::{Call, Exchange, Host, Session, refused};
 use crate::graph::Platform;
@@ -46,6 +46,9 @@ pub struct RegistryOptions {
     pub insecure: Vec<String>,
     /// Mirrors, moved and blocked registries, short names.
     pub rules: Rules,
+    /// Reads what is decided instead of `rules`, when it first matters: before a registry is asked, or a name without one is
+    /// understood.
+    pub later: Option<fn() -> Result<Decisions, String>>,
     /// Where certificates for single hosts are ([`super::certificates`]).
     pub certificates: Vec<PathBuf>,
     /// The longest time without a byte of progress.
@@ -61,6 +64,7 @@ impl Default for RegistryOptions {
         Self {
             insecure: Vec::new(),
             rules: Rules::default(),
+            later: None,
             certificates: super::certificates::usual_directories(),
             stall_limit: Duration::from_secs(60),
             upload_part: 64 << 20,
@@ -361,7 +365,8 @@ impl Registry {
 
     /// Where `reference` is looked for.
     pub(super) fn places(&self, reference: &Reference, doing: &str) -> Result<Vec<Place>, RegistryError> {
-        let places = self.0.session.options.rules.places(reference);
+        let decided = self.0.session.decided();
+        let places = decided.and_then(|decided| decided.rules.places(reference));
         places.map_err(|reason| refused(doing, reason))
     }
 
@@ -405,8 +410,31 @@ impl Registry {
     }
 
     /// What `text` names: short names mean what the configuration says.
-    pub fn parse(&self, text: &str) -> Result<Reference, ReferenceError> {
-        self.0.session.options.rules.parse(text)
+    pub fn parse(&self, text: &str) -> Result<Reference, RegistryError> {
+        if !is_short(text) {
+            return Ok(Reference::parse(text)?);
+        }
+        Ok(self.decisions(text)?.rules.parse(text)?)
+    }
+
+    /// The file of another program that gives the short name `text` another meaning than docker's.
+    pub fn renamed_by(&self, text: &str) -> Result<Option<&Path>, RegistryError> {
+        if !is_short(text) {
+            return Ok(None);
+        }
+        let rules = &self.decisions(text)?.rules;
+        let file = rules.alias(text).and_then(|(alias, _)| alias.file.as_deref());
+        Ok(file.filter(|_| rules.parse(text) != Reference::parse(text)))
+    }
+
+    /// The files that were read when it first mattered what is decided about registries.
+    pub fn files(&self) -> Result<&[PathBuf], RegistryError> {
+        Ok(&self.decisions("registries")?.files)
+    }
+
+    fn decisions(&self, about: &str) -> Result<&Decisions, RegistryError> {
+        let decided = self.0.session.decided();
+        decided.map_err(|reason| refused(&format!("looking what is decided about {about}"), reason))
     }
 
     /// Which hosts are asked for `reference`, in which order, and how; nobody is asked for that.

@@ -60,6 +60,18 @@ pub enum RegistryError {
         /// What the registry said.
         detail: String,
     },
+    /// The registry does not have what it said that it has.
+    #[error("{doing}: {host} has lost blobs that it said it had{detail}")]
+    LostBlobs {
+        /// What was being done.
+        doing: String,
+        /// Host and port.
+        host: String,
+        /// Which; none if it does not say.
+        blobs: Vec<Digest>,
+        /// What the registry said.
+        detail: String,
+    },
     /// The registry sent something else than what was asked for.
     #[error("{doing}: {host} sent content with digest {actual} instead of {expected}")]
     Digest {

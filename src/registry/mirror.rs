@@ -3,6 +3,7 @@
 //! Invariant: what a mirror sends is verified like what the registry itself sends, and a mirror is shown its own credentials only.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::reference::{Reference, ReferenceError};
 
@@ -12,7 +13,27 @@ pub struct Rules {
     /// By what they are about; the longest prefix that fits a name decides.
     pub rules: Vec<Rule>,
     /// What is meant by names without a registry.
-    pub aliases: BTreeMap<String, String>,
+    pub aliases: BTreeMap<String, Alias>,
+}
+
+/// What a short name means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// `HOST[:PORT]/REPOSITORY`.
+    pub meant: String,
+    /// The file of another program that says so; `None` when the user told us himself.
+    pub file: Option<PathBuf>,
+}
+
+/// What is decided about registries beside the rules.
+#[derive(Debug, Clone, Default)]
+pub struct Decisions {
+    /// Mirrors, moved and blocked registries, short names.
+    pub rules: Rules,
+    /// As [`super::RegistryOptions::insecure`].
+    pub insecure: Vec<String>,
+    /// The files that were read.
+    pub files: Vec<PathBuf>,
 }
 
 /// About the images whose names begin with `prefix`.
@@ -46,6 +67,18 @@ pub struct Place {
     pub reference: Reference,
     /// Whether others are asked if this one does not have it.
     pub is_mirror: bool,
+}
+
+/// Whether a name says nothing of its registry.
+pub fn is_short(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((first, _)) => {
+            first != "localhost"
+                && !first.contains(['.', ':'])
+                && !first.bytes().any(|byte| byte.is_ascii_uppercase())
+        }
+        None => true,
+    }
 }
 
 impl Rule {
@@ -120,13 +153,17 @@ impl Rules {
 
     /// What `text` means: an image's name, or a short name.
     pub fn parse(&self, text: &str) -> Result<Reference, ReferenceError> {
-        let end = text.find([':', '@']).unwrap_or(text.len());
-        match self.aliases.get(&text[..end]) {
-            Some(meant) if !text[..end].contains('/') => {
-                Reference::parse(&format!("{meant}{}", &text[end..]))
-            }
-            _ => Reference::parse(text),
+        match self.alias(text) {
+            Some((alias, rest)) => Reference::parse(&format!("{}{rest}", alias.meant)),
+            None => Reference::parse(text),
         }
+    }
+
+    /// The alias that `text` is, and the tag and digest behind it.
+    pub fn alias<'a>(&self, text: &'a str) -> Option<(&Alias, &'a str)> {
+        let end = text.find([':', '@']).unwrap_or(text.len());
+        let alias = self.aliases.get(&text[..end])?;
+        is_short(text).then_some((alias, &text[end..]))
     }
 }
 
@@ -211,7 +248,10 @@ mod tests {
         let rules = Rules {
             aliases: [(
                 "fedora".to_owned(),
-                "registry.fedoraproject.org/fedora".to_owned(),
+                Alias {
+                    meant: "registry.fedoraproject.org/fedora".to_owned(),
+                    file: None,
+                },
             )]
             .into(),
             ..Rules::default()

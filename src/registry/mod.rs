@@ -45,7 +45,7 @@ pub use download::BlobReader;
 pub use error::RegistryError;
 pub use fetch::{FetchOptions, FetchRequest, Post};
 pub use fetched::{Fetched, FetchedFile, Validators};
-pub use mirror::{Mirror, Place, Rule, Rules};
+pub use mirror::{Alias, Decisions, Mirror, Place, Rule, Rules};
 pub use push::{PushBlob, Transferred};
 
 pub use crate::graph::reference::{self, Reference, ReferenceError};

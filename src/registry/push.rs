@@ -74,6 +74,17 @@ impl Registry {
         blob: &PushBlob<'_>,
         progress: &dyn Fn(u64),
     ) -> Result<Transferred, RegistryError> {
+        self.send_blob(to, blob, false, progress)
+    }
+
+    /// [`Self::push_blob`]; with `unasked` it is sent whatever the registry says of it.
+    fn send_blob(
+        &self,
+        to: &Reference,
+        blob: &PushBlob<'_>,
+        unasked: bool,
+        progress: &dyn Fn(u64),
+    ) -> Result<Transferred, RegistryError> {
         let doing = format!("pushing {} to {}", blob.digest, to.name());
         // A registry that is blocked gets nothing either.
         self.places(to, &doing)?;
@@ -86,6 +97,7 @@ impl Registry {
             to: to.clone(),
             digest: blob.digest,
             doing,
+            unasked,
         };
         self.upload(&upload, from.as_deref(), blob, progress)
     }
@@ -143,7 +155,8 @@ impl Registry {
         })
     }
 
-    /// Sends `blobs` in parallel, then the manifest. `progress` is told a blob's digest, bytes done and its size.
+    /// Sends `blobs` in parallel, then the manifest. Blobs that the registry said it had, and then has not, are sent once more.
+    /// `progress` is told a blob's digest, bytes done and its size.
     pub fn push_image(
         &self,
         to: &Reference,
@@ -153,6 +166,12 @@ impl Registry {
         progress: &(dyn Fn(&Digest, u64, u64) + Sync),
     ) -> Result<Digest, RegistryError> {
         self.push_blobs(to, blobs, progress)?;
+        let lost = match self.push_manifest(to, media_type, manifest) {
+            Err(RegistryError::LostBlobs { blobs, .. }) => blobs,
+            result => return result,
+        };
+        let is_lost = |blob: &&PushBlob<'_>| lost.is_empty() || lost.contains(&blob.digest);
+        self.send_blobs(to, blobs.iter().filter(is_lost), true, progress)?;
         self.push_manifest(to, media_type, manifest)
     }
 
@@ -163,14 +182,25 @@ impl Registry {
         blobs: &[PushBlob<'_>],
         progress: &(dyn Fn(&Digest, u64, u64) + Sync),
     ) -> Result<(), RegistryError> {
+        self.send_blobs(to, blobs.iter(), false, progress)
+    }
+
+    /// [`Self::push_blobs`]; `unasked` as [`Self::send_blob`] has it.
+    fn send_blobs<'a, 'b: 'a>(
+        &self,
+        to: &Reference,
+        blobs: impl Iterator<Item = &'a PushBlob<'b>>,
+        unasked: bool,
+        progress: &(dyn Fn(&Digest, u64, u64) + Sync),
+    ) -> Result<(), RegistryError> {
         // One layer may be in an image more than once.
         let mut seen = std::collections::BTreeSet::new();
-        let blobs: Vec<&PushBlob<'_>> = blobs.iter().filter(|blob| seen.insert(blob.digest)).collect();
+        let blobs: Vec<&PushBlob<'_>> = blobs.filter(|blob| seen.insert(blob.digest)).collect();
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<RegistryError>> = Mutex::new(None);
         let work = || {
             while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.push_blob(to, blob, &|sent| progress(&blob.digest, sent, blob.size)) {
+                match self.send_blob(to, blob, unasked, &|sent| progress(&blob.digest, sent, blob.size)) {
                     Ok(_) => progress(&blob.digest, blob.size, blob.size),
                     Err(error) => {
                         // The others end with what they are at.

@@ -12,10 +12,11 @@
 //! * nothing waits longer than [`RegistryOptions::stall_limit`] for the next sign of life.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rbuild_cache::Digest;
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use tokio::sync::{OnceCell, Semaphore};
@@ -27,6 +28,7 @@ use super::client::RegistryOptions;
 use super::connection::{Clients, Reach};
 use super::credentials::CredentialFiles;
 use super::error::RegistryError;
+use super::mirror::Decisions;
 use super::origin::{
     authority, follow_location, host_of, is_in_network, is_local, origin_text, resolve_target, same_origin,
 };
@@ -49,6 +51,8 @@ pub(super) struct Session {
     lost: Mutex<HashSet<String>>,
     /// For parts of blobs that wait for their turn.
     pub(super) rooms: Arc<Semaphore>,
+    /// What is decided about registries, once somebody asked.
+    decided: OnceLock<Result<Decisions, String>>,
 }
 
 /// One registry.
@@ -96,6 +100,7 @@ impl Session {
             hosts: Mutex::default(),
             lost: Mutex::default(),
             rooms: Arc::new(Semaphore::new(super::ahead::ROOM)),
+            decided: OnceLock::new(),
         }
     }
 
@@ -141,9 +146,27 @@ impl Session {
         certificates::are_for(&self.options.certificates, address)
     }
 
+    /// All that is decided about registries.
+    pub(super) fn decided(&self) -> Result<&Decisions, String> {
+        let decide = || {
+            let mut decided = match self.options.later {
+                Some(read) => read()?,
+                None => Decisions {
+                    rules: self.options.rules.clone(),
+                    ..Decisions::default()
+                },
+            };
+            decided.insecure.extend_from_slice(&self.options.insecure);
+            Ok(decided)
+        };
+        self.decided.get_or_init(decide).as_ref().map_err(Clone::clone)
+    }
+
     /// Whether the user named it: with its port, or without any for all ports.
     fn named_insecure(&self, address: &str) -> bool {
-        self.options.insecure.iter().any(|entry| {
+        // What cannot be read is told by whoever looks for places, before.
+        let Ok(decided) = self.decided() else { return false };
+        decided.insecure.iter().any(|entry| {
             entry == address || entry == host_of(address) || is_in_network(host_of(address), entry)
         })
     }
@@ -278,6 +301,16 @@ impl Exchange {
             .await
             .unwrap_or_default();
         let (doing, detail) = (call.doing.to_owned(), error_detail(&body));
+        let is_manifest = call.method == Method::PUT && call.target.contains("/manifests/");
+        if let Some(blobs) = lost_blobs(&body).filter(|_| is_manifest) {
+            let error = RegistryError::LostBlobs {
+                doing,
+                host: address,
+                blobs,
+                detail,
+            };
+            return Err(Failure::new(error, Retry::No));
+        }
         let error = match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound {
                 doing,
@@ -527,6 +560,33 @@ fn error_detail(body: &[u8]) -> String {
     } else {
         format!(": {}", texts.join("; "))
     }
+}
+
+/// The blobs that a manifest names and the registry does not have, as far as it says; `None` when that is not what is wrong.
+fn lost_blobs(body: &[u8]) -> Option<Vec<Digest>> {
+    #[derive(serde::Deserialize)]
+    struct Errors {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        code: String,
+        #[serde(default)]
+        detail: serde_json::Value,
+    }
+    let Errors { errors } = serde_json::from_slice(body).ok()?;
+    let mut unknown = errors
+        .iter()
+        .filter(|entry| matches!(entry.code.as_str(), "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN"))
+        .peekable();
+    unknown.peek()?;
+    // Some say the digest, others an object with it.
+    let digest = |entry: &Entry| {
+        let detail = &entry.detail;
+        let said = [detail, &detail["digest"], &detail["Digest"]];
+        said.iter().find_map(|said| said.as_str()?.parse().ok())
+    };
+    Some(unknown.filter_map(digest).collect())
 }
 
 /// Text from outside, for a terminal.

@@ -37,6 +37,8 @@ pub(super) struct Upload {
     pub(super) to: Reference,
     pub(super) digest: Digest,
     pub(super) doing: String,
+    /// The registry's word that the blob is there is not believed.
+    pub(super) unasked: bool,
 }
 
 /// What beginning an upload led to.
@@ -251,13 +253,16 @@ impl Upload {
         let host = exchange.session.host(self.to.domain());
         let repository = self.to.repository();
         let blob = format!("/v2/{repository}/blobs/{}", self.digest);
-        match exchange.call(&host, &self.call(Method::HEAD, &blob, None)).await {
-            Ok(_) => return Ok(Begun::Present),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+        let asks = !self.unasked;
+        if asks {
+            match exchange.call(&host, &self.call(Method::HEAD, &blob, None)).await {
+                Ok(_) => return Ok(Begun::Present),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
         let uploads = format!("/v2/{repository}/blobs/uploads/");
-        if let Some(from) = from {
+        if let Some(from) = from.filter(|_| asks) {
             let target = format!("{uploads}?mount={}&from={from}", self.digest);
             // A registry that does not let us read there begins an upload or denies: neither is an error.
             match exchange

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read, Seek as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -42,6 +43,8 @@ pub struct HttpSource {
     authorizations: Arc<Mutex<HashMap<String, String>>>,
     /// `Authorization` by host, with its port or for all ports.
     hosts: Arc<HashMap<String, String>>,
+    /// The lock files that say what is at addresses.
+    locked: Arc<Mutex<HashMap<String, PathBuf>>>,
 }
 
 /// A file that is in the store.
@@ -62,6 +65,7 @@ impl HttpSource {
             progress: None,
             authorizations: Arc::default(),
             hosts: Arc::default(),
+            locked: Arc::default(),
         }
     }
 
@@ -111,11 +115,7 @@ impl HttpSource {
 
     /// What is at the address now. Asks the server unless the request has a digest; fetches what is new.
     pub fn resolve(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {
-        let address = Address::parse(&request.url)?;
-        if let Some(user) = &address.user_info {
-            let value = basic(user);
-            lock(&self.authorizations).insert(address.url.clone(), value);
-        }
+        let address = self.address(request)?;
         let op = |digest, modified| HttpOp {
             url: address.url.clone(),
             digest,
@@ -130,6 +130,34 @@ impl HttpSource {
         Ok(op(kept.digest, Some(kept.modified)))
     }
 
+    /// What is at the address by the lock file `by`: nobody is asked, and other bytes will be refused.
+    pub fn locked(
+        &self,
+        request: &HttpRequest,
+        digest: Digest,
+        modified: i64,
+        by: &Path,
+    ) -> anyhow::Result<HttpOp> {
+        let address = self.address(request)?;
+        lock(&self.locked).insert(address.url.clone(), by.to_owned());
+        Ok(HttpOp {
+            url: address.url,
+            digest,
+            filename: request.filename.clone(),
+            modified: Some(modified),
+        })
+    }
+
+    /// The address of a request; its credentials are for this build.
+    fn address(&self, request: &HttpRequest) -> anyhow::Result<Address> {
+        let address = Address::parse(&request.url)?;
+        if let Some(user) = &address.user_info {
+            let value = basic(user);
+            lock(&self.authorizations).insert(address.url.clone(), value);
+        }
+        Ok(address)
+    }
+
     /// The file as a layer. It has the digest and the time that `op` says.
     pub fn layer(&self, op: &HttpOp) -> Result<LayerId, BuildError> {
         if let Some(record) = self.store.record(&by_content(op)).map_err(BuildError::new)?
@@ -137,13 +165,7 @@ impl HttpSource {
         {
             return Ok(record.layer);
         }
-        let kept = self.fetch(&op.url, &op.filename, None, Some(&op.digest), None)?;
-        if op.modified.is_some_and(|modified| modified != kept.modified) {
-            return Err(BuildError::message(format!(
-                "{} changed while it was being built",
-                op.url
-            )));
-        }
+        let kept = self.fetch(&op.url, &op.filename, None, Some(op), None)?;
         Ok(kept.layer)
     }
 
@@ -196,7 +218,7 @@ impl HttpSource {
         url: &str,
         filename: &str,
         known: Option<(Kept, Validators)>,
-        expected: Option<&Digest>,
+        expected: Option<&HttpOp>,
         limit: Option<u64>,
     ) -> anyhow::Result<Kept> {
         let began = Instant::now();
@@ -223,7 +245,14 @@ impl HttpSource {
             };
             match self.receive(url, filename, &mut file, expected) {
                 Ok(kept) => {
-                    self.remember(url, filename, &kept, &file.validators, began)?;
+                    // What bears another time than the server says is not what this server would answer another build.
+                    let is_as_sent = kept.modified == file.modified.unwrap_or_default();
+                    let validators = if is_as_sent {
+                        file.validators
+                    } else {
+                        Validators::default()
+                    };
+                    self.remember(url, filename, &kept, &validators, began)?;
                     return Ok(kept);
                 }
                 Err(_) if file.body.must_restart() && attempt < STARTS => attempt += 1,
@@ -238,9 +267,11 @@ impl HttpSource {
         url: &str,
         filename: &str,
         file: &mut FetchedFile,
-        expected: Option<&Digest>,
+        expected: Option<&HttpOp>,
     ) -> anyhow::Result<Kept> {
-        let modified = file.modified.unwrap_or_default();
+        // A time that was said before is in keys. The same bytes that came later are the same file.
+        let modified = expected.and_then(|op| op.modified);
+        let modified = modified.or(file.modified).unwrap_or_default();
         let size = file.size;
         let mut body = Received {
             body: &mut file.body,
@@ -282,11 +313,17 @@ impl HttpSource {
             builder.append(&entry(size), Some(&mut spool))?;
         }
         let digest = Digest::from_bytes(body.hasher.finalize().into());
-        if let Some(expected) = expected
+        if let Some(HttpOp { digest: expected, .. }) = expected
             && digest != *expected
         {
             let error = BuildError::message(format!("{url}: digest mismatch {digest}: {expected}"));
-            let hint = "what the server sends is not what --checksum demands".to_owned();
+            let hint = match lock(&self.locked).get(url) {
+                Some(by) => format!(
+                    "what the server sends is not what {} has: `rbuild lock --update={url}` takes what it is now",
+                    by.display()
+                ),
+                None => "what the server sends is not what --checksum demands".to_owned(),
+            };
             return Err(error.hint(Some(hint)).into());
         }
         Ok(Kept {

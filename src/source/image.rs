@@ -4,18 +4,21 @@
 //!
 //! Invariant: an [`ImageMeta`] is complete: its layers are known to the store, as many as the config
 //! has diff ids. A name that a registry answered leads to the same bytes until somebody asks again
-//! ([`PullPolicy::Always`], `pull`), so an unchanged build needs no network.
+//! ([`PullPolicy::Always`], `pull`), so an unchanged build needs no network. One source asks once what a
+//! name means, however many platforms and stages begin with it.
 
 mod gather;
+mod named;
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use rbuild_cache::layer::LayerBlob;
-use rbuild_cache::{BlobProvider, Descriptor, Store, StoreError};
+use rbuild_cache::{BlobProvider, Descriptor, Digest, Store, StoreError};
 
 use super::layout::Layout;
 use super::origins::{Origins, TransferProgress};
@@ -27,6 +30,7 @@ use crate::registry::document::{CONFIG_LIMIT, Document, MANIFEST_LIMIT, read_con
 use crate::registry::{Reference, Registry, Resolved};
 
 pub use gather::{Gathered, GatheredImage};
+use named::{Named, Names};
 
 /// Prefix of references into a directory.
 pub const LAYOUT_PREFIX: &str = "oci-layout://";
@@ -50,6 +54,7 @@ pub struct ImageSource {
     registry: Registry,
     policy: PullPolicy,
     origins: Origins,
+    names: Names,
 }
 
 /// What [`ImageSource::pull`] did.
@@ -61,15 +66,6 @@ pub struct Pulled {
     pub changed: bool,
     /// The image of the platform.
     pub meta: ImageMeta,
-}
-
-/// An image that a name leads to.
-struct Found {
-    meta: ImageMeta,
-    /// What the name is given to.
-    named: Descriptor,
-    /// Whether the name leads there in the store already.
-    is_known: bool,
 }
 
 /// Where documents and blobs of one image come from.
@@ -88,6 +84,7 @@ impl ImageSource {
             origins: Origins::new(registry.clone(), None),
             registry,
             policy,
+            names: Names::default(),
         }
     }
 
@@ -97,6 +94,14 @@ impl ImageSource {
         Self {
             origins: Origins::new(self.registry.clone(), Some(progress)),
             ..self
+        }
+    }
+
+    /// The file of another program that gives this name another meaning than docker's.
+    pub fn renamed_by(&self, reference: &str) -> anyhow::Result<Option<&Path>> {
+        match reference.starts_with(LAYOUT_PREFIX) {
+            true => Ok(None),
+            false => Ok(self.registry.renamed_by(reference)?),
         }
     }
 
@@ -112,85 +117,66 @@ impl ImageSource {
         platform: &Platform,
         policy: PullPolicy,
     ) -> anyhow::Result<ImageMeta> {
-        let found = self.find(reference, platform, policy)?;
-        self.name(reference, &found)?;
-        Ok(found.meta)
+        let (named, meta) = self.look(reference, platform, policy)?;
+        self.name(reference, &named)?;
+        Ok(meta)
     }
 
-    /// As [`ImageSource::resolve`], before the image has its name.
-    fn find(&self, reference: &Reference, platform: &Platform, policy: PullPolicy) -> anyhow::Result<Found> {
+    /// Gives the name what was found, unless somebody else has given it something since.
+    fn name(&self, reference: &Reference, named: &Named) -> anyhow::Result<()> {
         let name = reference.to_string();
-        let known = self.store.image(&name)?;
-        if let Some(known) = &known
-            && self.is_current(reference, known, policy)?
-            && let Some(meta) = self.stored(reference, known, platform)?
-        {
-            return Ok(Found {
-                meta,
-                named: known.clone(),
-                is_known: true,
-            });
-        }
-        let resolved = self.registry.resolve(reference, platform)?;
-        let named = resolved
-            .index
-            .as_ref()
-            .unwrap_or(&resolved.manifest)
-            .descriptor
-            .clone();
-        let meta = self.keep(&name, &Origin::Registry(reference), &resolved, platform)?;
-        Ok(Found {
-            is_known: known.as_ref() == Some(&named),
-            meta,
-            named,
-        })
-    }
-
-    fn name(&self, reference: &Reference, found: &Found) -> anyhow::Result<()> {
-        if !found.is_known {
-            self.store.tag(&reference.to_string(), &found.named)?;
+        if !named.is_known() && self.store.image(&name)? == named.before {
+            self.store.tag(&name, &named.descriptor)?;
         }
         Ok(())
+    }
+
+    /// What `reference` means at its registry or in its layout now, and its image for `platform`. The store's names stay as
+    /// they are.
+    pub fn look_up(&self, reference: &str, platform: &Platform) -> anyhow::Result<(Digest, ImageMeta)> {
+        if let Some(location) = reference.strip_prefix(LAYOUT_PREFIX) {
+            let (named, meta) = self.look_in_layout(location, platform)?;
+            return Ok((named.digest, meta));
+        }
+        let (named, meta) = self.look(&self.registry.parse(reference)?, platform, PullPolicy::Always)?;
+        Ok((named.descriptor.digest, meta))
+    }
+
+    /// The name of an image of a registry as it is written in full: short names are the registry client's business.
+    pub fn full_name(&self, reference: &str) -> anyhow::Result<Reference> {
+        Ok(self.registry.parse(reference)?)
     }
 
     /// Resolves a name of a registry again and fetches the layers that are not here, several at once.
     /// Nothing is unpacked. The name moves when all of them are here.
     pub fn pull(&self, reference: &Reference, platform: &Platform) -> anyhow::Result<Pulled> {
-        let found = self.find(reference, platform, PullPolicy::Always)?;
-        let fetched = self.fetch_layers(&found.meta.op, &Origin::Registry(reference))?;
-        self.name(reference, &found)?;
+        let before = self.store.image(&reference.to_string())?;
+        let (named, meta) = self.look(reference, platform, PullPolicy::Always)?;
+        let fetched = self.fetch_layers(&meta.op, &Origin::Registry(reference))?;
+        self.name(reference, &named)?;
         Ok(Pulled {
-            changed: fetched > 0 || !found.is_known,
-            descriptor: found.named,
-            meta: found.meta,
+            changed: fetched > 0 || before.as_ref() != Some(&named.descriptor),
+            descriptor: named.descriptor,
+            meta,
         })
     }
 
     /// Resolves `DIR[:TAG|@DIGEST]`, what follows `oci-layout://`. The name is not tagged.
     pub fn resolve_layout(&self, location: &str, platform: &Platform) -> anyhow::Result<ImageMeta> {
+        Ok(self.look_in_layout(location, platform)?.1)
+    }
+
+    fn look_in_layout(&self, location: &str, platform: &Platform) -> anyhow::Result<(Descriptor, ImageMeta)> {
         let (layout, selector) = Layout::open(location)?;
         let name = format!("{LAYOUT_PREFIX}{location}");
         let document = layout
             .document(&selector)
             .with_context(|| format!("resolving {name}"))?;
+        let named = document.descriptor.clone();
         let fetch = |entry: &Descriptor| layout.entry(entry);
         let resolved = select_platform(&name, document, platform, &fetch)?;
-        self.keep(&name, &Origin::Layout(&layout), &resolved, platform)
-    }
-
-    /// Whether what the store has under the name is what the policy wants.
-    fn is_current(
-        &self,
-        reference: &Reference,
-        known: &Descriptor,
-        policy: PullPolicy,
-    ) -> anyhow::Result<bool> {
-        // A digest never means anything else.
-        if policy == PullPolicy::Missing || reference.digest().is_some() {
-            return Ok(true);
-        }
-        let now = self.registry.head_manifest(reference)?;
-        Ok(now.is_some_and(|now| now.digest == known.digest))
+        let meta = self.keep(&name, &Origin::Layout(&layout), &resolved, platform)?;
+        Ok((named, meta))
     }
 
     /// The image as the store knows it; `None` when a part of that is missing or damaged and nobody

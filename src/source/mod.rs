@@ -11,6 +11,7 @@ pub mod image;
 pub mod layout;
 pub mod leak;
 pub mod local;
+pub mod lock;
 pub mod origins;
 pub mod remote;
 pub mod secret;

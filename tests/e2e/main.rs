@@ -68,6 +68,8 @@ mod network;
 mod leaving;
 // What the machine offers to builds.
 mod doctor;
+// Lock files: names that go on meaning what they meant.
+mod lock;
 // A namespace with one id: for whom, and beside others.
 mod single;
 // Memory, processors and processes of steps.

@@ -10,7 +10,7 @@ use super::server::{Answer, Server};
 use super::{anonymous, reference, with_login};
 
 /// rbuild of a user who has only `home`.
-fn rbuild(home: &Path, args: &[&str], input: &str) -> Output {
+pub fn rbuild(home: &Path, args: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_rbuild"))
         .args(args)
         .env_clear()
@@ -29,7 +29,8 @@ fn rbuild(home: &Path, args: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+/// All that it printed.
+pub fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

@@ -1,5 +1,7 @@
 //! Says what is being asked for before anything is built.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -21,9 +23,42 @@ pub(super) struct Announced<'a> {
     /// Servers that the Dockerfile names may be told secrets that name no server: it is the user's own.
     pub(super) trusts_dockerfile: bool,
     pub(super) sink: &'a dyn Sink,
+    /// Short names that were told of.
+    pub(super) told: Mutex<BTreeSet<String>>,
 }
 
 impl Announced<'_> {
+    /// Says once who gave a name without a registry another meaning than docker's.
+    fn tell_of_short_name(&self, reference: &str) -> anyhow::Result<()> {
+        let Some(file) = self.images.renamed_by(reference)? else {
+            return Ok(());
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(reference.to_owned()) {
+            let meant = self.images.full_name(reference)?;
+            let file = file.display();
+            self.sink
+                .emit(Event::Note(format!("{reference} is {meant}: {file} says so")));
+        }
+        Ok(())
+    }
+
+    /// A question about an image.
+    pub(super) fn image_step<T>(
+        &self,
+        reference: &str,
+        platform: &Platform,
+        ask: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        self.tell_of_short_name(reference)?;
+        let name = format!("[internal] load metadata for {reference}");
+        let vertex = KeyBuilder::new("metadata")
+            .field("name", name.as_bytes())
+            .field("platform", platform.to_string().as_bytes())
+            .finish();
+        self.step(vertex, name, ask)
+    }
+
     fn step<T>(
         &self,
         vertex: rbuild_cache::Key,
@@ -52,12 +87,9 @@ impl Announced<'_> {
 
 impl MetaResolver for Announced<'_> {
     fn resolve_image(&self, reference: &str, platform: &Platform) -> anyhow::Result<ImageMeta> {
-        let name = format!("[internal] load metadata for {reference}");
-        let vertex = KeyBuilder::new("metadata")
-            .field("name", name.as_bytes())
-            .field("platform", platform.to_string().as_bytes())
-            .finish();
-        self.step(vertex, name, || self.images.resolve_image(reference, platform))
+        self.image_step(reference, platform, || {
+            self.images.resolve_image(reference, platform)
+        })
     }
 
     fn resolve_http(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {

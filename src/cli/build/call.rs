@@ -8,11 +8,12 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
+use super::locked::Locked;
 use super::options::BuildOptions;
 use super::{Build, Context, report};
 use crate::error::BuildError;
 use crate::frontend::outline::{outline, targets};
-use crate::frontend::{self, Checked};
+use crate::frontend::{self, Checked, MetaResolver};
 use crate::graph::Location;
 use crate::progress::Renderer as _;
 use crate::source::image::ImageSource;
@@ -168,11 +169,25 @@ impl Build<'_> {
             }));
         }
         let images = ImageSource::new(self.context.store()?, self.context.registry(), self.options.pull);
-        let resolver = self.announced(&images, None);
+        let pins = self.pins()?;
+        let (announced, locked);
+        let resolver: &dyn MetaResolver = match &pins {
+            None => {
+                announced = self.announced(&images, None);
+                &announced
+            }
+            Some(pins) => {
+                locked = Locked {
+                    pins,
+                    announced: self.announced(&images, None),
+                };
+                &locked
+            }
+        };
         if call.method == Method::Check {
-            return Ok(Answer::Checked(frontend::check(&request, &resolver)));
+            return Ok(Answer::Checked(frontend::check(&request, resolver)));
         }
-        let outline = outline(&request, &resolver)?;
+        let outline = outline(&request, resolver)?;
         Ok(Answer::Text(match call.format {
             Format::Text => described::outline_text(&outline),
             Format::Json | Format::Sarif => described::outline_json(&outline, source),

@@ -13,6 +13,7 @@ use super::call::{Call, Method};
 use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
 use super::handed::HandedArgs;
+use super::locked::LockedArgs;
 use super::network::{NetworkArgs, NetworkOptions};
 use super::received::{ContextPlace, is_web};
 use super::reception::ReceptionArgs;
@@ -59,6 +60,8 @@ pub struct BuildArgs {
     /// Ask the registry for every base image, also for those in the store
     #[arg(long)]
     pull: bool,
+    #[command(flatten)]
+    locked: LockedArgs,
     /// Platforms of the image, for example linux/amd64,linux/arm64 [default: that of this machine]
     #[arg(
         long,
@@ -171,6 +174,8 @@ pub struct BuildOptions {
     pub reception: ReceptionArgs,
     /// When registries are asked.
     pub pull: PullPolicy,
+    /// `--locked` and `--lock-file`.
+    pub locked: LockedArgs,
     /// Where the result goes; at least one.
     pub outputs: Vec<Output>,
     /// `--iidfile`.
@@ -221,6 +226,17 @@ pub struct BuildOptions {
     /// `--jobs`.
     pub jobs: Jobs,
     source_date_epoch: Option<i64>,
+}
+
+impl BuildArgs {
+    /// Whether something is to be made of the image.
+    pub(super) fn makes_something(&self) -> bool {
+        !self.outputs.is_empty()
+            || self.push
+            || self.load
+            || self.iidfile.is_some()
+            || self.attesting.metadata_file.is_some()
+    }
 }
 
 impl BuildOptions {
@@ -277,6 +293,7 @@ impl BuildOptions {
                 PullPolicy::Missing
             },
             outputs,
+            locked: args.locked,
             tags,
             iidfile: args.iidfile,
             metadata_file: args.attesting.metadata_file,

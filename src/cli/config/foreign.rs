@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use serde::Deserialize;
 
 use super::{Config, directory, host, parse, read_if_there};
-use crate::registry::{Mirror, Rule};
+use crate::registry::{Alias, Decisions, Mirror, Rule};
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "kebab-case")]
@@ -60,6 +60,18 @@ pub(in crate::cli) fn docker_directory() -> Option<PathBuf> {
     directory("DOCKER_CONFIG", ".docker")
 }
 
+/// What all of them say.
+pub(super) fn all() -> Result<Decisions, String> {
+    let mut config = Config::default();
+    let read = docker(&mut config).and_then(|()| containers(&mut config));
+    read.map_err(|error| format!("{error:#}"))?;
+    Ok(Decisions {
+        rules: config.rules,
+        insecure: config.insecure,
+        files: config.files,
+    })
+}
+
 /// Docker's mirrors of Docker Hub, and its registries without TLS: those of the user's own daemon, else the machine's.
 pub(super) fn docker(config: &mut Config) -> anyhow::Result<()> {
     let own = directory("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("docker/daemon.json"));
@@ -94,7 +106,7 @@ fn take_daemon(config: &mut Config, daemon: Daemon) {
 }
 
 /// `registries.conf` and what lies beside it: the user's own, else the machine's.
-pub(super) fn containers(config: &mut Config, with_aliases: bool) -> anyhow::Result<()> {
+pub(super) fn containers(config: &mut Config) -> anyhow::Result<()> {
     let named = std::env::var_os("CONTAINERS_REGISTRIES_CONF").map(PathBuf::from);
     let own = directory("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("containers/registries.conf"));
     let main = named
@@ -117,6 +129,15 @@ pub(super) fn containers(config: &mut Config, with_aliases: bool) -> anyhow::Res
             continue;
         };
         let conf: RegistriesConf = parse(&text, &path)?;
+        let aliases = conf.aliases.into_iter().filter(|(_, meant)| !meant.is_empty());
+        for (name, meant) in aliases {
+            let own = config.rules.aliases.get(&name);
+            // What the user told us himself stays.
+            if own.is_none_or(|own| own.file.is_some()) {
+                let file = Some(path.clone());
+                config.rules.aliases.insert(name, Alias { meant, file });
+            }
+        }
         config.files.push(path);
         // Later files win.
         for registry in conf.registry {
@@ -126,10 +147,6 @@ pub(super) fn containers(config: &mut Config, with_aliases: bool) -> anyhow::Res
                 &registry.prefix
             };
             found.insert(prefix.clone(), registry);
-        }
-        if with_aliases {
-            let aliases = conf.aliases.into_iter().filter(|(_, meant)| !meant.is_empty());
-            config.rules.aliases.extend(aliases);
         }
     }
     for (prefix, registry) in found {

@@ -82,16 +82,22 @@ impl GitSource {
         };
         let found = refs::resolve(&connection, reference)?;
         found.check(checksum)?;
-        Ok(GitOp {
+        Ok(self.at_commit(url, found.commit, found.reference))
+    }
+
+    /// The commit of `url` that somebody knows, and the ref that led to it. Nobody is asked.
+    pub fn at_commit(&self, url: &GitUrl, commit: String, reference: String) -> GitOp {
+        self.auth.learn(&url.remote, url.credentials.as_ref());
+        GitOp {
             remote: url.remote.to_string(),
-            reference: found.reference,
-            commit: found.commit,
+            reference,
+            commit,
             subdir: url.subdir.clone().unwrap_or_default(),
             keep_git_dir: url.keep_git_dir.unwrap_or(false),
             submodules: url.submodules.unwrap_or(true),
             commit_time: url.mtime != Some(Mtime::Checkout),
             lfs: lfs::are_wanted(),
-        })
+        }
     }
 
     /// The files of a commit as a layer.
