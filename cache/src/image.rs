@@ -279,11 +279,17 @@ impl Store {
         if !change(&mut index) {
             return Ok(());
         }
-        if let Some(before) = &index.bytes {
-            self.replace_file(root, INDEX_BACKUP, before, false)?;
+        let encoding = |error: serde_json::Error| StoreError::io("encoding", root.path_of(INDEX), error);
+        match &index.bytes {
+            Some(before) => self.replace_file(root, INDEX_BACKUP, before, false)?,
+            // From then on a list that is lost is missed, the first one too.
+            None if root.stat(INDEX_BACKUP)?.is_none() => {
+                let none = seal::encode(&seal::new_fields(), &[]).map_err(encoding)?;
+                self.replace_file(root, INDEX_BACKUP, none.as_bytes(), false)?;
+            }
+            None => {}
         }
-        let text = seal::encode(&index.fields, &index.entries)
-            .map_err(|error| StoreError::io("encoding", root.path_of(INDEX), error))?;
+        let text = seal::encode(&index.fields, &index.entries).map_err(encoding)?;
         self.replace_file(root, INDEX, text.as_bytes(), true)
     }
 

@@ -184,6 +184,23 @@ fn a_damaged_index_is_named_and_not_overwritten() {
 }
 
 #[test]
+fn a_lost_list_is_missed() {
+    let (_directory, store) = store();
+    store.put_blob(&[1]).unwrap();
+    store.tag(A, &descriptor(1)).unwrap();
+    std::fs::remove_file(store.root().join(INDEX)).unwrap();
+    let check = |repair| {
+        let options = crate::CheckOptions {
+            read_data: false,
+            repair,
+        };
+        store.check(options).unwrap().is_damaged()
+    };
+    assert_eq!([check(false), check(true), check(false)], [true, true, false]);
+    assert_eq!(names(&store), []);
+}
+
+#[test]
 fn no_update_is_lost() {
     let (directory, _store) = store();
     std::thread::scope(|scope| {
