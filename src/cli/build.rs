@@ -216,7 +216,8 @@ impl<'a> Build<'a> {
         Ok(exported)
     }
 
-    /// Who takes what `--load` gives; looked for before the work is done.
+    /// Who takes what `--load` gives; looked for before the work is done. Where there is nobody, the images of the machine
+    /// are those of our store.
     fn engine(&self, registry: &Registry) -> anyhow::Result<Option<Engine>> {
         let loads = |output: &Output| output.kind == OutputKind::Load;
         if !self.options.outputs.iter().any(loads) {
@@ -226,7 +227,20 @@ impl<'a> Build<'a> {
             self.options.platforms.len() < 2 && !self.options.as_index,
             "docker exporter does not currently support exporting manifest lists: leave --load out, or give one --platform"
         );
-        engine::find(registry).map(Some)
+        match engine::find(registry)? {
+            engine::Found::Engine(engine) => Ok(Some(engine)),
+            engine::Found::Nobody(looked) => {
+                let message = format!(
+                    "--load: there is no docker daemon, podman or containerd to load the image into, so it is in the store of \
+                     rbuild only (looked for {looked}); -o type=docker,dest=FILE writes an archive"
+                );
+                self.progress.emit(Event::Warning {
+                    message,
+                    location: None,
+                });
+                Ok(None)
+            }
+        }
     }
 
     /// What finds base images; from now on the store fetches layers that it knows and does not have.

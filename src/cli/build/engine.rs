@@ -15,8 +15,15 @@ use crate::registry::Registry;
 
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
+/// Who is there to take an image.
+pub(super) enum Found {
+    Engine(Engine),
+    /// Nobody: where was looked.
+    Nobody(String),
+}
+
 /// The first that is there. A daemon that the user has named has to be.
-pub(super) fn find(registry: &Registry) -> anyhow::Result<Engine> {
+pub(super) fn find(registry: &Registry) -> anyhow::Result<Found> {
     let named = [named("DOCKER_HOST")?, docker_context()?, named("CONTAINER_HOST")?];
     if let Some((by, address)) = named.into_iter().flatten().next() {
         let Some(socket) = address.strip_prefix("unix://") else {
@@ -28,7 +35,7 @@ pub(super) fn find(registry: &Registry) -> anyhow::Result<Engine> {
         registry
             .ping_daemon(&socket)
             .with_context(|| format!("--load: {by} names a daemon that does not answer"))?;
-        return Ok(Engine::Daemon(socket));
+        return Ok(Found::Engine(Engine::Daemon(socket)));
     }
     let mut looked = Vec::new();
     for socket in sockets() {
@@ -37,30 +44,26 @@ pub(super) fn find(registry: &Registry) -> anyhow::Result<Engine> {
             continue;
         }
         match registry.ping_daemon(&socket) {
-            Ok(()) => return Ok(Engine::Daemon(socket)),
+            Ok(()) => return Ok(Found::Engine(Engine::Daemon(socket))),
             Err(error) => looked.push(error.to_string()),
         }
     }
     if program("podman") {
-        return Engine::start("podman", &["load", "-q"]);
+        return Engine::start("podman", &["load", "-q"]).map(Found::Engine);
     }
     looked.push("the program podman".to_owned());
     if is_socket(Path::new(CONTAINERD)) {
         if program("nerdctl") {
-            return Engine::start("nerdctl", &["load"]);
+            return Engine::start("nerdctl", &["load"]).map(Found::Engine);
         }
         if program("ctr") {
-            return Engine::start("ctr", &["images", "import", "-"]);
+            return Engine::start("ctr", &["images", "import", "-"]).map(Found::Engine);
         }
         looked.push("nerdctl or ctr, for containerd".to_owned());
     } else {
         looked.push(CONTAINERD.to_owned());
     }
-    bail!(
-        "--load: there is no docker daemon, podman or containerd to load the image into (looked for {}): without --load it is \
-         kept in the store of rbuild, and -o type=docker,dest=FILE writes an archive",
-        looked.join(", ")
-    )
+    Ok(Found::Nobody(looked.join(", ")))
 }
 
 /// An address that a variable names.
