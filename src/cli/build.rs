@@ -219,14 +219,16 @@ impl<'a> Build<'a> {
     /// Who takes what `--load` gives; looked for before the work is done. Where there is nobody, the images of the machine
     /// are those of our store.
     fn engine(&self, registry: &Registry) -> anyhow::Result<Option<Engine>> {
-        let loads = |output: &Output| output.kind == OutputKind::Load;
-        if !self.options.outputs.iter().any(loads) {
+        let outputs = &self.options.outputs;
+        let for_docker =
+            |output: &Output| matches!(output.kind, OutputKind::Load | OutputKind::Docker { .. });
+        ensure!(
+            self.options.platforms.len() < 2 && !self.options.as_index || !outputs.iter().any(for_docker),
+            "docker exporter does not currently support exporting manifest lists: use type=oci, or give one --platform"
+        );
+        if !outputs.iter().any(|output| output.kind == OutputKind::Load) {
             return Ok(None);
         }
-        ensure!(
-            self.options.platforms.len() < 2 && !self.options.as_index,
-            "docker exporter does not currently support exporting manifest lists: leave --load out, or give one --platform"
-        );
         match engine::find(registry)? {
             engine::Found::Engine(engine) => Ok(Some(engine)),
             engine::Found::Nobody(looked) => {

@@ -38,6 +38,15 @@ fn a_command_sees_the_files_of_an_image() {
     });
 }
 
+/// Unmounts all, however the test ends.
+struct Mounts<'a>(&'a Env);
+
+impl Drop for Mounts<'_> {
+    fn drop(&mut self) {
+        self.0.rbuild(["umount", "--all"]);
+    }
+}
+
 #[test]
 fn what_root_mounts_stays_until_it_is_unmounted() {
     let Some(env) = Env::root() else {
@@ -49,6 +58,7 @@ fn what_root_mounts_stays_until_it_is_unmounted() {
     let target = env.path("target");
     std::fs::create_dir(&target).unwrap();
     let target = target.to_str().unwrap();
+    let _mounts = Mounts(&env);
     let below = env.rbuild(["mount", "app"]).ok().stdout;
     let below = below.trim();
     assert_eq!(

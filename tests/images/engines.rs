@@ -177,6 +177,15 @@ fn nobody_to_load_into_is_said_before_the_build() {
             &["--load", "--platform=linux/amd64,linux/arm64"],
             "exporting manifest lists",
         ),
+        (
+            &[],
+            &[
+                "-o",
+                "type=docker,dest=a.tar",
+                "--platform=linux/amd64,linux/arm64",
+            ],
+            "exporting manifest lists",
+        ),
     ] {
         let said = failed(&build(&place, variables, flags));
         assert!(said.contains(wanted), "{said}");
