@@ -4,7 +4,7 @@
 //! A name stands in two annotations of an entry: the canonical reference in `io.containerd.image.name` and its tag in
 //! `org.opencontainers.image.ref.name`. Entries and fields that other tools wrote are kept as they are. An entry of ours
 //! carries a checksum: when that is wrong the name counts as lost, and no name ever leads to another image than the one
-//! it was given to. A checksum of the whole file ([`seal`]) lets a check find what changed beside names. A file that is no index at all is an error and not guessed at; `index.json.bak` has
+//! it was given to. A checksum of the whole file (`seal`) lets a check find what changed beside names. A file that is no index at all is an error and not guessed at; `index.json.bak` has
 //! the state before the last change.
 
 mod entry;

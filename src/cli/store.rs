@@ -10,8 +10,9 @@ use super::{Context, human, trees};
 /// `rbuild store check`. Exit status: 0 whole, 1 damage, 2 damage that was repaired, 3 the store cannot be opened or read.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 nothing is damaged, 1 something is, 2 all damage was repaired, 3 the store cannot be \
-                        opened or read."
+    after_help = "Clones of Git repositories are not looked at: git checks what it reads of them, and a damaged one is made anew.\n\n\
+                  Exit status: 0 nothing is damaged, 1 something is, 2 all damage was repaired, 3 the store cannot be \
+                  opened or read."
 )]
 pub struct CheckArgs {
     /// Also read all bytes and compare their digests

@@ -22,9 +22,9 @@ const EMPTY: &[u8] = b"{}";
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// What BuildKit calls a manifest of attestations in an index.
 const IN_INDEX: &str = "application/vnd.docker.attestation.manifest.v1+json";
-/// The annotations by which an entry of an index says that it tells of another one, and of which.
+/// The annotation by which an entry of an index says that it tells of another one.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
-/// See [`REFERENCE_TYPE`].
+/// The annotation by which an entry of an index names the one that it tells of.
 pub const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
 /// A manifest about an image; it and its blobs are in the store.

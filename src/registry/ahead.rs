@@ -16,12 +16,11 @@ use reqwest::{Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 
-use super::client::blob_response;
-use super::download::Download;
+use super::download::{Download, blob_response};
 use super::error::RegistryError;
 use super::origin::origin_text;
 use super::retry::{Backoff, Failure, Patience, Retry};
-use super::transport::refused;
+use super::words::refused;
 
 /// Parts that wait for their turn, of all downloads.
 pub(super) const ROOM: usize = 6;

@@ -21,7 +21,8 @@ use super::credentials::Login;
 use super::error::RegistryError;
 use super::origin::{may_point_at, origin_text, same_origin};
 use super::retry::{Failure, Retry, retry_after};
-use super::transport::{Call, Exchange, Host, refused};
+use super::transport::{Call, Exchange, Host};
+use super::words::refused;
 
 const TOKEN_LIMIT: u64 = 1 << 20;
 /// How long a token lives that does not say (the specification's default).

@@ -15,28 +15,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rbuild_cache::{Descriptor, Digest};
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Method, Response};
-use tokio::sync::{mpsc, oneshot};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use tokio::sync::oneshot;
 
 use super::connection::Clients;
 use super::credentials::CredentialFiles;
-use super::document::{Document, MANIFEST_LIMIT, MANIFEST_TYPES, Reading};
-use super::download::{BlobReader, Download};
+use super::document::MANIFEST_LIMIT;
 use super::error::RegistryError;
 use super::mirror::{Decisions, Place, Rules, is_short};
-use super::origin::origin_text;
 use super::reference::Reference;
 use super::retry::{Failure, Patience, Retry};
-use super::transport::{Call, Exchange, Host, Session, refused};
-use crate::graph::Platform;
-
-const DIGEST_HEADER: &str = "docker-content-digest";
-/// Chunks of a download that wait for their reader; a chunk is what one read gave, at most some 100 KiB.
-const DOWNLOAD_QUEUE: usize = 32;
-/// An index may name an index, but not for ever.
-const INDEX_DEPTH: usize = 3;
+use super::transport::{Call, Exchange, Session};
+use super::words::refused;
 
 /// How to talk to registries.
 #[derive(Debug, Clone)]
@@ -91,15 +82,6 @@ struct Engine {
     thread: JoinHandle<()>,
 }
 
-/// A platform's manifest, and the index that named it.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    /// The index, when the reference named one.
-    pub index: Option<Document>,
-    /// The manifest of the platform.
-    pub manifest: Document,
-}
-
 /// A host that is asked for an image.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -145,193 +127,8 @@ impl Registry {
         }
     }
 
-    /// What `reference` names now, without fetching it (HEAD). `None` when the registry does not say.
-    pub fn head_manifest(&self, reference: &Reference) -> Result<Option<Descriptor>, RegistryError> {
-        let doing = format!("looking up {reference}");
-        self.anywhere(reference, &doing, |place| self.head_at(place, doing.clone()))
-    }
-
-    fn head_at(&self, place: &Place, doing: String) -> Result<Option<Descriptor>, RegistryError> {
-        let reference = place.reference.clone();
-        self.run_at(place, async move |exchange| {
-            let response = manifest_response(&exchange, &reference, Method::HEAD, &doing).await?;
-            let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-            let digest = text(DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok());
-            // The length of a body that does not come is not in `content_length()`.
-            let size = text(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
-            let media_type = text(CONTENT_TYPE.as_str()).map(str::to_owned);
-            let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else {
-                return Ok(None);
-            };
-            if let Some(expected) = reference.digest()
-                && *expected != digest
-            {
-                let host = origin_text(response.url());
-                return Err(RegistryError::Digest {
-                    doing,
-                    host,
-                    expected: *expected,
-                    actual: digest,
-                });
-            }
-            Ok(Some(Descriptor {
-                media_type,
-                digest,
-                size,
-            }))
-        })
-    }
-
-    /// The manifest or index that `reference` names; its digest wins over its tag and is verified.
-    pub fn manifest(&self, reference: &Reference) -> Result<Document, RegistryError> {
-        let doing = format!("pulling the manifest of {reference}");
-        self.anywhere(reference, &doing, |place| self.manifest_at(place, doing.clone()))
-    }
-
-    fn manifest_at(&self, place: &Place, doing: String) -> Result<Document, RegistryError> {
-        let reference = place.reference.clone();
-        let attempt = async move |exchange: Exchange| -> Result<Document, Failure> {
-            let response = manifest_response(&exchange, &reference, Method::GET, &doing).await?;
-            let host = origin_text(response.url());
-            let headers = response.headers().clone();
-            let bytes = exchange.read_limited(response, MANIFEST_LIMIT, &doing).await?;
-            let actual = Digest::of(&bytes);
-            let said = headers
-                .get(DIGEST_HEADER)
-                .and_then(|value| value.to_str().ok())
-                .and_then(|t| t.parse().ok());
-            // Without a digest in the name the header tells at least of damage on the way.
-            if let Some(expected) = reference.digest().copied().or(said)
-                && expected != actual
-            {
-                let doing = doing.clone();
-                let error = RegistryError::Digest {
-                    doing,
-                    host,
-                    expected,
-                    actual,
-                };
-                return Err(error.into());
-            }
-            let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            Ok(Document::new(bytes, media_type).map_err(|reason| refused(&doing, reason))?)
-        };
-        self.run_at(place, move |exchange| again(exchange, attempt))
-    }
-
-    /// The manifest of `reference` for `platform` (spec F9): an index must have a match, a single
-    /// manifest is taken whatever its platform.
-    pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
-        let document = self.manifest(reference)?;
-        self.resolve_document(reference, document, platform)
-    }
-
-    /// [`Self::resolve`] when the document that `reference` names is here already.
-    pub fn resolve_document(
-        &self,
-        reference: &Reference,
-        document: Document,
-        platform: &Platform,
-    ) -> Result<Resolved, RegistryError> {
-        let fetch = |entry: &Descriptor| self.manifest(&reference.with_digest(entry.digest));
-        select_platform(&reference.to_string(), document, platform, &fetch)
-    }
-
-    /// A small blob in memory, verified.
-    pub fn small_blob(
-        &self,
-        reference: &Reference,
-        blob: &Descriptor,
-        limit: u64,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let doing = format!("pulling {} of {reference}", blob.digest);
-        if blob.size > limit {
-            return Err(refused(
-                &doing,
-                format!("its {} bytes are more than the {limit} allowed", blob.size),
-            ));
-        }
-        self.anywhere(reference, &doing, |place| {
-            self.small_blob_at(place, blob, doing.clone())
-        })
-    }
-
-    fn small_blob_at(
-        &self,
-        place: &Place,
-        blob: &Descriptor,
-        doing: String,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let (reference, blob) = (place.reference.clone(), blob.clone());
-        let attempt = async move |exchange: Exchange| -> Result<Vec<u8>, Failure> {
-            let host = exchange.session.host(reference.domain());
-            let response =
-                blob_response(&exchange, &host, &reference, &blob.digest, (0, None), &doing).await?;
-            let address = origin_text(response.url());
-            let bytes = exchange.read_limited(response, blob.size, &doing).await?;
-            let actual = Digest::of(&bytes);
-            if actual != blob.digest {
-                let doing = doing.clone();
-                let error = RegistryError::Digest {
-                    doing,
-                    host: address,
-                    expected: blob.digest,
-                    actual,
-                };
-                return Err(error.into());
-            }
-            Ok(bytes)
-        };
-        self.run_at(place, move |exchange| again(exchange, attempt))
-    }
-
-    /// A blob of the repository of `reference` as a stream. Fails at once when the registry does not have it.
-    pub fn blob(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<BlobReader, RegistryError> {
-        let doing = format!("pulling {digest} of {}", reference.name());
-        self.anywhere(&reference.with_digest(*digest), &doing, |place| {
-            self.blob_at(place, digest, size, doing.clone())
-        })
-    }
-
-    fn blob_at(
-        &self,
-        place: &Place,
-        digest: &Digest,
-        size: u64,
-        doing: String,
-    ) -> Result<BlobReader, RegistryError> {
-        let (chunks, receiver) = mpsc::channel(DOWNLOAD_QUEUE);
-        let (reference, expected) = (place.reference.clone(), *digest);
-        let name = doing.clone();
-        self.run_at(place, async move |exchange| {
-            let host = exchange.session.host(reference.domain());
-            let response = blob_response(&exchange, &host, &reference, &expected, (0, None), &doing).await?;
-            tokio::spawn(async move {
-                let download = Download {
-                    exchange: exchange.with_patience(Patience::Usual),
-                    host,
-                    reference,
-                    digest: expected,
-                    size,
-                    doing,
-                };
-                // A reader that went away is no error.
-                if let Err(error) = download.run(response, &chunks).await {
-                    let _ = chunks.send(Err(io::Error::other(error))).await;
-                }
-            });
-            Ok(())
-        })?;
-        Ok(BlobReader::new(receiver, size, expected, name))
-    }
-
     /// Asks for `reference` at one place after the other. Mirrors that cannot be reached are not asked again.
-    fn anywhere<T>(
+    pub(super) fn anywhere<T>(
         &self,
         reference: &Reference,
         doing: &str,
@@ -370,7 +167,11 @@ impl Registry {
         places.map_err(|reason| refused(doing, reason))
     }
 
-    fn run_at<T, F>(&self, place: &Place, operation: impl FnOnce(Exchange) -> F) -> Result<T, RegistryError>
+    pub(super) fn run_at<T, F>(
+        &self,
+        place: &Place,
+        operation: impl FnOnce(Exchange) -> F,
+    ) -> Result<T, RegistryError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, RegistryError>> + Send + 'static,
@@ -519,105 +320,6 @@ impl fmt::Debug for Registry {
             .field("options", &self.0.session.options)
             .finish_non_exhaustive()
     }
-}
-
-/// Follows `document` through its indexes to the manifest for `platform`; `fetch` gets the entries.
-pub fn select_platform<E: From<RegistryError>>(
-    name: &str,
-    document: Document,
-    platform: &Platform,
-    fetch: &dyn Fn(&Descriptor) -> Result<Document, E>,
-) -> Result<Resolved, E> {
-    let refuse = |reason| refused(&format!("reading the manifest of {name}"), reason);
-    let mut resolved = Resolved {
-        index: None,
-        manifest: document,
-    };
-    for _ in 0..=INDEX_DEPTH {
-        let index = match resolved.manifest.read().map_err(refuse)? {
-            Reading::Manifest(_) => return Ok(resolved),
-            Reading::Index(index) => index,
-        };
-        let Some(entry) = index.select(platform) else {
-            let (reference, wanted) = (name.to_owned(), platform.to_string());
-            return Err(RegistryError::Platform {
-                reference,
-                wanted,
-                offered: index.offered(),
-            }
-            .into());
-        };
-        let child = fetch(&entry.descriptor)?;
-        if child.descriptor != entry.descriptor {
-            let (said, is) = (&entry.descriptor, &child.descriptor);
-            let reason = format!(
-                "its index says {} bytes of {} for {}, but it is {} bytes of {} with digest {}",
-                said.size, said.media_type, said.digest, is.size, is.media_type, is.digest
-            );
-            return Err(refuse(reason).into());
-        }
-        let outer = resolved.index.take();
-        resolved = Resolved {
-            index: outer.or(Some(resolved.manifest)),
-            manifest: child,
-        };
-    }
-    Err(refuse("its indexes are nested too deeply".to_owned()).into())
-}
-
-async fn manifest_response(
-    exchange: &Exchange,
-    reference: &Reference,
-    method: Method,
-    doing: &str,
-) -> Result<Response, RegistryError> {
-    let version = match reference.digest() {
-        Some(digest) => digest.to_string(),
-        None => reference.tag().unwrap_or("latest").to_owned(),
-    };
-    let mut headers = HeaderMap::new();
-    for media_type in MANIFEST_TYPES {
-        headers.append(ACCEPT, HeaderValue::from_static(media_type));
-    }
-    let host = exchange.session.host(reference.domain());
-    let call = Call {
-        doing,
-        method,
-        target: &format!("/v2/{}/manifests/{version}", reference.repository()),
-        repository: reference.repository(),
-        scopes: vec![pull_scope(reference.repository())],
-        headers,
-        body: Bytes::new(),
-    };
-    exchange.call(&host, &call).await
-}
-
-/// The bytes of a blob from the first place on, to the end or before the second place.
-pub(super) async fn blob_response(
-    exchange: &Exchange,
-    host: &Host,
-    reference: &Reference,
-    digest: &Digest,
-    (from, to): (u64, Option<u64>),
-    doing: &str,
-) -> Result<Response, RegistryError> {
-    let mut headers = HeaderMap::new();
-    let last = to.map_or_else(String::new, |to| to.saturating_sub(1).to_string());
-    if (from > 0 || to.is_some())
-        && let Ok(value) = HeaderValue::from_str(&format!("bytes={from}-{last}"))
-    {
-        headers.insert(RANGE, value);
-    }
-    let call = Call {
-        doing,
-        method: Method::GET,
-        target: &format!("/v2/{}/blobs/{digest}", reference.repository()),
-        repository: reference.repository(),
-        scopes: vec![pull_scope(reference.repository())],
-        headers,
-        body: Bytes::new(),
-    };
-    exchange.call(host, &call).await
 }
 
 /// What `attempt` gives, once it is whole. Bytes with another digest than they have to have may have been damaged on the

@@ -11,7 +11,7 @@ use super::certificates::HostCertificates;
 use super::error::RegistryError;
 use super::fetch::REFUSED_ADDRESS;
 use super::origin::{is_link_local, is_local};
-use super::transport::deepest;
+use super::words::deepest;
 
 /// To connect, TLS included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

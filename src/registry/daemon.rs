@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::client::Registry;
 use super::error::RegistryError;
-use super::transport::{deepest, refused};
+use super::words::{deepest, refused};
 
 /// A daemon that is there answers this at once.
 const PING_LIMIT: Duration = Duration::from_secs(5);

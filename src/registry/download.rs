@@ -6,18 +6,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
-use rbuild_cache::Digest;
-use reqwest::{Response, StatusCode};
+use rbuild_cache::{Descriptor, Digest};
+use reqwest::header::{HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 
 use super::ahead::Ahead;
-use super::client::{blob_response, ended};
+use super::client::{Registry, again, ended, pull_scope};
 use super::error::RegistryError;
+use super::mirror::Place;
 use super::origin::origin_text;
 use super::reference::Reference;
-use super::retry::{Backoff, Failure, Retry};
-use super::transport::{Exchange, Host, refused};
+use super::retry::{Backoff, Failure, Patience, Retry};
+use super::transport::{Call, Exchange, Host};
+use super::words::refused;
+
+/// Chunks of a download that wait for their reader; a chunk is what one read gave, at most some 100 KiB.
+const DOWNLOAD_QUEUE: usize = 32;
 
 /// One blob on its way into a channel.
 pub(super) struct Download {
@@ -27,6 +33,101 @@ pub(super) struct Download {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) doing: String,
+}
+
+impl Registry {
+    /// A small blob in memory, verified.
+    pub fn small_blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let doing = format!("pulling {} of {reference}", blob.digest);
+        if blob.size > limit {
+            return Err(refused(
+                &doing,
+                format!("its {} bytes are more than the {limit} allowed", blob.size),
+            ));
+        }
+        self.anywhere(reference, &doing, |place| {
+            self.small_blob_at(place, blob, doing.clone())
+        })
+    }
+
+    fn small_blob_at(
+        &self,
+        place: &Place,
+        blob: &Descriptor,
+        doing: String,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let (reference, blob) = (place.reference.clone(), blob.clone());
+        let attempt = async move |exchange: Exchange| -> Result<Vec<u8>, Failure> {
+            let host = exchange.session.host(reference.domain());
+            let response =
+                blob_response(&exchange, &host, &reference, &blob.digest, (0, None), &doing).await?;
+            let address = origin_text(response.url());
+            let bytes = exchange.read_limited(response, blob.size, &doing).await?;
+            let actual = Digest::of(&bytes);
+            if actual != blob.digest {
+                let doing = doing.clone();
+                let error = RegistryError::Digest {
+                    doing,
+                    host: address,
+                    expected: blob.digest,
+                    actual,
+                };
+                return Err(error.into());
+            }
+            Ok(bytes)
+        };
+        self.run_at(place, move |exchange| again(exchange, attempt))
+    }
+
+    /// A blob of the repository of `reference` as a stream. Fails at once when the registry does not have it.
+    pub fn blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<BlobReader, RegistryError> {
+        let doing = format!("pulling {digest} of {}", reference.name());
+        self.anywhere(&reference.with_digest(*digest), &doing, |place| {
+            self.blob_at(place, digest, size, doing.clone())
+        })
+    }
+
+    fn blob_at(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        size: u64,
+        doing: String,
+    ) -> Result<BlobReader, RegistryError> {
+        let (chunks, receiver) = mpsc::channel(DOWNLOAD_QUEUE);
+        let (reference, expected) = (place.reference.clone(), *digest);
+        let name = doing.clone();
+        self.run_at(place, async move |exchange| {
+            let host = exchange.session.host(reference.domain());
+            let response = blob_response(&exchange, &host, &reference, &expected, (0, None), &doing).await?;
+            tokio::spawn(async move {
+                let download = Download {
+                    exchange: exchange.with_patience(Patience::Usual),
+                    host,
+                    reference,
+                    digest: expected,
+                    size,
+                    doing,
+                };
+                // A reader that went away is no error.
+                if let Err(error) = download.run(response, &chunks).await {
+                    let _ = chunks.send(Err(io::Error::other(error))).await;
+                }
+            });
+            Ok(())
+        })?;
+        Ok(BlobReader::new(receiver, size, expected, name))
+    }
 }
 
 impl Download {
@@ -152,6 +253,34 @@ impl Download {
             ),
         ))
     }
+}
+
+/// The bytes of a blob from the first place on, to the end or before the second place.
+pub(super) async fn blob_response(
+    exchange: &Exchange,
+    host: &Host,
+    reference: &Reference,
+    digest: &Digest,
+    (from, to): (u64, Option<u64>),
+    doing: &str,
+) -> Result<Response, RegistryError> {
+    let mut headers = HeaderMap::new();
+    let last = to.map_or_else(String::new, |to| to.saturating_sub(1).to_string());
+    if (from > 0 || to.is_some())
+        && let Ok(value) = HeaderValue::from_str(&format!("bytes={from}-{last}"))
+    {
+        headers.insert(RANGE, value);
+    }
+    let call = Call {
+        doing,
+        method: Method::GET,
+        target: &format!("/v2/{}/blobs/{digest}", reference.repository()),
+        repository: reference.repository(),
+        scopes: vec![pull_scope(reference.repository())],
+        headers,
+        body: Bytes::new(),
+    };
+    exchange.call(host, &call).await
 }
 
 /// How far one connection was the source.

@@ -23,7 +23,8 @@ use super::error::RegistryError;
 use super::fetched::{Body, Broken, Facts, Fetched, FetchedFile, Validators, is_strong, text};
 use super::origin::{is_link_local, is_local, origin_text, same_origin};
 use super::retry::{Backoff, Failure, Retry, retry_after};
-use super::transport::{Exchange, deepest, refused};
+use super::transport::Exchange;
+use super::words::{deepest, refused};
 
 const REDIRECTS: u32 = 10;
 /// Without progress.

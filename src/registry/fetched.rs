@@ -27,7 +27,7 @@ pub struct Validators {
 /// The answer of a server.
 #[derive(Debug)]
 pub enum Fetched {
-    /// It is as [`FetchRequest::known`] says.
+    /// It is as [`known`](super::FetchRequest::known) says.
     NotModified,
     /// The file.
     File(FetchedFile),

@@ -15,8 +15,9 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use super::client::Registry;
 use super::error::RegistryError;
 use super::reference::Reference;
-use super::transport::{Call, refused};
+use super::transport::Call;
 use super::upload::Upload;
+use super::words::refused;
 
 /// Blobs on their way at once.
 const PARALLEL: usize = 4;

@@ -12,7 +12,8 @@ use super::error::RegistryError;
 use super::push::PushBlob;
 use super::reference::Reference;
 use super::retry::Failure;
-use super::transport::{Call, Exchange, refused};
+use super::transport::{Call, Exchange};
+use super::words::refused;
 
 /// How often the list of a tag is written when somebody else writes it at the same time.
 const ATTEMPTS: usize = 3;

@@ -9,7 +9,8 @@ use super::client::{Registry, again, pull_scope};
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::retry::Failure;
-use super::transport::{Call, Exchange, refused};
+use super::transport::{Call, Exchange};
+use super::words::refused;
 
 /// Tags asked for at once.
 const PAGE: usize = 1000;

@@ -20,7 +20,8 @@ use super::error::RegistryError;
 use super::push::{PushBlob, Transferred, push_scope};
 use super::reference::Reference;
 use super::retry::{Backoff, Failure, Retry};
-use super::transport::{Call, Exchange, refused, stalled};
+use super::transport::{Call, Exchange};
+use super::words::{refused, stalled};
 
 /// What one read of a blob may give.
 const READ: usize = 128 << 10;

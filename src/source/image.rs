@@ -25,8 +25,8 @@ use super::origins::{Origins, TransferProgress};
 use crate::frontend::{ImageMeta, MetaResolver};
 use crate::graph::op::ImageLayer;
 use crate::graph::{ImageOp, Platform};
-use crate::registry::client::select_platform;
 use crate::registry::document::{CONFIG_LIMIT, Document, MANIFEST_LIMIT, read_config};
+use crate::registry::manifests::select_platform;
 use crate::registry::{Reference, Registry, Resolved};
 
 pub use gather::{Gathered, GatheredImage};
