@@ -8,6 +8,7 @@
 //! the state before the last change.
 
 mod entry;
+mod lines;
 mod seal;
 
 use std::io::Read;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::entry::{decode, entry_of, full_name, is_renamed, is_sound, set_name};
+use self::lines::find_lines;
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::store::Store;
@@ -168,32 +170,11 @@ impl Store {
         let Some(file) = root.open_file(INDEX)? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
-        let size = file.metadata().map_or(0, |metadata| metadata.len());
-        bytes.reserve_exact(usize::try_from(size.min(INDEX_LIMIT)).unwrap_or(0) + 1);
-        file.take(INDEX_LIMIT + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| StoreError::io("reading", root.path_of(INDEX), error))?;
-        if !seal::has_lines(&bytes) {
-            return Ok(None);
-        }
         let Ok(needle) = serde_json::to_string(text) else {
             return Ok(None);
         };
-        let mut entries = Vec::new();
-        let mut from = 0;
-        while let Some(found) = memchr::memmem::find(&bytes[from..], needle.as_bytes()) {
-            let place = from + found;
-            let start = memchr::memrchr(b'\n', &bytes[..place]).map_or(0, |end| end + 1);
-            let end = memchr::memchr(b'\n', &bytes[place..]).map_or(bytes.len(), |end| place + end);
-            let line = &bytes[start..end];
-            let Ok(entry) = serde_json::from_slice(line.strip_suffix(b",").unwrap_or(line)) else {
-                return Ok(None);
-            };
-            entries.push(entry);
-            from = end;
-        }
-        Ok(Some(entries))
+        let reading = |error| StoreError::io("reading", root.path_of(INDEX), error);
+        find_lines(&mut file.take(INDEX_LIMIT), needle.as_bytes()).map_err(reading)
     }
 
     /// What is wrong with entries of ours, one by one.

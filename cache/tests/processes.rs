@@ -114,7 +114,7 @@ fn nobody_loses_an_update() {
 fn killed_processes_leave_nothing_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
-    // A store that was opened for the first time by whom looks at it here would have his own temporary directory.
+    // Who opens a store for the first time has a temporary directory in it.
     drop(Store::open(&root).unwrap());
     for round in 0..12 {
         let mut workers: Vec<Child> = (0..3).map(|number| start(&root, number, u64::MAX)).collect();

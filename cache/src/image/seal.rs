@@ -53,9 +53,19 @@ pub(super) fn encode(fields: &Map<String, Value>, entries: &[Value]) -> serde_js
 }
 
 /// Whether `bytes` have an entry a line.
-pub(super) fn has_lines(bytes: &[u8]) -> bool {
+fn has_lines(bytes: &[u8]) -> bool {
+    begins_well(bytes) && ends_well(bytes)
+}
+
+/// Whether the first line is as [`encode`] writes it.
+pub(super) fn begins_well(bytes: &[u8]) -> bool {
     let first = memchr::memchr(b'\n', bytes).map_or(&bytes[..0], |end| &bytes[..end]);
-    first.starts_with(START.as_bytes()) && first.ends_with(START_ENDS.as_bytes()) && bytes.ends_with(b"}")
+    first.starts_with(START.as_bytes()) && first.ends_with(START_ENDS.as_bytes())
+}
+
+/// Whether the file that ends with `bytes` has its end.
+pub(super) fn ends_well(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"}")
 }
 
 /// Whether `bytes` are what was written here, or not written here.
