@@ -292,7 +292,7 @@ fn hides_parents(index: &LayerIndex, path: &LayerPath) -> bool {
 }
 
 /// An entry as the tree shows it: directories without a mark, names of linked files as the file.
-fn shown(index: &LayerIndex, found: &IndexEntry) -> Entry {
+pub(crate) fn shown(index: &LayerIndex, found: &IndexEntry) -> Entry {
     let inode = &index.inode(found).entry;
     let kind = match &inode.kind {
         Kind::Directory { .. } => Kind::Directory { opaque: false },

@@ -17,7 +17,7 @@ use crate::digest::{ContentDigest, LayerId};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::tree::{Tree, TreeError};
-use crate::view::View;
+use crate::view::{View, shown};
 
 /// Whose the files of the directory are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,19 +146,6 @@ impl RootDirectory {
             root,
         })
     }
-
-    fn shown(&self, found: &IndexEntry) -> Entry {
-        let inode = &self.index.inode(found).entry;
-        let kind = match &inode.kind {
-            Kind::Directory { .. } => Kind::Directory { opaque: false },
-            kind => kind.clone(),
-        };
-        Entry {
-            path: found.entry.path.clone(),
-            kind,
-            ..inode.clone()
-        }
-    }
 }
 
 /// See [`Owners::Unprivileged`].
@@ -201,11 +188,15 @@ impl Tree for RootDirectory {
         if path.is_root() {
             return Ok(Some(Entry::root()));
         }
-        Ok(self.index.get(path).map(|found| self.shown(found)))
+        Ok(self.index.get(path).map(|found| shown(&self.index, found)))
     }
 
     fn read_dir(&self, path: &LayerPath) -> Result<Vec<Entry>, TreeError> {
-        Ok(self.index.children(path).map(|found| self.shown(found)).collect())
+        Ok(self
+            .index
+            .children(path)
+            .map(|found| shown(&self.index, found))
+            .collect())
     }
 
     fn open(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
