@@ -13,7 +13,8 @@ use sha2::{Digest as _, Sha256};
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::file_memory::FileStat;
-use crate::store::{Store, TempDir};
+use crate::store::Store;
+use crate::temporary::TempDir;
 
 /// Gives blobs that the store has not got but knows to exist elsewhere.
 pub trait BlobProvider: Send + Sync {

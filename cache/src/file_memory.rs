@@ -5,23 +5,14 @@
 //! nobody can set back, so that equal `stat` means equal bytes. A file changed a moment ago is read
 //! again by the next run (git calls such an entry racily clean). A write through a shared mapping that is older than
 //! that look is not seen, as in git; and a file server's clock must not lag behind ours.
-//!
-//! `files/v1/<hash of the context's path>` is read as a whole and searched in place, without building a map:
-//!
-//! ```text
-//! "rbuild files 1\n\0", count: u64       numbers are little-endian
-//! count records, sorted by path          path offset u64, path length u32, age u32,
-//!                                        dev ino size u64, mtime ctime (i64 s, u32 ns), digest [32]
-//! paths
-//! blake3 of all that                     [32]
-//! ```
+
+mod fresh;
+mod table;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::iter::Peekable;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
-use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -30,6 +21,9 @@ use crate::digest::ContentDigest;
 use crate::error::StoreError;
 use crate::layer::{LayerPath, Timestamp};
 use crate::store::Store;
+
+use fresh::Fresh;
+use table::{Table, encode};
 
 /// What identifies a version of a file without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +59,6 @@ impl FileStat {
     }
 }
 
-const MAGIC: &[u8; 16] = b"rbuild files 1\n\0";
-const HEADER: usize = 24;
-const RECORD: usize = 96;
-const CHECKSUM: usize = 32;
-
 /// Paths that nobody asked for are forgotten when the memory was written this often without them.
 const MAX_AGE: u32 = 16;
 
@@ -88,52 +77,6 @@ pub struct FileMemory {
     /// Which records of `known` were asked for.
     used: Vec<AtomicBool>,
     fresh: Mutex<Fresh>,
-}
-
-/// What was found out by this process and is not saved yet. A plain list, which takes half of what a map would: of a new
-/// context with a million files all are here.
-#[derive(Default)]
-struct Fresh {
-    rows: Vec<FreshRow>,
-    /// So many of them are sorted by path.
-    sorted: usize,
-}
-
-struct FreshRow {
-    path: LayerPath,
-    stat: FileStat,
-    digest: ContentDigest,
-}
-
-impl Fresh {
-    /// Rows that are looked through one after the other before they are sorted in.
-    const TAIL: usize = 64;
-
-    fn sort(&mut self) {
-        if self.sorted == self.rows.len() {
-            return;
-        }
-        // Of what was found twice the later version stays.
-        let key = |row: &FreshRow| (row.stat.ctime, row.stat.mtime);
-        self.rows.sort_unstable_by(|a, b| {
-            let order = a.path.as_bytes().cmp(b.path.as_bytes());
-            order.then_with(|| key(b).cmp(&key(a)))
-        });
-        self.rows.dedup_by(|a, b| a.path == b.path);
-        self.sorted = self.rows.len();
-    }
-
-    fn get(&mut self, path: &[u8]) -> Option<&FreshRow> {
-        if self.rows.len() - self.sorted > Self::TAIL {
-            self.sort();
-        }
-        let (sorted, tail) = self.rows.split_at(self.sorted);
-        if let Some(row) = tail.iter().rev().find(|row| row.path.as_bytes() == path) {
-            return Some(row);
-        }
-        let found = sorted.binary_search_by(|row| row.path.as_bytes().cmp(path));
-        found.ok().map(|index| &sorted[index])
-    }
 }
 
 /// The part of a memory in which the files of a directory are: looking there takes fewer steps, and those close together.
@@ -238,8 +181,7 @@ impl FileMemory {
             }
         }
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = fresh.get(path).filter(|row| row.stat == *stat);
-        found.map(|row| row.digest)
+        fresh.digest(path, stat)
     }
 
     /// Remembers `digest`. `stat` must have been taken before the file was read.
@@ -248,18 +190,14 @@ impl FileMemory {
             return;
         }
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.rows.push(FreshRow {
-            path: path.clone(),
-            stat: *stat,
-            digest,
-        });
+        fresh.push(path, stat, digest);
     }
 
     /// Writes what changed, if anything did, and forgets it here. Of two processes that save at once, the later one is
     /// remembered.
     pub fn save(&self) -> Result<(), StoreError> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh.rows.is_empty() {
+        if fresh.is_empty() {
             return Ok(());
         }
         fresh.sort();
@@ -268,20 +206,15 @@ impl FileMemory {
             false => self.known.age(position).saturating_add(1),
         };
         let kept = (0..self.known.count).map(|position| (position, age(position)));
-        let mut replaced = |path| fresh.get(path).is_some();
+        let mut replaced = |path| fresh.has(path);
         let kept: Vec<(usize, u32)> = kept
             .filter(|(position, age)| {
                 let path = self.known.path(*position);
                 *age <= MAX_AGE && path.is_some_and(|path| !replaced(path))
             })
             .collect();
-        let rows = || Merged {
-            known: &self.known,
-            kept: kept.iter().peekable(),
-            fresh: fresh.rows.iter().peekable(),
-        };
-        let count = kept.len() + fresh.rows.len();
-        let write = |file: &mut File| encode(count, rows, file);
+        let count = kept.len() + fresh.len();
+        let write = |file: &mut File| encode(count, || fresh.merged(&self.known, &kept), file);
         self.store
             .replace_file_by(&self.store.0.files, &self.name, write, false)?;
         *fresh = Fresh::default();
@@ -295,187 +228,6 @@ impl FileMemory {
             |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
         nanoseconds(stat.mtime).max(nanoseconds(stat.ctime)) + tick < self.opened
     }
-}
-
-struct Row<'a> {
-    path: &'a [u8],
-    age: u32,
-    stat: FileStat,
-    digest: ContentDigest,
-}
-
-/// Old and new rows, sorted by path.
-struct Merged<'a> {
-    known: &'a Table,
-    kept: Peekable<slice::Iter<'a, (usize, u32)>>,
-    fresh: Peekable<slice::Iter<'a, FreshRow>>,
-}
-
-impl<'a> Iterator for Merged<'a> {
-    type Item = Row<'a>;
-
-    fn next(&mut self) -> Option<Row<'a>> {
-        let known = self
-            .kept
-            .peek()
-            .and_then(|(position, _)| self.known.path(*position));
-        let fresh = self.fresh.peek().map(|row| row.path.as_bytes());
-        if let Some(path) = known
-            && fresh.is_none_or(|fresh| path < fresh)
-        {
-            let (position, age) = self.kept.next()?;
-            let (stat, digest) = self.known.record(*position)?;
-            let age = *age;
-            return Some(Row {
-                path,
-                age,
-                stat,
-                digest,
-            });
-        }
-        let row = self.fresh.next()?;
-        Some(Row {
-            path: row.path.as_bytes(),
-            age: 0,
-            stat: row.stat,
-            digest: row.digest,
-        })
-    }
-}
-
-/// Writes the file of `count` rows, which `rows` gives as often as it is asked.
-fn encode<'a, I: Iterator<Item = Row<'a>>>(
-    count: usize,
-    rows: impl Fn() -> I,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let mut bytes = Pieces {
-        out,
-        piece: Vec::new(),
-        hasher: blake3::Hasher::new(),
-    };
-    bytes.put(MAGIC)?;
-    bytes.put(&(count as u64).to_le_bytes())?;
-    let mut offset = (HEADER + count * RECORD) as u64;
-    for row in rows() {
-        bytes.put(&offset.to_le_bytes())?;
-        // Paths are those of the kernel: far below 4 GiB.
-        bytes.put(&(row.path.len() as u32).to_le_bytes())?;
-        bytes.put(&row.age.to_le_bytes())?;
-        for number in [row.stat.dev, row.stat.ino, row.stat.size] {
-            bytes.put(&number.to_le_bytes())?;
-        }
-        for time in [row.stat.mtime, row.stat.ctime] {
-            bytes.put(&time.seconds.to_le_bytes())?;
-            bytes.put(&time.nanoseconds.to_le_bytes())?;
-        }
-        bytes.put(&row.digest.0)?;
-        offset += row.path.len() as u64;
-    }
-    for row in rows() {
-        bytes.put(row.path)?;
-    }
-    bytes.write_out()?;
-    let checksum = bytes.hasher.finalize();
-    out.write_all(checksum.as_bytes())
-}
-
-/// Writes and hashes many small things in large pieces.
-struct Pieces<'a, W> {
-    out: &'a mut W,
-    piece: Vec<u8>,
-    hasher: blake3::Hasher,
-}
-
-impl<W: Write> Pieces<'_, W> {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        const PIECE: usize = 128 << 10;
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() < PIECE {
-            return Ok(());
-        }
-        self.write_out()
-    }
-
-    fn write_out(&mut self) -> io::Result<()> {
-        self.hasher.update(&self.piece);
-        self.out.write_all(&self.piece)?;
-        self.piece.clear();
-        Ok(())
-    }
-}
-
-/// The file in memory. Every access is checked: what does not fit is as if it were not there.
-#[derive(Default)]
-struct Table {
-    bytes: Vec<u8>,
-    count: usize,
-}
-
-impl Table {
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
-        let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
-        if !content.starts_with(MAGIC) || blake3::hash(content).as_bytes() != checksum {
-            return None;
-        }
-        let count = usize::try_from(u64::from_le_bytes(array(content, MAGIC.len())?)).ok()?;
-        (count.checked_mul(RECORD)?.checked_add(HEADER)? <= content.len()).then_some(Self { bytes, count })
-    }
-
-    /// The first record in `range` whose path is not before `path`.
-    fn first_from(&self, path: &[u8], range: Range<usize>) -> usize {
-        let (mut low, mut high) = (range.start, range.end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.path(middle).is_some_and(|found| found < path) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-
-    fn find(&self, path: &[u8], range: Range<usize>) -> Option<usize> {
-        let end = range.end;
-        let position = self.first_from(path, range);
-        (position < end && self.path(position)? == path).then_some(position)
-    }
-
-    fn path(&self, position: usize) -> Option<&[u8]> {
-        let start = HEADER + position * RECORD;
-        let offset = usize::try_from(u64::from_le_bytes(array(&self.bytes, start)?)).ok()?;
-        let length = u32::from_le_bytes(array(&self.bytes, start + 8)?) as usize;
-        self.bytes.get(offset..offset.checked_add(length)?)
-    }
-
-    fn age(&self, position: usize) -> u32 {
-        array(&self.bytes, HEADER + position * RECORD + 12).map_or(0, u32::from_le_bytes)
-    }
-
-    fn record(&self, position: usize) -> Option<(FileStat, ContentDigest)> {
-        let record = self.bytes.get(HEADER + position * RECORD..)?.get(..RECORD)?;
-        let number = |at| array(record, at).map(u64::from_le_bytes);
-        let time = |at| {
-            let seconds = i64::from_le_bytes(array(record, at)?);
-            Some(Timestamp {
-                seconds,
-                nanoseconds: u32::from_le_bytes(array(record, at + 8)?),
-            })
-        };
-        let stat = FileStat {
-            dev: number(16)?,
-            ino: number(24)?,
-            size: number(32)?,
-            mtime: time(40)?,
-            ctime: time(52)?,
-        };
-        Some((stat, ContentDigest(array(record, 64)?)))
-    }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
 }
 
 #[cfg(test)]

@@ -26,7 +26,8 @@ use crate::eviction::JOURNAL;
 use crate::image::INDEX_BACKUP;
 use crate::lock::lock_within;
 use crate::session::{Closed, modified};
-use crate::store::{Store, TempDir};
+use crate::store::Store;
+use crate::temporary::TempDir;
 
 /// What to remove.
 #[derive(Debug, Clone, Default)]

@@ -326,7 +326,7 @@ fn look_at(users: &Directory) -> Result<Users, StoreError> {
 fn mark(users: &Directory, user: &str) -> Result<(String, File), StoreError> {
     let user = format!("{user} (pid {})", std::process::id());
     loop {
-        let name = format!("{:016x}", u64::from_le_bytes(crate::store::random(users)?));
+        let name = format!("{:016x}", u64::from_le_bytes(crate::temporary::random(users)?));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let fail = |error| StoreError::io("writing", users.path_of(&name), error);
         let mut file = match users.file(&name, flags) {

@@ -24,7 +24,8 @@ use super::upper::{read_file_entry, walk_tree};
 use crate::digest::LayerId;
 use crate::directory::remove_tree;
 use crate::error::StoreError;
-use crate::store::{Store, TempDir};
+use crate::store::Store;
+use crate::temporary::TempDir;
 use crate::tree::Tree;
 use crate::view::View;
 

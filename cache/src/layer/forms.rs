@@ -379,7 +379,7 @@ impl Layer {
         }
     }
 
-    pub(super) fn stage_tree(&self) -> Result<(crate::store::TempDir, PathBuf), StoreError> {
+    pub(super) fn stage_tree(&self) -> Result<(crate::temporary::TempDir, PathBuf), StoreError> {
         let staged = self.0.store.temp_dir()?;
         let tree = staged.path().join(self.0.store.ownership().tree_name());
         fs::create_dir(&tree).map_err(|error| StoreError::io("creating", &tree, error))?;

@@ -11,7 +11,8 @@ use super::record::LayerRecord;
 use super::survival::mark_new;
 use crate::digest::LayerId;
 use crate::error::StoreError;
-use crate::store::{Store, TempDir};
+use crate::store::Store;
+use crate::temporary::TempDir;
 
 /// The upper and work directory of an overlay. Dropped without commit, it leaves nothing.
 #[derive(Debug)]
