@@ -143,12 +143,6 @@ impl Store {
         *self.0.provider.write().unwrap_or_else(PoisonError::into_inner) = Some(provider);
     }
 
-    /// Looks at trees again before they are used.
-    pub(crate) fn forget_trees(&self) {
-        let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        *trees = Default::default();
-    }
-
     /// The provider of missing blobs, if there is one.
     pub fn provider(&self) -> Option<Arc<dyn BlobProvider>> {
         self.0

@@ -1,6 +1,7 @@
 //! Paths in the trees of images, walked by descriptor: whatever symbolic links a tree holds, nothing
 //! outside it is reached.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,22 @@ pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &LayerPath, flags: OFlags
         None => return Ok(rustix::fs::openat(root, ".", flags, Mode::empty())?),
     };
     Ok(rustix::fs::openat(parent, path.name(), flags, Mode::empty())?)
+}
+
+/// Opens a regular file of a tree; never waits, whatever lies there.
+pub(crate) fn open_file(root: &File, path: &LayerPath) -> io::Result<File> {
+    let file = File::from(open_beneath(
+        root.as_fd(),
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK,
+    )?);
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{path} is no regular file"),
+    ))
 }
 
 /// Opens the directory `path` below `root` component by component, only to be a starting point.

@@ -14,9 +14,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::beneath::open_file;
 use super::changes::{Change, Listing, changes};
 use super::entry::{Entry, Kind, LayerPath};
-use super::forms::{Layer, open_file};
+use super::forms::Layer;
 use super::make::is_damage;
 use super::ownership::Ownership;
 use super::unpack::Unpacker;

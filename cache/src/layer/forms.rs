@@ -6,15 +6,12 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::beneath::open_beneath;
 use super::compress::{Compression, MEDIA_TYPE_TAR};
 use super::index::LayerIndex;
 use super::make::is_damage;
-use super::ownership::Ownership;
 use super::record::{CompressedForm, LayerBlob, LayerRecord};
 use crate::digest::{ContentDigest, DiffId, Digest, KeyBuilder, LayerId};
 use crate::error::StoreError;
@@ -48,16 +45,6 @@ impl Layer {
             let source = io::Error::new(io::ErrorKind::NotFound, "the store does not have it");
             self.failed("looking for", source)
         })
-    }
-
-    /// Whether the tree form is there.
-    pub fn has_tree(&self) -> bool {
-        self.readable_tree().is_some()
-    }
-
-    /// Whether [`Layer::tree`] has nothing to make.
-    pub fn has_tree_for_steps(&self) -> bool {
-        self.existing_tree().is_some()
     }
 
     /// Its entries. Fetches the layer when nothing but its name is here.
@@ -278,42 +265,6 @@ impl Layer {
         staged.persist(&self.directory())
     }
 
-    /// The tree that steps of this process can stand on, or its twin's, if there is one and it is whole.
-    pub(super) fn existing_tree(&self) -> Option<PathBuf> {
-        self.tree_of(self.0.store.ownership())
-    }
-
-    /// A tree that this process can read, and how its owners are to be read.
-    pub(crate) fn readable_tree(&self) -> Option<(PathBuf, Ownership)> {
-        let usable = self.0.store.readable_trees();
-        usable
-            .iter()
-            .find_map(|ownership| Some((self.tree_of(*ownership)?, *ownership)))
-    }
-
-    fn tree_of(&self, ownership: Ownership) -> Option<PathBuf> {
-        self.own_tree(ownership).or_else(|| {
-            let twin = self.record().ok()?.twin?;
-            Self::named(&self.0.store, twin).own_tree(ownership)
-        })
-    }
-
-    fn own_tree(&self, ownership: Ownership) -> Option<PathBuf> {
-        let tree = self.directory().join(ownership.tree_name());
-        if self.0.store.knows_tree(self.id(), ownership) {
-            return Some(tree);
-        }
-        // One that cannot be looked at is as good as none.
-        if !tree.is_dir() || !self.is_tree_whole(&tree, ownership).unwrap_or(false) {
-            return None;
-        }
-        // What is only believed outside of the user namespace is looked at inside.
-        if rustix::process::geteuid().is_root() {
-            self.0.store.remember_tree(self.id(), ownership);
-        }
-        Some(tree)
-    }
-
     /// The blob of the uncompressed tar, if it is here.
     pub(crate) fn existing_tar(&self) -> Result<Option<PathBuf>, StoreError> {
         Ok(self
@@ -377,22 +328,6 @@ impl Layer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("reading", path, error)),
         }
-    }
-
-    pub(super) fn stage_tree(&self) -> Result<(crate::temporary::TempDir, PathBuf), StoreError> {
-        let staged = self.0.store.temp_dir()?;
-        let tree = staged.path().join(self.0.store.ownership().tree_name());
-        fs::create_dir(&tree).map_err(|error| StoreError::io("creating", &tree, error))?;
-        Ok((staged, tree))
-    }
-
-    pub(super) fn place_tree(&self, staged: &Path) -> Result<(), StoreError> {
-        let place = self.directory().join(self.0.store.ownership().tree_name());
-        // Before the tree: a tree without its mark would be removed, a mark without its tree says nothing.
-        self.mark_tree(self.0.store.ownership())?;
-        fs::rename(staged, &place).map_err(|error| StoreError::io("renaming into place", place, error))?;
-        self.0.store.remember_tree(self.id(), self.0.store.ownership());
-        Ok(())
     }
 
     pub(super) fn write_index(&self, index: &LayerIndex) -> Result<(), StoreError> {
@@ -476,53 +411,6 @@ impl CompressedForm {
 }
 
 impl Store {
-    /// The tree of the layer `id`, if this process has found it whole before; nothing is looked at again.
-    pub fn known_tree(&self, id: &LayerId) -> Option<PathBuf> {
-        let ownership = self.ownership();
-        self.knows_tree(id, ownership).then(|| {
-            self.root()
-                .join("layers")
-                .join(id.as_str())
-                .join(ownership.tree_name())
-        })
-    }
-
-    fn knows_tree(&self, id: &LayerId, ownership: Ownership) -> bool {
-        let trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees[ownership as usize].contains(id)
-    }
-
-    /// Says how trees have their owners from now on: as the namespaces that the process has entered allow.
-    pub fn set_ownership(&self, ownership: Ownership) {
-        let before = self.0.ownership.swap(ownership as u8, Ordering::Relaxed);
-        if before != ownership as u8 {
-            self.forget_trees();
-        }
-    }
-
-    /// How trees that are made now have their owners.
-    pub(crate) fn ownership(&self) -> Ownership {
-        if self.0.ownership.load(Ordering::Relaxed) == Ownership::Emulated as u8 {
-            Ownership::Emulated
-        } else {
-            Ownership::Real
-        }
-    }
-
-    /// The trees that can be read, the best first. Where there is one id, owners of other trees are unknown; before that
-    /// is decided every tree counts.
-    pub(super) fn readable_trees(&self) -> &'static [Ownership] {
-        match self.ownership() {
-            Ownership::Real => &[Ownership::Real, Ownership::Emulated],
-            Ownership::Emulated => &[Ownership::Emulated],
-        }
-    }
-
-    pub(super) fn remember_tree(&self, id: &LayerId, ownership: Ownership) {
-        let mut trees = self.0.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        trees[ownership as usize].insert(id.clone());
-    }
-
     /// The layer called `id`, which must exist.
     pub fn layer(&self, id: &LayerId) -> Result<Layer, StoreError> {
         let layer = Layer::named(self, id.clone());
@@ -599,24 +487,6 @@ impl Store {
         }
         layer.index().map(drop)
     }
-}
-
-/// Opens a regular file of a tree; never waits, whatever lies there.
-pub(crate) fn open_file(root: &fs::File, path: &super::LayerPath) -> io::Result<fs::File> {
-    use rustix::fd::AsFd;
-    use rustix::fs::OFlags;
-    let file = fs::File::from(open_beneath(
-        root.as_fd(),
-        path,
-        OFlags::RDONLY | OFlags::NONBLOCK,
-    )?);
-    if file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!("{path} is no regular file"),
-    ))
 }
 
 /// The compression that a media type names; OCI and Docker types alike.

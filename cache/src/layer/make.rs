@@ -6,9 +6,10 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::beneath::open_file;
 use super::compress::{Compression, Compressor, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
 use super::entry::Kind;
-use super::forms::{Layer, open_file};
+use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use super::pipe::{HashWriter, ThreadWriter};
 use super::receive::{Pass, Passed, index_of};

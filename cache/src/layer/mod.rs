@@ -26,11 +26,13 @@ mod tar_header;
 mod tar_member;
 mod tar_read;
 mod tar_write;
+mod trees;
 mod unpack;
 mod upper;
 mod verify;
 
 pub use assemble::{AssembleError, IndexAssembler};
+pub(crate) use beneath::open_file;
 pub use builder::LayerBuilder;
 pub use clamp::ClampedLayer;
 pub use compress::{
@@ -40,7 +42,6 @@ pub use copied::CopiedRoot;
 pub(crate) use copied::ParkedRoots;
 pub use entry::{Entry, Kind, LayerPath, Timestamp};
 pub use forms::Layer;
-pub(crate) use forms::open_file;
 pub use growth::Growth;
 pub use index::{Children, IndexDamaged, IndexEntry, LayerIndex};
 pub use ownership::Ownership;

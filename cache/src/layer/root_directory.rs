@@ -8,8 +8,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::beneath::open_file;
 use super::entry::{Entry, Kind, LayerPath};
-use super::forms::{Layer, open_file};
+use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use super::upper::walk_one_device;
 use crate::difference::{Change, ChangeKind, Times, difference};

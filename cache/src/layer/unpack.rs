@@ -13,9 +13,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::beneath::{DirectoryCursor, proc_path};
+use super::beneath::{DirectoryCursor, open_file, proc_path};
 use super::entry::{Entry, Kind, LayerPath, Timestamp};
-use super::forms::open_file;
 use super::index::{IndexEntry, LayerIndex};
 use super::ownership::{Note, Ownership, is_note, set_note, set_note_of_open};
 use super::tar_read::{TarError, TarReader};

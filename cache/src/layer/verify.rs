@@ -4,9 +4,10 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::beneath::open_file;
 use super::compress::Decompressor;
 use super::entry::{Entry, Kind};
-use super::forms::{Layer, open_file};
+use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use super::receive::index_of;
 use super::record::LayerRecord;
