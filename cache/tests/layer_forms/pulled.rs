@@ -16,7 +16,7 @@ use super::{Fixture, build, dir, entry, file, fixture, path};
 
 /// Serves blobs from memory and counts.
 #[derive(Default)]
-struct Origin {
+pub struct Origin {
     blobs: HashMap<Digest, Vec<u8>>,
     fetched: AtomicUsize,
 }
