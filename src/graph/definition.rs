@@ -1,5 +1,6 @@
 //! The graph itself: vertices in topological order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rbuild_cache::{Key, KeyBuilder};
@@ -57,18 +58,18 @@ pub struct Vertex {
 pub struct Definition {
     vertices: Vec<Vertex>,
     digests: Vec<Key>,
+    known: HashMap<Key, VertexId>,
 }
 
 impl Definition {
     /// Adds a vertex, or finds the equal one that is there. Its inputs must be ids that this definition gave.
     pub fn add(&mut self, vertex: Vertex) -> VertexId {
         let digest = self.digest_of(&vertex);
-        if let Some(known) = self.digests.iter().position(|d| *d == digest) {
-            return VertexId(known);
-        }
-        self.vertices.push(vertex);
-        self.digests.push(digest);
-        VertexId(self.vertices.len() - 1)
+        *self.known.entry(digest).or_insert_with(|| {
+            self.vertices.push(vertex);
+            self.digests.push(digest);
+            VertexId(self.vertices.len() - 1)
+        })
     }
 
     /// The vertex with this id.

@@ -141,19 +141,24 @@ impl Plan {
             .any(|result| !inputs.store.layer_exists(&result.layer))
     }
 
-    /// How many processes have to run on what the process `id` leaves, with no other process between.
-    pub(super) fn successors(&self, inputs: &Inputs<'_>, id: VertexId) -> usize {
+    /// How many processes have to run on what each process leaves, with no other process between; by index.
+    pub(super) fn successors(&self, inputs: &Inputs<'_>) -> Vec<usize> {
         let definition = inputs.definition;
-        let runs =
-            |id: VertexId| matches!(definition.vertex(id).op, Op::Exec(_)) && self.missing.contains(&id);
-        let follows = |other: &&VertexId| {
-            let mut below = definition.vertex(**other).base;
-            while let Some(next) = below.filter(|below| !runs(*below)) {
-                below = definition.vertex(next).base;
+        let mut runs = vec![false; self.cached.len()];
+        for id in &self.missing {
+            runs[id.0] = matches!(definition.vertex(*id).op, Op::Exec(_));
+        }
+        let mut successors = vec![0; self.cached.len()];
+        // The nearest process at or below each vertex.
+        let mut nearest: Vec<Option<VertexId>> = vec![None; self.cached.len()];
+        for id in definition.ids() {
+            let below = definition.vertex(id).base.and_then(|base| nearest[base.0]);
+            if let Some(below) = below.filter(|_| runs[id.0]) {
+                successors[below.0] += 1;
             }
-            runs(**other) && below == Some(id)
-        };
-        self.missing.iter().filter(follows).count()
+            nearest[id.0] = if runs[id.0] { Some(id) } else { below };
+        }
+        successors
     }
 
     /// The layers of a vertex' root file system, as far as they are there before anything runs.

@@ -3,7 +3,7 @@
 use rbuild_cache::LayerId;
 use rbuild_cache::layer::Reuse;
 
-use super::{CANDIDATES, Work};
+use super::work::{CANDIDATES, Work};
 use crate::error::BuildError;
 use crate::solver::leaks::{self, Guarded};
 use crate::solver::ops::Sources;
