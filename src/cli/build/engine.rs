@@ -5,25 +5,59 @@ use std::env;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::Digest;
 use serde_json::Value;
 
+use super::Build;
 use crate::cli::config::{docker_client, docker_directory};
 use crate::exporter::engine::Engine;
+use crate::exporter::{Output, OutputKind};
+use crate::progress::{Event, Sink as _};
 use crate::registry::Registry;
 
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
+impl Build<'_> {
+    /// Who takes what `--load` gives; looked for before the work is done. Where there is nobody, the images of the machine
+    /// are those of our store.
+    pub(super) fn engine(&self, registry: &Registry) -> anyhow::Result<Option<Engine>> {
+        let outputs = &self.options.outputs;
+        let for_docker =
+            |output: &Output| matches!(output.kind, OutputKind::Load | OutputKind::Docker { .. });
+        ensure!(
+            self.options.platforms.len() < 2 && !self.options.as_index || !outputs.iter().any(for_docker),
+            "docker exporter does not currently support exporting manifest lists: use type=oci, or give one --platform"
+        );
+        if !outputs.iter().any(|output| output.kind == OutputKind::Load) {
+            return Ok(None);
+        }
+        match find(registry)? {
+            Found::Engine(engine) => Ok(Some(engine)),
+            Found::Nobody(looked) => {
+                let message = format!(
+                    "--load: there is no docker daemon, podman or containerd to load the image into, so it is in the store of \
+                     rbuild only (looked for {looked}); -o type=docker,dest=FILE writes an archive"
+                );
+                self.progress.emit(Event::Warning {
+                    message,
+                    location: None,
+                });
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// Who is there to take an image.
-pub(super) enum Found {
+enum Found {
     Engine(Engine),
     /// Nobody: where was looked.
     Nobody(String),
 }
 
 /// The first that is there. A daemon that the user has named has to be.
-pub(super) fn find(registry: &Registry) -> anyhow::Result<Found> {
+fn find(registry: &Registry) -> anyhow::Result<Found> {
     let named = [named("DOCKER_HOST")?, docker_context()?, named("CONTAINER_HOST")?];
     if let Some((by, address)) = named.into_iter().flatten().next() {
         let Some(socket) = address.strip_prefix("unix://") else {

@@ -6,8 +6,9 @@ use anyhow::bail;
 use rbuild_cache::Store;
 use serde_json::json;
 
+use super::args::{BuildArgs, Metadata};
 use super::call::Method;
-use super::options::{BuildArgs, BuildOptions, Metadata};
+use super::options::BuildOptions;
 use super::received::ContextPlace;
 use super::{Build, Context, progress, report};
 use crate::cli::explained::{self, Format};

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
 
+use super::args::BuildArgs;
 use super::call::Method;
 use super::locked::{Holding, Locked, Pins, is_meant};
-use super::options::{BuildArgs, BuildOptions};
-use super::{Build, Context, progress, report, write_atomically};
+use super::options::BuildOptions;
+use super::{Build, Context, progress, report, result_file};
 use crate::cli::context::print;
 use crate::error::BuildError;
 use crate::progress::Renderer as _;
@@ -95,7 +96,7 @@ pub fn run(args: LockArgs, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if new != old || !path.exists() {
-        write_atomically(&path, new.text().as_bytes())?;
+        result_file::write(&path, new.text().as_bytes())?;
     }
     if options.quiet {
         return Ok(ExitCode::SUCCESS);

@@ -1,4 +1,4 @@
-//! The flags of a build: what was typed ([`BuildArgs`]) and what it means ([`BuildOptions`]).
+//! What the flags of a build mean: [`BuildArgs`] checked, with what the environment adds.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -7,18 +7,16 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rbuild_executor::{Isolation, Resources, Rlimit};
 
-use super::attesting::{self, AttestArgs};
+use super::args::{BuildArgs, Metadata};
+use super::attesting;
 use super::caching::CacheArgs;
 use super::call::{Call, Method};
-use super::confinement::ConfinementArgs;
 use super::dockerfile::DockerfileSource;
-use super::handed::HandedArgs;
 use super::locked::LockedArgs;
-use super::network::{NetworkArgs, NetworkOptions};
+use super::network::NetworkOptions;
 use super::received::{ContextPlace, is_web};
 use super::reception::ReceptionArgs;
-use super::resources::ResourceArgs;
-use super::space::{SpaceLimits, size};
+use super::space::SpaceLimits;
 use crate::attestation::Wanted;
 use crate::exporter::{Annotation, Output, OutputKind};
 use crate::frontend::{BuildRequest, Entitlement, NamedContext};
@@ -30,130 +28,6 @@ use crate::source::agent::AgentSource;
 use crate::source::image::PullPolicy;
 use crate::source::leak::SecretScan;
 use crate::source::secret::SecretSource;
-
-/// Build an image from a Dockerfile
-#[derive(Debug, clap::Args)]
-pub struct BuildArgs {
-    /// Name of the image, several times for several names
-    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
-    tags: Vec<String>,
-    /// Dockerfile, relative to the current directory, or in a context that is no directory; an address; `-` for standard input [default: PATH/Dockerfile]
-    #[arg(short, long, value_name = "PATH|URL|-")]
-    file: Option<String>,
-    /// Ignore file to use instead of .dockerignore
-    #[arg(long, value_name = "PATH")]
-    ignorefile: Option<PathBuf>,
-    /// What counts of the files of a directory: raw, all metadata; git, only whether they are executable
-    #[arg(long, value_name = "MODE", default_value = "raw")]
-    context_mode: Metadata,
-    /// Value of an ARG; without `=` it is taken from the environment
-    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
-    build_args: Vec<String>,
-    /// Directory, docker-image://NAME, oci-layout://DIR[:TAG], a Git repository or the address of a file to use for a stage or image of this name
-    #[arg(long = "build-context", value_name = "NAME=VALUE")]
-    build_contexts: Vec<String>,
-    /// Stage to build, by name or number [default: the last one]
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
-    #[command(flatten)]
-    caching: CacheArgs,
-    /// Ask the registry for every base image, also for those in the store
-    #[arg(long)]
-    pull: bool,
-    #[command(flatten)]
-    locked: LockedArgs,
-    /// Platforms of the image, for example linux/amd64,linux/arm64 [default: that of this machine]
-    #[arg(
-        long,
-        value_name = "OS/ARCH",
-        env = "DOCKER_DEFAULT_PLATFORM",
-        hide_env = true
-    )]
-    platform: Vec<String>,
-    /// Label of the image
-    #[arg(long = "label", value_name = "NAME[=VALUE]")]
-    labels: Vec<String>,
-    /// Annotation, for example manifest[linux/arm64]:NAME=VALUE; on manifest, index, manifest-descriptor or index-descriptor
-    #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE")]
-    annotations: Vec<String>,
-    /// Where the result goes, for example type=oci,dest=image.tar [default: the local store]
-    #[arg(short, long = "output", value_name = "OUTPUT")]
-    outputs: Vec<String>,
-    /// Push the image, as -o type=registry does
-    #[arg(long)]
-    push: bool,
-    /// Also put the image into the docker daemon, podman or containerd of this machine, as -o type=docker does
-    #[arg(long)]
-    load: bool,
-    /// File to write the image id to
-    #[arg(long, value_name = "FILE")]
-    iidfile: Option<PathBuf>,
-    #[command(flatten)]
-    attesting: AttestArgs,
-    /// Print nothing but the image id
-    #[arg(short, long)]
-    quiet: bool,
-    /// How progress is shown: auto, tty, plain or quiet
-    #[arg(long, value_name = "MODE", env = "BUILDKIT_PROGRESS", hide_env = true)]
-    progress: Option<Mode>,
-    #[command(flatten)]
-    network: NetworkArgs,
-    /// What RUN steps may do beyond the usual: network.host or security.insecure
-    #[arg(long, value_name = "RIGHT")]
-    allow: Vec<Entitlement>,
-    /// Resource limit of RUN steps
-    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
-    ulimits: Vec<Rlimit>,
-    #[command(flatten)]
-    handed: HandedArgs,
-    #[command(flatten)]
-    confinement: ConfinementArgs,
-    #[command(flatten)]
-    resources: ResourceArgs,
-    /// What the store may take on its disk: before and after the build and between its steps, what is worth least goes
-    #[arg(long, value_name = "SIZE", env = "RBUILD_STORE_MAX", hide_env_values = true, value_parser = size)]
-    store_max: Option<u64>,
-    /// What has to stay free on the disk of the store
-    #[arg(long, value_name = "SIZE", env = "RBUILD_MIN_FREE", hide_env_values = true, value_parser = size)]
-    min_free: Option<u64>,
-    /// Steps that run at the same time, 0 for no limit [default: up to 32 RUN, and as many COPY as there are processors]
-    #[arg(long, value_name = "NUMBER")]
-    jobs: Option<usize>,
-    /// How RUN steps are kept apart from the machine: auto, userns, userns-single, root or chroot
-    #[arg(
-        long,
-        value_name = "TIER",
-        default_value = "auto",
-        env = "RBUILD_ISOLATION",
-        hide_env = true
-    )]
-    isolation: Isolation,
-    /// Look for what is doubtful or wrong in the Dockerfile instead of building: --call=check
-    #[arg(long, conflicts_with = "call")]
-    check: bool,
-    /// Ask something of the Dockerfile: build, check, outline or targets, with ,format=text, json or (check) sarif
-    #[arg(
-        long,
-        value_name = "METHOD",
-        default_value = "build",
-        hide_default_value = true
-    )]
-    call: Call,
-    #[command(flatten)]
-    reception: ReceptionArgs,
-    /// The build context: a directory, a Git repository (URL.git[#REF[:DIR]]), the address of an archive or a Dockerfile, or `-` for one on standard input
-    #[arg(value_name = "PATH|URL|-")]
-    context: String,
-}
-
-/// `--context-mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Metadata {
-    /// All that the file system has.
-    Raw,
-    /// What git keeps.
-    Git,
-}
 
 /// What the flags mean.
 #[derive(Debug)]
@@ -226,17 +100,6 @@ pub struct BuildOptions {
     /// `--jobs`.
     pub jobs: Jobs,
     source_date_epoch: Option<i64>,
-}
-
-impl BuildArgs {
-    /// Whether something is to be made of the image.
-    pub(super) fn makes_something(&self) -> bool {
-        !self.outputs.is_empty()
-            || self.push
-            || self.load
-            || self.iidfile.is_some()
-            || self.attesting.metadata_file.is_some()
-    }
 }
 
 impl BuildOptions {
