@@ -74,6 +74,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of all commands")]
 struct Global {
     /// Directory of the store [default: $XDG_DATA_HOME/rbuild]
     #[arg(
@@ -93,7 +94,7 @@ struct Global {
         value_name = "FILE"
     )]
     config: Option<PathBuf>,
-    /// Speak to this registry without TLS, or with a certificate that nobody vouches for
+    /// Talk to this registry without TLS, or with a certificate that nobody vouches for
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
     /// Most bytes that one archive or layer may become when it is decompressed [default: 1 GiB, 4 GiB for a layer, and beyond that 250 times what it is compressed]

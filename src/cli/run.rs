@@ -32,7 +32,7 @@ use crate::solver::trial::{self, Trial};
 /// `rbuild run IMAGE [COMMAND...]`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// Hand on standard input
+    /// Pass standard input on to the command
     #[arg(short, long)]
     interactive: bool,
     /// Give the command a terminal
@@ -65,10 +65,6 @@ pub struct RunArgs {
     /// Host name inside
     #[arg(long, value_name = "NAME", default_value = "rbuild")]
     hostname: String,
-    #[command(flatten)]
-    network: NetworkArgs,
-    #[command(flatten)]
-    resources: ResourceArgs,
     /// Of an image of several platforms, which one [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -92,6 +88,10 @@ pub struct RunArgs {
         allow_hyphen_values = true
     )]
     words: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
+    resources: ResourceArgs,
 }
 
 impl RunArgs {

@@ -33,17 +33,18 @@ const SCAN: &str = "BUILDKIT_SBOM_SCAN_";
 
 /// Flags of a build.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
 pub struct AttestArgs {
-    /// What is to be said of the result: type=provenance,mode=min or max, or type=sbom; with inline=true in the index of the image
+    /// Attestation of the result: type=provenance,mode=min or max, or type=sbom; with inline=true in the index of the image
     #[arg(long, value_name = "ATTESTATION")]
     attest: Vec<String>,
-    /// How the result came about: true (as mode=max), false, mode=min or mode=max [default: false]
+    /// Provenance attestation, how the result came about: true (as mode=max), false, mode=min or mode=max [default: false]
     #[arg(long, value_name = "MODE")]
     provenance: Option<String>,
-    /// Which packages are in the result: true or false [default: false]
+    /// SBOM attestation, which packages are in the result: true or false [default: false]
     #[arg(long, value_name = "BOOL")]
     sbom: Option<String>,
-    /// File to write what was made to, as JSON
+    /// JSON file to write digests, names and provenance of the result to
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
 }

@@ -6,6 +6,7 @@ use crate::cli::human::parse_duration;
 
 /// Flags of a build.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Cache")]
 pub struct CacheArgs {
     /// Do not use the cache; results are still kept in it
     #[arg(long)]
@@ -21,7 +22,7 @@ pub struct CacheArgs {
     /// Do not use results of steps that ran longer ago than this, for example 24h; 0 uses none
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     pub cache_ttl: Option<Duration>,
-    /// Tell in the end why each step ran that did (also later: rbuild why)
+    /// Tell at the end, of each step that ran, why it did (also later: rbuild why)
     #[arg(long)]
     pub explain: bool,
 }

@@ -14,6 +14,7 @@ const MAX_PROFILE: u64 = 1 << 20;
 
 /// Flags of a build.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "RUN steps")]
 pub struct ConfinementArgs {
     /// Capability that RUN steps get in addition, for example SYS_PTRACE, or ALL
     #[arg(long = "cap-add", value_name = "NAME", value_delimiter = ',')]

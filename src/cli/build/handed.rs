@@ -12,11 +12,12 @@ use crate::source::secret::SecretSource;
 
 /// Flags of a build.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "RUN steps")]
 pub struct HandedArgs {
     /// Secret for RUN --mount=type=secret: id=NAME with src=FILE or env=VARIABLE
     #[arg(long = "secret", value_name = "id=NAME,src=FILE")]
     pub secrets: Vec<SecretSource>,
-    /// Ssh agent for RUN --mount=type=ssh: default (that of SSH_AUTH_SOCK), or a name with a socket or keys
+    /// SSH agent for RUN --mount=type=ssh: default (that of SSH_AUTH_SOCK), or a name with a socket or keys
     #[arg(long = "ssh", value_name = "default|ID=SOCKET|ID=KEY[,KEY]")]
     pub agents: Vec<AgentSource>,
     /// Directory or file of this machine to mount in every RUN; options: ro, rw, O (what is written is thrown away)

@@ -23,6 +23,7 @@ use crate::source::remote::Remotes;
 
 /// The flags about the lock file.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Sources")]
 pub struct LockedArgs {
     /// Build from what the lock file has (see `rbuild lock`): no name is looked up, and what is not in it or has changed is an error
     #[arg(long)]

@@ -11,28 +11,29 @@ use crate::graph::NetworkMode;
 
 /// The network of RUN steps
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// Network of RUN steps that name none: default (one of the build's own where pasta or slirp4netns is installed),
+    /// Network of steps whose RUN says nothing else: default (one of their own where pasta or slirp4netns is installed),
     /// none or host
     #[arg(long, value_name = "MODE", default_value = "default", value_parser = mode)]
     network: NetworkMode,
-    /// Line of /etc/hosts in RUN steps; the address may be host-gateway, for this machine
+    /// Line of /etc/hosts; the address may be host-gateway, for this machine
     #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',')]
     add_hosts: Vec<String>,
-    /// Name server of RUN steps, in place of this machine's
+    /// Name server, in place of this machine's
     #[arg(long = "dns", value_name = "IP", value_delimiter = ',')]
     dns: Vec<IpAddr>,
-    /// Search domain of RUN steps, in place of this machine's; `.` for none
+    /// Search domain, in place of this machine's; `.` for none
     #[arg(long = "dns-search", value_name = "DOMAIN", value_delimiter = ',', value_parser = word)]
     dns_search: Vec<String>,
-    /// Option of the resolver of RUN steps, in place of this machine's
+    /// Option of the resolver, in place of this machine's
     #[arg(long = "dns-option", alias = "dns-opt", value_name = "OPTION", value_delimiter = ',', value_parser = word)]
     dns_options: Vec<String>,
-    /// Proxies of RUN steps: `true` for those of this process's environment, `false` for none [default: those that
+    /// Proxies: `true` for those of this process's environment, `false` for none [default: those that
     /// docker's config.json has]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     http_proxy: Option<bool>,
-    /// Certificates (PEM) that RUN steps trust beside those of their image; nothing of them stays in the image
+    /// Certificates (PEM) that steps trust beside those of their image; nothing of them stays in the image
     #[arg(long, value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
 }

@@ -7,6 +7,7 @@ use crate::cli::human;
 
 /// Flags of a build.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Sources")]
 pub struct ReceptionArgs {
     /// Most bytes of a context that is no directory, packed and unpacked, for example 500m [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = human::size_argument)]

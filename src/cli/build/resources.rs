@@ -7,23 +7,24 @@ use crate::cli::human::parse_size;
 
 /// Flags of a build.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Resource limits")]
 pub struct ResourceArgs {
-    /// Memory that each RUN step may use, for example 512m
+    /// Memory of each step, for example 512m
     #[arg(short, long, value_name = "SIZE")]
     memory: Option<String>,
     /// Memory and swap space together, -1 for as much swap space as there is
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     memory_swap: Option<String>,
-    /// Processors that each RUN step may use, for example 1.5
+    /// Processors of each step, for example 1.5
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["cpu_period", "cpu_quota"])]
     cpus: Option<String>,
-    /// Weight of RUN steps against others where processors are short [default: 1024]
+    /// Weight against other processes where processors are short [default: 1024]
     #[arg(short, long, value_name = "WEIGHT")]
     cpu_shares: Option<String>,
     /// Microseconds of a scheduling period
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<String>,
-    /// Microseconds of processor time of each RUN step in a period
+    /// Microseconds of processor time in a period
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_quota: Option<String>,
     /// Processors to run on, for example 0-3,6
@@ -32,7 +33,7 @@ pub struct ResourceArgs {
     /// Memory nodes to use, for example 0,1
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Processes and threads that each RUN step may have
+    /// Processes and threads of each step
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<String>,
     /// Limits as NAME=VALUE,...: the flags above without their dashes, for example memory=1g,cpus=2
