@@ -55,10 +55,7 @@ pub fn assemble(
     let facts = read_config(&image.config, image.layers.len())
         .map_err(anyhow::Error::msg)
         .context("reading the config of the built image")?;
-    let compression = encoding
-        .codec
-        .or(default)
-        .map(|codec| compression(codec, encoding.level));
+    let compression = encoding.compression(default);
     let layers = image
         .layers
         .iter()
@@ -183,15 +180,6 @@ impl Assembled {
             names: names.to_vec(),
             annotations: self.descriptor_annotations,
         }
-    }
-}
-
-/// Codec and level as the store takes them.
-pub fn compression(codec: Codec, level: Option<i32>) -> Compression {
-    match codec {
-        Codec::Uncompressed => Compression::Uncompressed,
-        Codec::Gzip => Compression::Gzip(level.and_then(|l| u32::try_from(l).ok()).unwrap_or(6)),
-        Codec::Zstd => Compression::Zstd(level.unwrap_or(3)),
     }
 }
 

@@ -166,8 +166,7 @@ fn one(
             exported.devices = write_directory(context, image, dest, output)?;
         }
         OutputKind::Image { store: keep, push } => {
-            // Compressed bytes are only for those who get them over a network.
-            let default = push.then_some(Codec::Gzip);
+            let default = output.kind.default_codec();
             image::refuse_index_annotations(&output.encoding, image)?;
             let assembled = image::assemble(store, image, &output.encoding, default)?;
             image::put(store, image, &assembled)?;
@@ -192,7 +191,7 @@ fn one(
             };
             image::refuse_index_annotations(&output.encoding, image)?;
             // As they are: nothing is sent over a network.
-            let assembled = image::assemble(store, image, &output.encoding, None)?;
+            let assembled = image::assemble(store, image, &output.encoding, output.kind.default_codec())?;
             image::ensure_blobs(store, image, &assembled)?;
             exported.manifest = Some(assembled.descriptor.clone());
             let archived = [Archived::Image(assembled.into_archive(image, names))];
@@ -205,7 +204,7 @@ fn one(
         }
         OutputKind::Oci { .. } | OutputKind::Docker { .. } => {
             image::refuse_index_annotations(&output.encoding, image)?;
-            let assembled = image::assemble(store, image, &output.encoding, Some(Codec::Gzip))?;
+            let assembled = image::assemble(store, image, &output.encoding, output.kind.default_codec())?;
             image::ensure_blobs(store, image, &assembled)?;
             exported.manifest = Some(assembled.descriptor.clone());
             let attached = attached::beside(store, image, &assembled.descriptor, names)?;
@@ -240,7 +239,7 @@ fn several(
             }
         }
         OutputKind::Image { store: keep, push } => {
-            let default = push.then_some(Codec::Gzip);
+            let default = output.kind.default_codec();
             let assembled = index::assemble(store, images, names, &output.encoding, default)?;
             let mut attached = Vec::with_capacity(images.len());
             for (image, assembled) in images.iter().zip(&assembled.images) {
@@ -284,7 +283,13 @@ fn several(
             bail!("docker exporter does not currently support exporting manifest lists: use type=oci")
         }
         OutputKind::Oci { .. } => {
-            let assembled = index::assemble(store, images, names, &output.encoding, Some(Codec::Gzip))?;
+            let assembled = index::assemble(
+                store,
+                images,
+                names,
+                &output.encoding,
+                output.kind.default_codec(),
+            )?;
             let mut attached = Vec::new();
             for (image, assembled) in images.iter().zip(&assembled.images) {
                 image::ensure_blobs(store, image, assembled)?;

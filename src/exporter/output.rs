@@ -9,6 +9,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use rbuild_cache::layer::Compression;
+
 use super::annotation::Annotation;
 use attributes::{Draft, TYPES};
 pub use attributes::{csv_fields, parse_bool};
@@ -81,6 +83,16 @@ pub enum OutputKind {
     CacheOnly,
 }
 
+impl OutputKind {
+    /// The compression of layers when nobody names one: compressed bytes are only for those who get them over a network.
+    pub(super) fn default_codec(&self) -> Option<Codec> {
+        match self {
+            Self::Image { push: true, .. } | Self::Oci { .. } | Self::Docker { .. } => Some(Codec::Gzip),
+            Self::Image { .. } | Self::Load | Self::Tar { .. } | Self::Local { .. } | Self::CacheOnly => None,
+        }
+    }
+}
+
 /// A file, a directory or standard output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
@@ -125,6 +137,18 @@ impl Default for Encoding {
             oci_media_types: true,
             annotations: Vec::new(),
         }
+    }
+}
+
+impl Encoding {
+    /// Codec and level as the store takes them; `default` is the codec when none is named.
+    pub(super) fn compression(&self, default: Option<Codec>) -> Option<Compression> {
+        let level = self.level;
+        Some(match self.codec.or(default)? {
+            Codec::Uncompressed => Compression::Uncompressed,
+            Codec::Gzip => Compression::Gzip(level.and_then(|l| u32::try_from(l).ok()).unwrap_or(6)),
+            Codec::Zstd => Compression::Zstd(level.unwrap_or(3)),
+        })
     }
 }
 
@@ -223,6 +247,11 @@ pub enum OutputError {
 }
 
 impl Output {
+    /// What layers are compressed by; `None` where each goes out, or stays, in the form that it has.
+    pub fn compression(&self) -> Option<Compression> {
+        self.encoding.compression(self.kind.default_codec())
+    }
+
     /// Keeps the image in the local store under the names of `--tag`: what a build without `-o` does.
     pub fn store() -> Self {
         Self::of(OutputKind::Image {

@@ -4,6 +4,7 @@
 //! A vertex runs only after its inputs; equal steps of other processes on the same store run once
 //! (the lock of the step's key); the first failure cancels the rest. Only this room calls the executor.
 
+pub mod beside;
 pub mod exec;
 pub mod foreign;
 pub mod keys;

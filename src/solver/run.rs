@@ -10,6 +10,7 @@ use std::time::Instant;
 use rbuild_cache::{Key, LayerId, Store};
 use rbuild_executor::{Cancel, Executor};
 
+use super::beside::{Beside, ImageForms};
 use super::order::{self, Running};
 use super::plan::recorded;
 use super::{Inputs, Plan, StepResult, interrupted};
@@ -49,12 +50,14 @@ impl Solved {
     }
 }
 
-/// Runs all that `plan` misses. `executor` may be `None` when the plan has no process to run.
+/// Runs all that `plan` misses. `executor` may be `None` when the plan has no process to run. What `exported` wants of
+/// layers that are there is made beside that.
 pub fn run(
     inputs: &Inputs<'_>,
     plan: &Plan,
     executor: Option<&Executor>,
     cancel: &Cancel,
+    exported: &ImageForms,
 ) -> Result<Solved, BuildError> {
     let count = plan.cached.len();
     let run = Run {
@@ -70,9 +73,14 @@ pub fn run(
         }),
         changed: Condvar::new(),
         successors: plan.successors(inputs),
+        beside: Beside::new(inputs.store, exported, inputs.clamp),
     };
     run.report_known();
-    run.all()?;
+    if plan.is_complete() {
+        run.all()?;
+    } else {
+        run.beside.while_running(|| run.all())?;
+    }
     let layers = |id: &VertexId| Ok((*id, inputs.stack(*id, |id| run.results[id.0].get())?));
     let layers = inputs
         .results
@@ -93,6 +101,7 @@ struct Run<'a> {
     changed: Condvar,
     /// By index: see [`Plan::successors`].
     successors: Vec<usize>,
+    beside: Beside<'a>,
 }
 
 struct Queue {
@@ -113,7 +122,7 @@ impl<'a> Run<'a> {
     fn report_known(&self) {
         for id in self.inputs.definition.ids() {
             if let Some(result) = &self.plan.cached[id.0] {
-                let _ = self.results[id.0].set(result.clone());
+                self.keep(id, result.clone());
             }
             let vertex = self.inputs.definition.vertex(id);
             let local = matches!(vertex.op, Op::Local(_));
@@ -162,6 +171,11 @@ impl<'a> Run<'a> {
         })
     }
 
+    fn keep(&self, id: VertexId, result: StepResult) {
+        self.beside.has_layer(id, &result.layer);
+        let _ = self.results[id.0].set(result);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,11 +221,11 @@ impl<'a> Run<'a> {
         let mut queue = self.lock();
         let outcome = match found {
             Ok(Found::Cached(result)) => {
-                let _ = self.results[id.0].set(result);
+                self.keep(id, result);
                 VertexOutcome::Cached
             }
             Ok(Found::Made(result)) => {
-                let _ = self.results[id.0].set(result);
+                self.keep(id, result);
                 VertexOutcome::Done
             }
             Err(_) if queue.failure.is_some() || self.cancel.is_cancelled() => VertexOutcome::Canceled,

@@ -49,7 +49,7 @@ fn the_longest_way_goes_first() {
         let dockerfile = format!(
             "FROM base AS slow\nCOPY in /in\n{}FROM base AS deep\nCOPY in /in\n{}{}FROM base\n\
              COPY --from=slow /in /slow\nCOPY --from=deep /in /deep\n",
-            step("slow", "sleep 0.8"),
+            step("slow", "sleep 2"),
             step("one", "true"),
             step("two", "true"),
         );
@@ -86,5 +86,69 @@ fn a_failure_ends_what_else_runs() {
         );
         assert_eq!(log, ["+slow"]);
         assert!(began.elapsed() < Duration::from_secs(60));
+    });
+}
+
+/// A step that ends well once a file of the store is `wanted`, a test of `$blob`.
+fn wait_for_blob(wanted: &str) -> String {
+    format!(
+        "RUN for i in $(seq 300); do for blob in /blobs/*; do if {wanted}; then exit 0; fi; done; sleep 0.1; done; exit 9\n"
+    )
+}
+
+/// Shows all blobs of the store to steps, at /blobs.
+fn blobs(env: &Env) -> String {
+    format!("{}:/blobs:ro", env.store().join("blobs/sha256").display())
+}
+
+#[test]
+fn layers_are_compressed_while_later_steps_run() {
+    as_every_user(|env| {
+        env.base();
+        let gzip = "zcat $blob 2>/dev/null | grep -q word-in-layer";
+        let zstd = "[ \"$(od -An -tx1 -N4 $blob)\" = ' 28 b5 2f fd' ]";
+        for (name, compression, wanted) in [("gzip", "gzip", gzip), ("zstd", "zstd", zstd)] {
+            // Of the base only one layer comes compressed, by gzip.
+            let dockerfile = format!(
+                "FROM base\nRUN echo word-in-layer > /{name}; touch -d @0 /{name}\n{}",
+                wait_for_blob(wanted)
+            );
+            let archive = env.path(name);
+            let output = format!(
+                "type=oci,tar=false,compression={compression},dest={}",
+                archive.display()
+            );
+            env.build(name, &dockerfile, &["-v", &blobs(env), "-o", &output])
+                .ok();
+            // What a later step found is what was exported.
+            let exported = env
+                .build(name, &dockerfile, &["-v", &blobs(env), "-o", &output])
+                .ok();
+            assert_eq!(exported.count("CACHED"), 2, "{}", exported.stderr);
+        }
+    });
+}
+
+#[test]
+fn only_what_is_exported_is_compressed() {
+    as_every_user(|env| {
+        env.base();
+        let found = |word: &str| format!("zcat $blob 2>/dev/null | grep -q {word}");
+        let none = format!(
+            "RUN for blob in /blobs/*; do if {}; then exit 9; fi; done\n",
+            found("first-layer")
+        );
+        // Nothing is for an image that stays in the store.
+        let dockerfile = format!("FROM base\nRUN echo first-layer > /in\nRUN sleep 0.5\n{none}");
+        env.build("kept", &dockerfile, &["-v", &blobs(env)]).ok();
+        // Nor what a stage has that is only read, though it was there first.
+        let dockerfile = format!(
+            "FROM base AS read\nRUN echo first-layer > /first\nFROM base\nCOPY --from=read /etc/group /\n\
+             RUN echo last-layer > /last\n{}{none}",
+            wait_for_blob(&found("last-layer"))
+        );
+        let output = format!("type=oci,dest={}", env.path("oci.tar").display());
+        env.build("read", &dockerfile, &["-v", &blobs(env), "-o", &output])
+            .ok();
     });
 }

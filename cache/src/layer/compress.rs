@@ -6,13 +6,13 @@
 //! Members share no window, which costs less than half a percent; libdeflate, which compresses whole buffers only, gives
 //! back more than that, in a third of zlib's time. The workers of libzstd cut by size as well.
 
-use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+mod gzip;
 
-use libdeflater::CompressionLvl;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use super::pace::{self, Pace};
+use gzip::GzipBlocks;
 
 /// Media type of an uncompressed layer.
 pub const MEDIA_TYPE_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -21,8 +21,6 @@ pub const MEDIA_TYPE_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Media type of a zstd layer.
 pub const MEDIA_TYPE_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
-/// Input of a member of gzip. Part of the format: another size gives other bytes.
-const GZIP_BLOCK: usize = 1 << 20;
 /// Input of one worker of zstd at a time. Part of the format: another size gives other bytes.
 const ZSTD_JOB: u32 = 4 << 20;
 /// Largest zstd window that is accepted, 128 MiB: as much memory as a stream can ask for.
@@ -86,7 +84,10 @@ pub(super) fn default_threads() -> usize {
 }
 
 /// A writer that compresses into another one. It must be finished: what was only dropped is cut off.
-pub struct Compressor<W: Write>(Encoder<W>);
+pub struct Compressor<W: Write> {
+    encoder: Encoder<W>,
+    pace: Option<Arc<Pace>>,
+}
 
 enum Encoder<W: Write> {
     Plain(W),
@@ -96,7 +97,9 @@ enum Encoder<W: Write> {
 
 impl<W: Write> std::fmt::Debug for Compressor<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Compressor").finish_non_exhaustive()
+        f.debug_struct("Compressor")
+            .field("pace", &self.pace)
+            .finish_non_exhaustive()
     }
 }
 
@@ -108,10 +111,28 @@ impl<W: Write> Compressor<W> {
 
     /// As [`Compressor::new`] with a given number of threads, which changes no byte.
     pub fn with_threads(out: W, compression: Compression, threads: usize) -> io::Result<Self> {
+        Self::with_pace(out, compression, threads, None)
+    }
+
+    /// Compresses beside other work, the same bytes. gzip goes on at full speed when that work ends; zstd, whose
+    /// threads are its own, is given up then.
+    pub(super) fn beside(out: W, compression: Compression, pace: &Arc<Pace>) -> io::Result<Self> {
+        Self::with_pace(out, compression, default_threads(), Some(Arc::clone(pace)))
+    }
+
+    fn with_pace(
+        out: W,
+        compression: Compression,
+        threads: usize,
+        pace: Option<Arc<Pace>>,
+    ) -> io::Result<Self> {
         let threads = threads.max(1);
-        Ok(Self(match compression {
+        let encoder = match compression {
             Compression::Uncompressed => Encoder::Plain(out),
-            Compression::Gzip(level) => Encoder::Gzip(GzipBlocks::new(out, level.min(9), threads)?),
+            Compression::Gzip(level) => {
+                let pace = pace.clone();
+                Encoder::Gzip(GzipBlocks::new(out, level.min(9), threads, pace)?)
+            }
             Compression::Zstd(level) => {
                 let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
                 // One worker is not the same as none: without workers the bytes are others.
@@ -120,12 +141,13 @@ impl<W: Write> Compressor<W> {
                 encoder.include_checksum(true)?;
                 Encoder::Zstd(Box::new(encoder))
             }
-        }))
+        };
+        Ok(Self { encoder, pace })
     }
 
     /// Writes what is left and the trailer.
     pub fn finish(self) -> io::Result<W> {
-        match self.0 {
+        match self.encoder {
             Encoder::Plain(mut out) => {
                 out.flush()?;
                 Ok(out)
@@ -138,9 +160,12 @@ impl<W: Write> Compressor<W> {
 
 impl<W: Write> Write for Compressor<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.0 {
+        match &mut self.encoder {
             Encoder::Plain(out) => out.write(bytes),
             Encoder::Gzip(blocks) => blocks.write(bytes),
+            Encoder::Zstd(_) if self.pace.as_ref().is_some_and(|pace| !pace.is_beside()) => {
+                Err(pace::given_up())
+            }
             Encoder::Zstd(encoder) => encoder.write(bytes),
         }
     }
@@ -149,152 +174,6 @@ impl<W: Write> Write for Compressor<W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// One block on its way.
-struct Job {
-    input: Vec<u8>,
-    output: Vec<u8>,
-    result: SyncSender<io::Result<Job>>,
-}
-
-struct GzipBlocks<W> {
-    out: W,
-    /// What was written since the last full block.
-    input: Vec<u8>,
-    empty: bool,
-    workers: Workers,
-    /// Results in the order of the blocks.
-    pending: VecDeque<Receiver<io::Result<Job>>>,
-    /// Jobs that may be on their way at once: what bounds the memory.
-    depth: usize,
-    spare: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-/// The compressing threads, which end with their owner: the process may be about to enter a namespace.
-struct Workers {
-    jobs: Option<SyncSender<Job>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.jobs = None;
-        for thread in self.threads.drain(..) {
-            // Its results were collected or are not wanted any more.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl<W: Write> GzipBlocks<W> {
-    fn new(out: W, level: u32, threads: usize) -> io::Result<Self> {
-        let level = i32::try_from(level).unwrap_or(i32::MAX);
-        let level = CompressionLvl::new(level).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let (jobs, queue) = sync_channel::<Job>(threads);
-        let queue = Arc::new(Mutex::new(queue));
-        let threads = (0..threads)
-            .map(|_| {
-                let queue = queue.clone();
-                std::thread::Builder::new()
-                    .name("gzip".to_owned())
-                    .spawn(move || {
-                        loop {
-                            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                            let Ok(job) = job else { return };
-                            let result = job.result.clone();
-                            // Nobody waits for it any more when the writer was dropped.
-                            let _ = result.send(job.run(level));
-                        }
-                    })
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self {
-            out,
-            input: Vec::new(),
-            empty: true,
-            depth: threads.len() + 2,
-            workers: Workers {
-                jobs: Some(jobs),
-                threads,
-            },
-            pending: VecDeque::new(),
-            spare: Vec::new(),
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = bytes.len().min(GZIP_BLOCK - self.input.len());
-        self.input.extend_from_slice(&bytes[..length]);
-        if self.input.len() == GZIP_BLOCK {
-            self.submit()?;
-        }
-        Ok(length)
-    }
-
-    fn submit(&mut self) -> io::Result<()> {
-        if self.pending.len() == self.depth {
-            self.collect()?;
-        }
-        let (mut next, output) = self.spare.pop().unwrap_or_default();
-        next.clear();
-        let input = std::mem::replace(&mut self.input, next);
-        let (result, receiver) = sync_channel(1);
-        self.empty = false;
-        self.pending.push_back(receiver);
-        self.workers
-            .jobs
-            .as_ref()
-            .and_then(|jobs| {
-                jobs.send(Job {
-                    input,
-                    output,
-                    result,
-                })
-                .ok()
-            })
-            .ok_or_else(gone)
-    }
-
-    /// Writes the oldest block.
-    fn collect(&mut self) -> io::Result<()> {
-        if let Some(receiver) = self.pending.pop_front() {
-            let job = receiver.recv().map_err(|_| gone())??;
-            self.out.write_all(&job.output)?;
-            self.spare.push((job.input, job.output));
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<W> {
-        // Nothing at all is one empty member: no bytes are no gzip file.
-        if self.empty || !self.input.is_empty() {
-            self.submit()?;
-        }
-        while !self.pending.is_empty() {
-            self.collect()?;
-        }
-        self.out.flush()?;
-        Ok(self.out)
-    }
-}
-
-impl Job {
-    fn run(mut self, level: CompressionLvl) -> io::Result<Self> {
-        // A fresh one for each block, so that no block can depend on which thread had which before.
-        let mut compressor = libdeflater::Compressor::new(level);
-        self.output
-            .resize(compressor.gzip_compress_bound(self.input.len()), 0);
-        let length = compressor
-            .gzip_compress(&self.input, &mut self.output)
-            .map_err(io::Error::other)?;
-        self.output.truncate(length);
-        Ok(self)
-    }
-}
-
-fn gone() -> io::Error {
-    io::Error::other("a compressing thread is gone")
 }
 
 /// Reads a layer blob uncompressed, whichever of gzip, zstd or nothing it is compressed by: its first bytes say it.
@@ -362,6 +241,7 @@ impl<R: Read> Read for Decompressor<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::gzip::GZIP_BLOCK;
     use super::*;
     use crate::digest::Digest;
 

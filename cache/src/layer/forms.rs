@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::compress::{Compression, MEDIA_TYPE_TAR};
+use super::compress::MEDIA_TYPE_TAR;
 use super::index::LayerIndex;
 use super::make::is_damage;
 use super::record::{CompressedForm, LayerBlob, LayerRecord};
@@ -123,75 +123,6 @@ impl Layer {
         match pulled {
             Some(form) => Ok(form.into_blob()),
             None => self.tar_blob(),
-        }
-    }
-
-    /// A blob compressed as asked. A pulled or already made blob of the same media type is taken as it is, unless
-    /// `force` asks for exactly what `compression` says.
-    pub fn compressed(&self, compression: &Compression, force: bool) -> Result<LayerBlob, StoreError> {
-        let record = self.record()?;
-        let store = &self.0.store;
-        let made = |form: &&CompressedForm| form.encoder.as_ref() == Some(&compression.encoder());
-        if let Some(form) = record
-            .compressed
-            .iter()
-            .find(made)
-            .filter(|form| store.has_blob(&form.digest))
-        {
-            return Ok(form.clone().into_blob());
-        }
-        let same_kind =
-            |form: &&CompressedForm| kind_of(&form.media_type) == kind_of(compression.media_type());
-        if !force && let Some(form) = record.compressed.iter().find(same_kind) {
-            self.ensure_blob(&form.digest)?;
-            return Ok(form.clone().into_blob());
-        }
-        if *compression == Compression::Uncompressed {
-            return self.tar_blob();
-        }
-        let lock = self.lock()?;
-        if let Some(form) = self
-            .record()?
-            .compressed
-            .iter()
-            .find(made)
-            .filter(|form| store.has_blob(&form.digest))
-        {
-            return Ok(form.clone().into_blob());
-        }
-        match self.compress(&lock, *compression) {
-            // The tar was damaged and is gone now: once more from another form.
-            Err(error) if is_damage(&error) => self.compress(&lock, *compression),
-            result => result,
-        }
-    }
-
-    /// Makes sure that the store holds the blob `digest`, one of this layer's: fetched from its origin, or made again.
-    pub fn ensure_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        let store = &self.0.store;
-        if store.has_blob(digest) {
-            return Ok(());
-        }
-        let record = self.record()?;
-        let form = record.compressed.iter().find(|form| form.digest == *digest);
-        let remade = match form.map(|form| &form.encoder) {
-            Some(None) => {
-                let lock = self.lock()?;
-                if !store.has_blob(digest) {
-                    self.fetch(&lock, &record, digest)?;
-                }
-                return Ok(());
-            }
-            Some(Some(encoder)) => match Compression::of_encoder(encoder) {
-                Some(compression) => self.compressed(&compression, true)?.digest,
-                None => return Err(StoreError::MissingBlob { digest: *digest }),
-            },
-            None => self.tar()?,
-        };
-        if remade == *digest {
-            Ok(())
-        } else {
-            Err(StoreError::MissingBlob { digest: *digest })
         }
     }
 
@@ -374,7 +305,7 @@ impl Layer {
         self.0.store.has_blob(&digest).then_some(digest)
     }
 
-    fn tar_blob(&self) -> Result<LayerBlob, StoreError> {
+    pub(super) fn tar_blob(&self) -> Result<LayerBlob, StoreError> {
         let digest = self.tar()?;
         let size = self
             .0
@@ -486,16 +417,5 @@ impl Store {
             }
         }
         layer.index().map(drop)
-    }
-}
-
-/// The compression that a media type names; OCI and Docker types alike.
-fn kind_of(media_type: &str) -> &str {
-    if media_type.ends_with("gzip") {
-        "gzip"
-    } else if media_type.ends_with("zstd") {
-        "zstd"
-    } else {
-        "tar"
     }
 }

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::beneath::open_file;
-use super::compress::{Compression, Compressor, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
+use super::compress::{MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD};
 use super::entry::Kind;
 use super::forms::Layer;
 use super::index::{IndexEntry, LayerIndex};
 use super::pipe::{HashWriter, ThreadWriter};
 use super::receive::{Pass, Passed, index_of};
-use super::record::{CompressedForm, LayerBlob, LayerRecord, TarForm};
+use super::record::{CompressedForm, LayerRecord, TarForm};
 use super::tar_read::TarReader;
 use super::tar_write::TarWriter;
 use super::unpack::Unpacker;
@@ -169,45 +169,6 @@ impl Layer {
         self.place_tree(&tree)?;
         drop(staged);
         Ok(())
-    }
-
-    /// Compresses the tar, or the tree if there is no tar.
-    pub(super) fn compress(&self, lock: &KeyLock, compression: Compression) -> Result<LayerBlob, StoreError> {
-        let fail = |error| self.failed("compressing", error);
-        let record = self.record()?;
-        let out = Compressor::new(self.store().blob_writer()?, compression).map_err(fail)?;
-        let pulled = record.has_pulled();
-        let tar = match self.local_tar(&record) {
-            None if pulled || self.readable_tree().is_none() => Some(self.make_tar(lock, &record)?),
-            tar => tar,
-        };
-        let out = if let Some(digest) = tar {
-            let mut source = self.store().open_blob(&digest)?;
-            let mut out = out;
-            copy(&mut source, &mut out).map_err(fail)?;
-            out
-        } else {
-            let (sink, index) = self.write_tree_as_tar(HashWriter::new(out))?;
-            let (out, digest, _) = sink.finish();
-            self.note_tar_of_tree(lock, &index, DiffId(digest), None)?;
-            out
-        };
-        let (digest, size) = out.finish().map_err(fail)?.commit(None)?;
-        let form = CompressedForm {
-            digest,
-            size,
-            media_type: compression.media_type().to_owned(),
-            encoder: Some(compression.encoder()),
-        };
-        self.change_record(|record| {
-            record
-                .compressed
-                .retain(|other| other.encoder != form.encoder || other.digest == form.digest);
-            if !record.compressed.contains(&form) {
-                record.compressed.push(form.clone());
-            }
-        })?;
-        Ok(form.into_blob())
     }
 
     /// Index and, as wanted, tree and tar of a pulled layer, from its blob or, when that is not here, its origin.
@@ -436,7 +397,7 @@ fn check_media_type(media_type: &str) -> io::Result<()> {
     ))
 }
 
-fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; super::pipe::PIECE];
     loop {
         match source.read(&mut buffer) {

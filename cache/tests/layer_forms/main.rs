@@ -11,9 +11,10 @@ mod unpacking;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use rbuild_cache::layer::{
-    Compression, Entry, Kind, LayerPath, MEDIA_TYPE_GZIP, Ownership, Timestamp, walk_tree,
+    Compression, Entry, Kind, LayerPath, MEDIA_TYPE_GZIP, Ownership, Pace, Timestamp, walk_tree,
 };
 use rbuild_cache::{LayerId, Store};
 
@@ -171,4 +172,42 @@ fn a_snapshot_is_a_layer() {
         unpacked,
         walk_tree(&layer.tree().unwrap(), Ownership::Real).unwrap()
     );
+}
+
+#[test]
+fn what_is_compressed_beside_other_work_has_the_same_bytes() {
+    let (one, other) = (fixture(), fixture());
+    let layer = |store: &Store| {
+        let mut builder = store.layer_builder().unwrap();
+        let bytes: Vec<u8> = (0..600_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        builder
+            .append(&file("f", bytes.len()), Some(&mut bytes.as_slice()))
+            .unwrap();
+        store.layer(&builder.commit().unwrap()).unwrap()
+    };
+    let (one, other) = (layer(&one.store), layer(&other.store));
+    for compression in [Compression::GZIP, Compression::ZSTD] {
+        let given_up = Arc::new(Pace::default());
+        given_up.give_up();
+        given_up.hurry();
+        let failed = one.compressed_beside(&compression, true, &given_up).unwrap_err();
+        assert!(failed.to_string().contains("not wanted any more"), "{failed}");
+        let beside = one
+            .compressed_beside(&compression, true, &Arc::default())
+            .unwrap();
+        assert_eq!(beside, other.compressed(&compression, true).unwrap());
+        assert_eq!(beside, one.compressed(&compression, true).unwrap());
+    }
+    // What cannot be made faster is given up when it is urgent.
+    let hurried = Arc::new(Pace::default());
+    hurried.hurry();
+    let gzip = one
+        .compressed_beside(&Compression::Gzip(1), true, &hurried)
+        .unwrap();
+    assert_eq!(gzip, other.compressed(&Compression::Gzip(1), true).unwrap());
+    assert!(
+        one.compressed_beside(&Compression::Zstd(1), true, &hurried)
+            .is_err()
+    );
+    one.compressed(&Compression::Zstd(1), true).unwrap();
 }

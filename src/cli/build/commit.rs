@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rbuild_cache::layer::MEDIA_TYPE_TAR;
+use rbuild_cache::layer::{Compression, MEDIA_TYPE_TAR};
 use rbuild_cache::{Descriptor, LayerId, Store};
 
 use crate::error::BuildError;
-use crate::exporter::BuiltImage;
+use crate::exporter::{BuiltImage, Output};
 use crate::frontend::{BuildTime, FinishedLayer, Lowered};
 use crate::graph::VertexId;
 use crate::solver::StepResult;
+use crate::solver::beside::ImageForms;
 use crate::solver::run::Solved;
 
 /// An image that was made, and what steps made of it.
@@ -70,6 +71,19 @@ pub(super) fn commit(
         attested: Arc::default(),
     };
     Ok(Committed { image, made })
+}
+
+/// What `outputs` want of the layers that [`commit`] will put into images.
+pub(super) fn image_forms(lowered: &[Lowered], outputs: &[Output]) -> ImageForms {
+    let forms = outputs
+        .iter()
+        .filter_map(|output| Some((output.compression()?, output.encoding.force)));
+    ImageForms {
+        layers: lowered.iter().flat_map(|it| it.image.layers()).copied().collect(),
+        forms: forms
+            .filter(|(compression, _)| *compression != Compression::Uncompressed)
+            .collect(),
+    }
 }
 
 fn finish(

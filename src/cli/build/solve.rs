@@ -8,8 +8,8 @@ use rbuild_cache::layer::Ownership;
 use rbuild_cache::{Store, TempDir};
 use rbuild_executor::{Executor, NetworkPlan};
 
-use super::Build;
 use super::args::Metadata;
+use super::{Build, commit};
 use crate::error::BuildError;
 use crate::exporter::{Output, OutputKind};
 use crate::frontend::{self, Lowered};
@@ -135,7 +135,8 @@ impl Build<'_> {
                     self.progress.tick();
                 }
             });
-            let run = || solver::run::run(&inputs, &plan, executor.as_ref(), &cancel);
+            let exported = commit::image_forms(lowered, &self.options.outputs);
+            let run = || solver::run::run(&inputs, &plan, executor.as_ref(), &cancel, &exported);
             let solved = self.explained(&inputs, &plan, &ran, run);
             ended.set();
             solved
