@@ -90,8 +90,11 @@ impl List {
     /// Says something of the index itself.
     pub fn annotate_index(&mut self, annotations: &[(String, String)]) {
         for (key, value) in annotations {
-            let known = self.fields.entry("annotations").or_insert_with(|| json!({}));
-            known[key] = value.as_str().into();
+            set(
+                member(&mut self.fields, "annotations"),
+                key,
+                value.as_str().into(),
+            );
         }
     }
 
@@ -126,6 +129,7 @@ impl List {
 impl Notes {
     /// Writes them into `entry`.
     pub fn write(&self, entry: &mut Value) {
+        let Value::Object(entry) = entry else { return };
         for (field, value) in [
             ("os", &self.os),
             ("architecture", &self.arch),
@@ -133,15 +137,29 @@ impl Notes {
             ("os.version", &self.os_version),
         ] {
             if let Some(value) = value {
-                entry["platform"][field] = value.as_str().into();
+                set(member(entry, "platform"), field, value.as_str().into());
             }
         }
         if !self.os_features.is_empty() {
-            entry["platform"]["os.features"] = json!(self.os_features);
+            set(member(entry, "platform"), "os.features", json!(self.os_features));
         }
         for (key, value) in &self.annotations {
-            entry["annotations"][key] = value.as_str().into();
+            set(member(entry, "annotations"), key, value.as_str().into());
         }
+    }
+}
+
+fn member<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Value {
+    object.entry(name).or_insert(Value::Null)
+}
+
+/// Sets a member of what ought to be an object. The index of a stranger may have anything in its place; that goes.
+fn set(object: &mut Value, name: &str, value: Value) {
+    match object {
+        Value::Object(members) => {
+            members.insert(name.to_owned(), value);
+        }
+        other => *other = json!({ name: value }),
     }
 }
 
@@ -170,6 +188,27 @@ mod tests {
                 .unwrap()
                 .ends_with(r#""y":2,"annotations":{"k":"v"}}"#)
         );
+        for odd in [r#""x""#, "[]", "null", "3"] {
+            let text = format!(
+                r#"{{"manifests":[{{"digest":"d","platform":{odd},"annotations":{odd}}}],"annotations":{odd}}}"#
+            );
+            let mut list = List::parse(text.as_bytes()).unwrap();
+            let annotations = vec![("k".to_owned(), "v".to_owned())];
+            list.annotate_index(&annotations);
+            let os = Some("linux".to_owned());
+            Notes {
+                os,
+                annotations,
+                ..Notes::default()
+            }
+            .write(&mut list.entries[0]);
+            let expected = r#"{"manifests":[{"digest":"d","platform":{"os":"linux"},"annotations":{"k":"v"}}],"annotations":{"k":"v"}}"#;
+            assert_eq!(
+                String::from_utf8(list.bytes().unwrap()).unwrap(),
+                expected,
+                "{odd}"
+            );
+        }
         assert!(List::parse(b"{}").is_err() && List::parse(b"[]").is_err());
     }
 

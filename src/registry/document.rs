@@ -5,11 +5,16 @@
 //!
 //! Invariant: bytes are kept as they came; a [`Manifest`] or an [`Index`] is a reading of them.
 
+mod index;
+mod raw;
+
 use rbuild_cache::{Descriptor, DiffId, Digest};
-use serde::Deserialize;
 
 use super::error::RegistryError;
 use crate::graph::Platform;
+
+pub use index::{Index, IndexEntry};
+use raw::{Object, RawConfig, RawDescriptor, RawDocument, RawKind, parse_json};
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -54,26 +59,6 @@ pub enum Reading {
     Index(Index),
     /// One image.
     Manifest(Manifest),
-}
-
-/// A reading of an index or manifest list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
-    /// Entries in their order.
-    pub entries: Vec<IndexEntry>,
-}
-
-/// One image of an index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Its manifest.
-    pub descriptor: Descriptor,
-    /// Its platform, when the index says.
-    pub platform: Option<Platform>,
-    /// `org.opencontainers.image.ref.name`: the tag in an OCI layout.
-    pub ref_name: Option<String>,
-    /// It is no image but something that refers to one: an attestation for instance.
-    pub is_artifact: bool,
 }
 
 /// A reading of an image manifest.
@@ -139,12 +124,12 @@ impl Document {
             (OCI_INDEX | DOCKER_LIST, Some(entries), None, None) => {
                 let entries = entries
                     .into_iter()
-                    .map(RawDescriptor::entry)
+                    .map(|Object(entry)| entry.entry())
                     .collect::<Result<_, _>>()?;
                 Ok(Reading::Index(Index { entries }))
             }
             (OCI_MANIFEST | DOCKER_MANIFEST, None, Some(config), Some(layers)) => {
-                let config = config.plain("config")?;
+                let config = config.0.plain("config")?;
                 if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
                     return Err(format!(
                         "it is not a container image: its config has the media type {:?}",
@@ -153,7 +138,7 @@ impl Document {
                 }
                 let layers = layers
                     .into_iter()
-                    .map(RawDescriptor::layer)
+                    .map(|Object(layer)| layer.layer())
                     .collect::<Result<_, _>>()?;
                 Ok(Reading::Manifest(Manifest { config, layers }))
             }
@@ -179,7 +164,7 @@ impl Document {
         }
         let layers = raw.layers.into_iter().flatten();
         let blobs = raw.config.into_iter().chain(layers);
-        blobs.map(|blob| blob.plain("blob")).collect()
+        blobs.map(|Object(blob)| blob.plain("blob")).collect()
     }
 
     /// [`Self::read`] for what must be an image manifest. `what` names it in the error.
@@ -195,54 +180,15 @@ impl Document {
     }
 }
 
-impl Index {
-    /// The entry for `wanted`: an exact match, else the nearest older variant, else the only entry
-    /// that does not say its platform.
-    pub fn select(&self, wanted: &Platform) -> Option<&IndexEntry> {
-        let ranked = self
-            .entries
-            .iter()
-            .filter_map(|entry| Some((rank(wanted, entry.platform.as_ref()?)?, entry)));
-        if let Some((_, entry)) = ranked.min_by_key(|(rank, _)| *rank) {
-            return Some(entry);
-        }
-        let is_silent = |entry: &&IndexEntry| entry.platform.is_none() && !entry.is_artifact;
-        let mut silent = self.entries.iter().filter(is_silent);
-        silent.next().filter(|_| silent.next().is_none())
-    }
-
-    /// Whether the entry is an attestation of another one: its platform is unknown, or it says that it is no image.
-    pub fn is_attestation(entry: &IndexEntry) -> bool {
-        let unknown = |platform: &Platform| platform.os == "unknown";
-        entry.is_artifact || entry.platform.as_ref().is_some_and(unknown)
-    }
-
-    /// The platforms that it has, for messages.
-    pub fn offered(&self) -> String {
-        let mut names: Vec<String> = Vec::new();
-        for platform in self.entries.iter().filter_map(|entry| entry.platform.as_ref()) {
-            let name = platform.to_string();
-            // Attestations are entries of the platform unknown/unknown.
-            if platform.os != "unknown" && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        if names.is_empty() {
-            "no platform".to_owned()
-        } else {
-            names.join(", ")
-        }
-    }
-}
-
 /// Reads a config and checks that it fits a manifest of `layers` layers.
 pub fn read_config(bytes: &[u8], layers: usize) -> Result<ConfigFacts, String> {
     let raw: RawConfig = parse_json(bytes)?;
-    if raw.rootfs.kind != "layers" {
-        return Err(format!("its rootfs has the type {:?}", cut(&raw.rootfs.kind)));
+    let Object(rootfs) = raw.rootfs;
+    if rootfs.kind != "layers" {
+        return Err(format!("its rootfs has the type {:?}", cut(&rootfs.kind)));
     }
-    if raw.rootfs.diff_ids.len() != layers {
-        let found = raw.rootfs.diff_ids.len();
+    if rootfs.diff_ids.len() != layers {
+        let found = rootfs.diff_ids.len();
         return Err(format!(
             "it lists {found} diff ids and the manifest {layers} layers"
         ));
@@ -258,82 +204,8 @@ pub fn read_config(bytes: &[u8], layers: usize) -> Result<ConfigFacts, String> {
     );
     Ok(ConfigFacts {
         platform,
-        diff_ids: raw.rootfs.diff_ids,
+        diff_ids: rootfs.diff_ids,
     })
-}
-
-/// How far `offered` is from `wanted`: 0 is the same, `None` does not run there.
-fn rank(wanted: &Platform, offered: &Platform) -> Option<u32> {
-    if wanted.os != offered.os || wanted.architecture != offered.architecture {
-        return None;
-    }
-    if wanted.variant == offered.variant {
-        return Some(0);
-    }
-    // Variants of one architecture are levels: newer processors run programs of older levels.
-    let level = |platform: &Platform| match (platform.architecture.as_str(), platform.variant.as_str()) {
-        ("amd64", "") => Some(1),
-        ("arm64", "") => Some(8),
-        (_, variant) => variant.strip_prefix('v')?.split('.').next()?.parse::<u32>().ok(),
-    };
-    level(wanted)?.checked_sub(level(offered)?)
-}
-
-/// Only what tells the kinds of documents apart.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawKind {
-    media_type: Option<String>,
-    manifests: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawDocument {
-    schema_version: u32,
-    manifests: Option<Vec<RawDescriptor>>,
-    config: Option<RawDescriptor>,
-    layers: Option<Vec<RawDescriptor>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawDescriptor {
-    media_type: Option<String>,
-    artifact_type: Option<String>,
-    digest: Digest,
-    size: u64,
-    #[serde(default)]
-    urls: Option<Vec<String>>,
-    platform: Option<RawPlatform>,
-    #[serde(default)]
-    annotations: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-#[derive(Deserialize)]
-struct RawPlatform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RawConfig {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: String,
-    rootfs: RawRootfs,
-}
-
-#[derive(Deserialize)]
-struct RawRootfs {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    diff_ids: Vec<DiffId>,
 }
 
 impl RawDescriptor {
@@ -365,7 +237,7 @@ impl RawDescriptor {
     }
 
     fn entry(self) -> Result<IndexEntry, String> {
-        let platform = self.platform.as_ref().map(|platform| {
+        let platform = self.platform.as_ref().map(|Object(platform)| {
             Platform::normalised(
                 &platform.os,
                 &platform.architecture,
@@ -386,15 +258,6 @@ impl RawDescriptor {
             ref_name,
         })
     }
-}
-
-/// Docker writes `null` for an empty list.
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<DiffId>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| format!("it cannot be parsed: {error}"))
 }
 
 /// Text from outside for a message.
@@ -479,65 +342,22 @@ mod tests {
                 "schema 1",
             ),
             (nested, None, "cannot be parsed"),
+            // What serde would take for a struct.
+            ("[null,null]".to_owned(), None, "expected an object"),
+            (
+                format!(
+                    r#"{{"schemaVersion":2,"config":["{}",null,"{}",3,null,null,null],"layers":[]}}"#,
+                    CONFIG_TYPES[0],
+                    digest('a')
+                ),
+                None,
+                "expected an object",
+            ),
             (String::new(), None, "cannot be parsed"),
         ] {
             let error = read(&text, header).expect_err(&text);
             assert!(error.contains(message), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn an_index_is_searched_for_the_nearest_platform() {
-        let entry = |platform: &str| IndexEntry {
-            descriptor: Descriptor {
-                media_type: OCI_MANIFEST.to_owned(),
-                digest: Digest::of(platform.as_bytes()),
-                size: 1,
-            },
-            platform: platform.parse().ok(),
-            ref_name: None,
-            is_artifact: false,
-        };
-        let index = |platforms: &[&str]| Index {
-            entries: platforms.iter().map(|p| entry(p)).collect(),
-        };
-        for (offered, wanted, found) in [
-            (
-                &["linux/arm64", "linux/amd64"][..],
-                "linux/amd64",
-                Some("linux/amd64"),
-            ),
-            (
-                &["linux/arm/v5", "linux/arm/v6"],
-                "linux/arm/v7",
-                Some("linux/arm/v6"),
-            ),
-            (&["linux/arm/v7"], "linux/arm/v6", None),
-            (&["linux/amd64/v3"], "linux/amd64", None),
-            (
-                &["linux/amd64/v3", "linux/amd64"],
-                "linux/amd64/v2",
-                Some("linux/amd64"),
-            ),
-            (&["linux/arm64/v8"], "linux/arm64", Some("linux/arm64/v8")),
-            (&["windows/amd64"], "linux/amd64", None),
-            (&["?"], "linux/amd64", Some("?")),
-            (&["?", "?"], "linux/amd64", None),
-        ] {
-            let index = index(offered);
-            let selected = index
-                .select(&wanted.parse().unwrap())
-                .map(|e| e.descriptor.digest);
-            assert_eq!(
-                selected,
-                found.map(|p| Digest::of(p.as_bytes())),
-                "{wanted} in {offered:?}"
-            );
-        }
-        assert_eq!(
-            index(&["linux/arm64", "unknown/unknown", "linux/amd64"]).offered(),
-            "linux/arm64, linux/amd64"
-        );
     }
 
     #[test]
@@ -553,6 +373,13 @@ mod tests {
         assert!(read_config(config("null").as_bytes(), 0).is_ok());
         for (ids, layers) in [(one.as_str(), 2), ("[]", 1), (r#"["md5:00"]"#, 1)] {
             assert!(read_config(config(ids).as_bytes(), layers).is_err(), "{ids}");
+        }
+        for list in [
+            r#"["linux","amd64","",{"type":"layers","diff_ids":[]}]"#,
+            r#"{"rootfs":["layers",[]]}"#,
+        ] {
+            let error = read_config(list.as_bytes(), 0).unwrap_err();
+            assert!(error.contains("expected an object"), "{list}: {error}");
         }
     }
 }
