@@ -372,6 +372,7 @@ fn lower_stages(
     let ignored = IgnoredSources::new(&request.ignored);
     let states = loop {
         let mut attempt = definition.clone();
+        attempt.set_stages(table.names().map(str::to_owned).collect());
         let mut lowering = Lowering {
             request,
             arguments: &arguments,

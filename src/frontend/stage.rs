@@ -162,6 +162,11 @@ impl StageTable {
             .unwrap_or(CopyFrom::Stage(index))
     }
 
+    /// The names that stages were given.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|stage| stage.name.as_deref())
+    }
+
     /// How a stage is called in messages.
     pub(super) fn display_name(&self, index: usize) -> String {
         match &self.stages[index].name {
@@ -243,8 +248,7 @@ impl StageTable {
 
     /// What may have been meant by `name`: the nearest stage.
     pub(super) fn suggest(&self, name: &str) -> Option<String> {
-        let names = self.stages.iter().filter_map(|stage| stage.name.as_deref());
-        nearest(&name.to_lowercase(), names).map(|near| format!("did you mean {near}?"))
+        nearest(&name.to_lowercase(), self.names()).map(|near| format!("did you mean {near}?"))
     }
 
     fn plan_from(

@@ -59,6 +59,7 @@ pub struct Definition {
     vertices: Vec<Vertex>,
     digests: Vec<Key>,
     known: HashMap<Key, VertexId>,
+    stages: Vec<String>,
 }
 
 impl Definition {
@@ -70,6 +71,16 @@ impl Definition {
             self.digests.push(digest);
             VertexId(self.vertices.len() - 1)
         })
+    }
+
+    /// Says which names the Dockerfile gives to stages, needed or not.
+    pub fn set_stages(&mut self, names: Vec<String>) {
+        self.stages = names;
+    }
+
+    /// Names that the Dockerfile gives to stages, also to those that have no vertex because nothing needs them.
+    pub fn stages(&self) -> &[String] {
+        &self.stages
     }
 
     /// The vertex with this id.

@@ -8,25 +8,43 @@ use crate::graph::{Platform, Written};
 /// Stages with more pairs of steps than this are matched in order, without looking at texts.
 const MOST_PAIRS: usize = 1 << 16;
 
-/// For each node of `new`, the one of `old` that it was. Only numbered steps are matched.
-pub(super) fn pairs(old: &[Node], new: &[Node]) -> Vec<Option<usize>> {
-    let mut pairs = vec![None; new.len()];
+/// Which node of the last build each node is.
+#[derive(Debug)]
+pub(super) struct Pairs {
+    nodes: Vec<Option<usize>>,
+    /// Whether it is in a stage that the last build had.
+    known: Vec<bool>,
+}
+
+impl Pairs {
+    /// There was no last build.
+    pub(super) fn of_nothing(length: usize) -> Self {
+        Self {
+            nodes: vec![None; length],
+            known: vec![false; length],
+        }
+    }
+
+    /// The node that `number` was.
+    pub(super) fn of(&self, number: usize) -> Option<usize> {
+        self.nodes[number]
+    }
+
+    /// Whether the last build had nothing of the stage that `number` is in.
+    pub(super) fn is_of_new_stage(&self, number: usize) -> bool {
+        !self.known[number]
+    }
+}
+
+/// For each node of `new`, the one of `old` that it was. Only numbered steps are matched. `names` are those of all stages
+/// of the Dockerfile.
+pub(super) fn pairs(old: &[Node], new: &[Node], names: &[String]) -> Pairs {
+    let mut pairs = Pairs::of_nothing(new.len());
     let (old_stages, new_stages) = (stages(old), stages(new));
-    for (place, stage) in new_stages.iter().enumerate() {
-        let same = |wants_platform: bool| {
-            old_stages
-                .iter()
-                .find(|it| it.name == stage.name && (!wants_platform || it.platform == stage.platform))
-        };
-        // A stage of another name in the same place is the same, if no other stage has taken its name over.
-        let renamed = || {
-            let other = old_stages.get(place)?;
-            let taken = new_stages.iter().any(|it| it.name == other.name);
-            (!taken).then_some(other)
-        };
-        let Some(other) = same(true).or_else(|| same(false)).or_else(renamed) else {
-            continue;
-        };
+    for (stage, other) in matched_stages(&old_stages, &new_stages, names) {
+        for (number, _) in &stage.steps {
+            pairs.known[*number] = true;
+        }
         let matched = matched(&other.steps, &stage.steps);
         // What is left over and has the same text was moved.
         let mut left: Vec<usize> = (0..other.steps.len()).collect();
@@ -37,10 +55,40 @@ pub(super) fn pairs(old: &[Node], new: &[Node]) -> Vec<Option<usize>> {
                 let place = left.iter().position(|i| other.steps[*i].1.text == written.text)?;
                 Some(left.remove(place))
             };
-            pairs[*number] = kept.or_else(moved).map(|i| other.steps[i].0);
+            pairs.nodes[*number] = kept.or_else(moved).map(|i| other.steps[i].0);
         }
     }
     pairs
+}
+
+/// Which stage of the last build each stage was: that of its name. What is left over was renamed, and is matched from the
+/// end, because the last stage is the result; but a stage whose name is still in the Dockerfile is only not needed.
+fn matched_stages<'a, 'b>(
+    old: &'b [Stage<'a>],
+    new: &'b [Stage<'a>],
+    names: &[String],
+) -> Vec<(&'b Stage<'a>, &'b Stage<'a>)> {
+    let mut matched = Vec::new();
+    let mut left: Vec<&Stage<'_>> = Vec::new();
+    for stage in new {
+        let mut same = old.iter().filter(|other| other.name == stage.name);
+        let of_platform = same.clone().find(|other| other.platform == stage.platform);
+        match of_platform.or_else(|| same.next()) {
+            Some(other) => matched.push((stage, other)),
+            None => left.push(stage),
+        }
+    }
+    let is_gone = |other: &&Stage<'_>| {
+        let stays = new.iter().any(|stage| stage.name == other.name);
+        !stays && names.iter().all(|name| name != other.name)
+    };
+    let mut gone: Vec<&Stage<'_>> = old.iter().filter(is_gone).collect();
+    for stage in left.into_iter().rev() {
+        if let Some(place) = gone.iter().rposition(|other| other.platform == stage.platform) {
+            matched.push((stage, gone.remove(place)));
+        }
+    }
+    matched
 }
 
 struct Stage<'a> {

@@ -6,8 +6,8 @@ use rbuild_executor::Capabilities as Held;
 use super::cause::Cause;
 use super::record::Node;
 use crate::graph::{
-    Capabilities, CopyOp, CopySource, ExecOp, MkdirOp, MountKind, MountOp, NetworkMode, Op, SystemCalls,
-    Variable,
+    Capabilities, CopyOp, CopySource, ExecOp, MkdirOp, MountKind, MountOp, NetworkMode, Op, SecretEnv,
+    SystemCalls, Ulimit, Variable,
 };
 
 /// The difference between what two steps do, not between what they read; `None` when they do the same.
@@ -46,6 +46,11 @@ pub(super) fn optional<T: PartialEq + ToString>(
         from: from.as_ref().map(T::to_string),
         to: to.as_ref().map(T::to_string),
     })
+}
+
+/// What was written, if that differs.
+pub(super) fn written(old: &Node, new: &Node) -> Option<Cause> {
+    (!has_same_text(old, new)).then(|| text(old, new))
 }
 
 fn text(old: &Node, new: &Node) -> Cause {
@@ -93,6 +98,10 @@ fn exec(old: &Node, new: &Node, before: &ExecOp, after: &ExecOp) -> Option<Cause
             text(old, new)
         });
     }
+    // A mounted agent is also a variable that nobody wrote.
+    if agents(&before.mounts).ne(agents(mounted)) {
+        return Some(mounts(&before.mounts, mounted));
+    }
     if before.env != *env {
         return Some(environment(old, new, &before.env, env));
     }
@@ -108,7 +117,7 @@ fn exec(old: &Node, new: &Node, before: &ExecOp, after: &ExecOp) -> Option<Cause
         .or_else(|| setting("workdir", &before.cwd, cwd))
         .or_else(|| setting("network", &network_name(before.network), &network_name(*network)))
         .or_else(|| setting("security", &security(before.insecure), &security(*insecure)))
-        .or_else(|| json("secret-env", &before.secret_env, secret_env))
+        .or_else(|| setting("secret-env", &secrets(&before.secret_env), &secrets(secret_env)))
         .or_else(|| {
             let (from, to) = (&before.confinement, confinement);
             let held = |it: &Option<Capabilities>| {
@@ -146,7 +155,7 @@ fn exec(old: &Node, new: &Node, before: &ExecOp, after: &ExecOp) -> Option<Cause
         })
         .or_else(|| setting("hostname", &before.hostname, hostname))
         .or_else(|| setting("add-host", &names(&before.extra_hosts), &names(extra_hosts)))
-        .or_else(|| json("ulimit", &before.ulimits, ulimits))
+        .or_else(|| setting("ulimit", &limits(&before.ulimits), &limits(ulimits)))
 }
 
 /// Command lines of the same text: what runs it is another, or what it is expanded to.
@@ -180,13 +189,20 @@ fn calls(calls: &SystemCalls) -> String {
     }
 }
 
-fn json<T: PartialEq + serde::Serialize>(name: &str, from: &T, to: &T) -> Option<Cause> {
-    let text = |value: &T| serde_json::to_string(value).unwrap_or_default();
-    (from != to).then(|| Cause::Setting {
-        name: name.to_owned(),
-        from: Some(text(from)),
-        to: Some(text(to)),
-    })
+/// Secrets that are variables, as `--mount` has them.
+fn secrets(list: &[SecretEnv]) -> String {
+    let one = |secret: &SecretEnv| {
+        let SecretEnv { name, id, required } = secret;
+        format!("id={id},env={name}{}", if *required { ",required" } else { "" })
+    };
+    list.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// Limits as `--ulimit` has them.
+fn limits(list: &[Ulimit]) -> String {
+    let number = |limit: Option<u64>| limit.map_or_else(|| "-1".to_owned(), |limit| limit.to_string());
+    let one = |limit: &Ulimit| format!("{}={}:{}", limit.name, number(limit.soft), number(limit.hard));
+    list.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 /// Environments that differ. What ARG sets comes first: what ENV sets is often made of it.
@@ -255,6 +271,11 @@ fn expanded(old: &Node, new: &Node) -> Option<Cause> {
     Some(variable(old, new, name, value(old, name), value(new, name)))
 }
 
+fn agents(mounts: &[MountOp]) -> impl Iterator<Item = &MountOp> {
+    let is_agent = |mount: &&MountOp| matches!(mount.kind, MountKind::Ssh { .. });
+    mounts.iter().filter(is_agent)
+}
+
 /// The first mount that differs.
 fn mounts(before: &[MountOp], after: &[MountOp]) -> Cause {
     let gone = before.iter().find(|mount| !after.contains(mount));
@@ -281,6 +302,8 @@ fn mount(mount: &MountOp) -> String {
     } = mount;
     let access = if *read_only { ",ro" } else { ",rw" };
     let mut text = match kind {
+        // Files of a local directory lie where they are mounted.
+        MountKind::Bind { source, .. } if source == target => "type=bind".to_owned(),
         MountKind::Bind { source, .. } => format!("type=bind,source={source}"),
         MountKind::Cache(cache) => format!(
             "type=cache,id={},sharing={:?},mode={:04o},uid={},gid={}",

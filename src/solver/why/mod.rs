@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use rbuild_cache::{BuildName, KeptBuild, Key, KeyBuilder, Store};
 
+use self::align::Pairs;
 use self::cause::{Cause, Part};
 pub use self::record::{Asked, BuildRecord, Node};
 use super::plan::{age, is_fresh};
@@ -72,8 +73,8 @@ impl Reasons {
             .map_err(BuildError::new)?;
         let before = before.and_then(|found| read(found.build.document, found.used, found.repeated));
         let pairs = match &before {
-            Some(before) => align::pairs(&before.record.nodes, &reasons.nodes),
-            None => vec![None; reasons.nodes.len()],
+            Some(before) => align::pairs(&before.record.nodes, &reasons.nodes, inputs.definition.stages()),
+            None => Pairs::of_nothing(reasons.nodes.len()),
         };
         for selection in plan
             .missing
@@ -270,7 +271,7 @@ struct Comparison<'a> {
     before: Option<&'a LastBuild>,
     nodes: &'a [Node],
     /// Which node of the last build each was.
-    pairs: &'a [Option<usize>],
+    pairs: &'a Pairs,
 }
 
 impl Comparison<'_> {
@@ -286,8 +287,10 @@ impl Comparison<'_> {
         if let Some(cause) = self.lost(&new.key)? {
             return Ok(cause);
         }
-        match (self.before, self.pairs[id.0]) {
+        match (self.before, self.pairs.of(id.0)) {
             (None, _) => Ok(Cause::NeverBuilt),
+            // The last build may have left its stage out, so the line need not be new.
+            (_, None) if self.pairs.is_of_new_stage(id.0) => Ok(Cause::NeverBuilt),
             (_, None) => Ok(Cause::NewInstruction),
             (Some(before), Some(pair)) => self.difference(&before.record, pair, new),
         }
@@ -358,7 +361,10 @@ impl Comparison<'_> {
             .chain(zipped(&old.mounts, &new.mounts));
         for (from, to) in pairs {
             if let Some(cause) = self.input(before, from, to, false)? {
-                return Ok(cause);
+                // Who wrote another source has changed this line, and not what is read.
+                let is_of_text = matches!(cause, Cause::Instruction { .. }) || self.reads_elsewhere(from, to);
+                let written = diff::written(old, new).filter(|_| is_of_text);
+                return Ok(written.unwrap_or(cause));
             }
         }
         if linked {
@@ -371,11 +377,16 @@ impl Comparison<'_> {
         Ok(base.unwrap_or(Cause::Version))
     }
 
+    /// Whether what is read is a step, and not that which was read before.
+    fn reads_elsewhere(&self, from: Option<usize>, to: Option<usize>) -> bool {
+        to.is_some_and(|to| self.nodes[to].written.is_some() && self.pairs.of(to) != from)
+    }
+
     /// Whether it followed a step that it does not follow any more, because that is gone or elsewhere.
     fn order(&self, before: &BuildRecord, old: &Node, new: &Node) -> Option<Cause> {
         let was = old.base?;
         let written = before.nodes[was].written.as_ref()?;
-        let is = new.base.map(|base| (&self.nodes[base], self.pairs[base]));
+        let is = new.base.map(|base| (&self.nodes[base], self.pairs.of(base)));
         let to = match is {
             // The same place, or a line that came in between.
             Some((node, pair)) if node.written.is_some() && pair.is_none_or(|pair| pair == was) => {

@@ -104,13 +104,19 @@ fn instructions() {
         (
             "comment",
             ("FROM base\nRUN : @", &[]),
-            ("# more\nFROM base\n# and more\nRUN : @", &[]),
+            (
+                "# syntax=docker/dockerfile:1\n# more\nFROM base\n# and more\nRUN : @",
+                &[],
+            ),
             ran([]),
         ),
         (
             "continuation",
             ("FROM base\nRUN : @ && true", &[]),
-            ("FROM base\nRUN : @ && \\\n# why not\ntrue", &[]),
+            (
+                "# escape=`\nFROM base\nSHELL [\"/bin/sh\", \"-c\"]\nRUN : @ && `\n# why not\ntrue",
+                &[],
+            ),
             ran([]),
         ),
         (
@@ -134,7 +140,11 @@ fn instructions() {
         (
             "metadata",
             ("FROM base\nRUN : @", &[]),
-            ("FROM base\nLABEL a=b\nEXPOSE 80\nCMD x\nRUN : @", &[]),
+            (
+                "FROM base\nLABEL a=b\nEXPOSE 80\nCMD x\nENTRYPOINT [\"x\"]\nHEALTHCHECK CMD true\nSTOPSIGNAL 9\n\
+                 VOLUME /v\nONBUILD RUN false\nMAINTAINER x\nRUN : @",
+                &["--label=c=d"],
+            ),
             ran([]),
         ),
         (
@@ -192,6 +202,12 @@ fn variables() {
             (run, &[]),
             (run, &["--build-arg=V=x"]),
             ran([("2", variable("arg", "V", "1", "x"))]),
+        ),
+        (
+            "build argument as the default",
+            (run, &[]),
+            (run, &["--build-arg=V=1"]),
+            ran([]),
         ),
         (
             "new ARG",
@@ -352,10 +368,7 @@ fn settings() {
             "limit",
             (plain, &[]),
             (plain, &["--ulimit=nofile=100:100"]),
-            ran([(
-                "2",
-                setting("ulimit", "[]", r#"[{"name":"nofile","soft":100,"hard":100}]"#),
-            )]),
+            ran([("2", setting("ulimit", "", "nofile=100:100"))]),
         ),
         (
             "host name",
@@ -375,7 +388,7 @@ fn settings() {
             (plain, &["--add-host=db:10.0.0.2"]),
             ran([]),
         ),
-        ("memory limit", (plain, &[]), (plain, &["--jobs=1"]), ran([])),
+        ("jobs", (plain, &[]), (plain, &["--jobs=1"]), ran([])),
         (
             "platform",
             (plain, &["--platform=linux/amd64"]),
@@ -399,6 +412,102 @@ fn settings() {
                 "2",
                 json!({"kind": "mount", "from": "type=tmpfs,target=/t,rw", "to": "type=tmpfs,target=/u,rw"}),
             )]),
+        ),
+        (
+            "agent",
+            (plain, &[]),
+            ("FROM base\nRUN --mount=type=ssh : @", &[]),
+            ran([(
+                "2",
+                json!({"kind": "mount", "from": null, "to": "type=ssh,id=default,required=false,mode=0600,\
+                    uid=0,gid=0,target=/run/buildkit/ssh_agent.0,ro"}),
+            )]),
+        ),
+        (
+            "variable of a secret",
+            (
+                "FROM base\nRUN --mount=type=secret,id=s,env=A : @",
+                &["--secret=id=s,env=PATH"],
+            ),
+            (
+                "FROM base\nRUN --mount=type=secret,id=s,env=B,required : @",
+                &["--secret=id=s,env=PATH"],
+            ),
+            ran([("2", setting("secret-env", "id=s,env=A", "id=s,env=B,required"))]),
+        ),
+        (
+            "writing to a mount",
+            ("FROM base\nRUN --mount=target=/m : @", &[]),
+            ("FROM base\nRUN --mount=target=/m,rw : @", &[]),
+            ran([(
+                "2",
+                json!({"kind": "mount", "from": "type=bind,target=/m,ro", "to": "type=bind,target=/m,rw"}),
+            )]),
+        ),
+        (
+            "source of a mount",
+            ("FROM base\nRUN --mount=source=a,target=/m : @", &[]),
+            ("FROM base\nRUN --mount=source=b,target=/m : @", &[]),
+            ran([(
+                "2",
+                instruction(
+                    "RUN --mount=source=a,target=/m : @",
+                    "RUN --mount=source=b,target=/m : @",
+                ),
+            )]),
+        ),
+        (
+            // The stage was there before, and nothing needed it.
+            "another stage",
+            (
+                "FROM base AS one\nRUN echo @ 1 > /f\nFROM base AS two\nRUN echo @ 2 > /f\nFROM base AS three\n\
+                 COPY --from=one /f /f\nRUN --mount=from=one,target=/m cp /m/f /g",
+                &[],
+            ),
+            (
+                "FROM base AS one\nRUN echo @ 1 > /f\nFROM base AS two\nRUN echo @ 2 > /f\nFROM base AS three\n\
+                 COPY --from=two /f /f\nRUN --mount=from=two,target=/m cp /m/f /g",
+                &[],
+            ),
+            ran([
+                ("two:2", json!({"kind": "never-built"})),
+                (
+                    "three:2",
+                    instruction("COPY --from=one /f /f", "COPY --from=two /f /f"),
+                ),
+                (
+                    "three:3",
+                    instruction(
+                        "RUN --mount=from=one,target=/m cp /m/f /g",
+                        "RUN --mount=from=two,target=/m cp /m/f /g",
+                    ),
+                ),
+            ]),
+        ),
+        (
+            "target",
+            (
+                "FROM base AS one\nRUN : @ 1\nFROM base AS two\nRUN : @ 2",
+                &["--target=one"],
+            ),
+            (
+                "FROM base AS one\nRUN : @ 1\nFROM base AS two\nRUN : @ 2",
+                &["--target=two"],
+            ),
+            ran([("two:2", json!({"kind": "never-built"}))]),
+        ),
+        (
+            "stage before one without a name",
+            ("FROM base\nRUN : @ 1", &[]),
+            (
+                "FROM base AS one\nRUN echo @ > /f\nFROM base\nRUN : @ 2\nCOPY --from=one /f /f",
+                &[],
+            ),
+            ran([
+                ("one:2", json!({"kind": "never-built"})),
+                ("stage-1:2", instruction("RUN : @ 1", "RUN : @ 2")),
+                ("stage-1:3", json!({"kind": "new-instruction"})),
+            ]),
         ),
         (
             "step of another stage",
