@@ -1,5 +1,12 @@
 //! Wrong cache hits that were reported of other builders, by the names of the reports: something is built, something
 //! is changed, and what is built then is what it has to be.
+//!
+//! Reports that are named beside these and are no fixtures, because no key is wrong in them:
+//! - podman-container-tools/buildah#4462, GoogleContainerTools/kaniko#631: nothing is left of them that could be read.
+//! - GoogleContainerTools/kaniko#1162, #1138: layers had files of other layers. The metamorphic test compares digests.
+//! - osscontainertools/kaniko, the root in an archive that is unpacked (`UNTAR_SKIP_ROOT`) and hard links with absolute
+//!   targets: what layers look like, cached or not (`extract`, `packing`).
+//! - moby/buildkit, a shared dependency that starves: a build hangs. Steps that several builds want are in `crowd`.
 
 mod fixtures;
 

@@ -84,6 +84,7 @@ pub const FIXTURES: &[Fixture] = &[
         reports: &[
             "podman-container-tools/buildah#1780",
             "podman-container-tools/buildah#1511",
+            "podman-container-tools/podman#2544",
             "moby/moby#17957",
             "apple/container#1143",
         ],
@@ -172,6 +173,7 @@ pub const FIXTURES: &[Fixture] = &[
     },
     Fixture {
         reports: &[
+            "podman-container-tools/buildah#4522",
             "podman-container-tools/buildah#6609",
             "podman-container-tools/buildah#6845",
         ],
@@ -185,7 +187,10 @@ pub const FIXTURES: &[Fixture] = &[
         ..USUAL
     },
     Fixture {
-        reports: &["podman-container-tools/buildah#4375"],
+        reports: &[
+            "podman-container-tools/buildah#4375",
+            "podman-container-tools/podman#16281",
+        ],
         dockerfile: "FROM base AS common\nRUN echo common > /common\nFROM common AS one\nRUN echo foo > /foo\n\
              FROM common AS two\nRUN echo foo > /foo\nFROM base\nARG A\n\
              RUN --mount=type=bind,from=one,target=/1 --mount=type=bind,from=two,target=/2 \
@@ -307,7 +312,7 @@ pub const FIXTURES: &[Fixture] = &[
         ..USUAL
     },
     Fixture {
-        reports: &["earthly/earthly#2317"],
+        reports: &["earthly/earthly#2317", "podman-container-tools/buildah#6106"],
         files: &[Write("file", "0d158931")],
         changes: &[Write("file", "9ad49dcd")],
         dockerfile: "FROM base\nCOPY file .\nRUN cat /file > /f\n",
@@ -343,7 +348,11 @@ pub const FIXTURES: &[Fixture] = &[
         ..USUAL
     },
     Fixture {
-        reports: &["GoogleContainerTools/kaniko#938", "osscontainertools/kaniko#774"],
+        reports: &[
+            "GoogleContainerTools/kaniko#704",
+            "GoogleContainerTools/kaniko#938",
+            "osscontainertools/kaniko#774",
+        ],
         dockerfile: "FROM base\nCOPY d /d\nRUN rm /d/x\nRUN ls /d > /f\nCOPY a /a\n",
         then: Some("FROM base\nCOPY d /d\nRUN rm /d/x\nRUN ls /d > /f\nCOPY b /b\n"),
         sees: &[
@@ -407,6 +416,100 @@ pub const FIXTURES: &[Fixture] = &[
         changes: &[Write("a", "2")],
         dockerfile: "FROM base AS below\nCOPY a /a\nFROM below\nCOPY --link b /b\nRUN cat /a /b > /f\n",
         sees: &[[("a", "1"), ("a", "2")], [("f", "1b"), ("f", "2b")]],
+        ..USUAL
+    },
+    Fixture {
+        reports: &["podman-container-tools/buildah#1134"],
+        dockerfile: "FROM scratch AS source\nCOPY a /a\nFROM scratch\nLABEL serial=1\nCOPY --from=source /a /a\n",
+        then: Some(
+            "FROM scratch AS source\nCOPY a /a\nFROM scratch\nLABEL serial=2\nCOPY --from=source /a /a\n",
+        ),
+        sees: &[[("a", "1"), ("a", "1")]],
+        ..USUAL
+    },
+    Fixture {
+        // With the stage alone it is in the cache, and the build of the rest finds all of its files.
+        reports: &[
+            "podman-container-tools/buildah#1782",
+            "podman-container-tools/buildah#1276",
+        ],
+        dockerfile: "FROM base AS build\nRUN echo 1 > test.txt\nFROM base\nCOPY --from=build test.txt ./text.txt\n",
+        flags: [&["--target=build"], &[]],
+        sees: &[
+            [("test.txt", "1"), ("test.txt", "-")],
+            [("text.txt", "-"), ("text.txt", "1")],
+        ],
+        ..USUAL
+    },
+    Fixture {
+        reports: &["podman-container-tools/podman#3110"],
+        dockerfile: "FROM base AS builder\nRUN mkdir -p /d/d; echo 1 > /d/d/1; echo 2 > /d/d/2\nFROM base\nRUN mkdir /e\n\
+             COPY --from=builder /d/d/1 /e/\n",
+        then: Some(
+            "FROM base AS builder\nRUN mkdir -p /d/d; echo 1 > /d/d/1; echo 2 > /d/d/2\nFROM base\nRUN mkdir /e\n\
+             COPY --from=builder /d/d/2 /e/\n",
+        ),
+        sees: &[[("e/1", "1"), ("e/1", "-")], [("e/2", "-"), ("e/2", "2")]],
+        ..USUAL
+    },
+    Fixture {
+        reports: &["podman-container-tools/podman#3920"],
+        changes: &[Write("d/x", "x2")],
+        dockerfile: "FROM scratch\nCOPY --chown=7:7 d config/\n",
+        sees: &[[("config/x", "x1"), ("config/x", "x2")]],
+        ..USUAL
+    },
+    Fixture {
+        // Name, size, mode and time are the same, only the directory is another.
+        reports: &["moby/buildkit#4950", "moby/buildkit#4817", "docker/buildx#3093"],
+        files: &[Write("d/install.sh", "7.3"), Write("e/install.sh", "7.4")],
+        changes: &[Rename("d", "old"), Rename("e", "d")],
+        dockerfile: "FROM scratch\nCOPY d/install.sh .\n",
+        sees: &[[("install.sh", "7.3"), ("install.sh", "7.4")]],
+        ..USUAL
+    },
+    Fixture {
+        reports: &["GoogleContainerTools/kaniko#1637"],
+        dockerfile: "FROM base\nRUN echo 1 > /test\nRUN cat /test\nRUN rm -f /test\nRUN echo 1 > /test\nRUN cat /test\n",
+        sees: &[[("test", "1"), ("test", "1")]],
+        ..USUAL
+    },
+    Fixture {
+        // What was removed is not there, also as a whiteout, for the next command.
+        reports: &["GoogleContainerTools/kaniko#1636"],
+        dockerfile: "FROM base\nRUN mkdir /s; echo 1 > /s/a; echo 1 > /s/b\nRUN rm /s/a\n",
+        then: Some(
+            "FROM base\nRUN mkdir /s; echo 1 > /s/a; echo 1 > /s/b\nRUN rm /s/a\nRUN chmod -R 700 /s; ls -A /s > /f\n",
+        ),
+        sees: &[[("s/a", "-"), ("s/a", "-")], [("f", "-"), ("f", "b")]],
+        ..USUAL
+    },
+    Fixture {
+        reports: &["GoogleContainerTools/kaniko#2137"],
+        dockerfile: "ARG A\nFROM base AS parent-one\nRUN echo 1 > /id\nFROM base AS parent-two\nRUN echo 2 > /id\n\
+             FROM parent-$A AS parent\nFROM parent\nRUN cat /id > /f\n",
+        flags: [ONE, TWO],
+        sees: &[[("f", "1"), ("f", "2")]],
+        ..USUAL
+    },
+    Fixture {
+        reports: &["moby/moby#34260"],
+        dockerfile: "FROM base AS one\nRUN mkdir /t; touch a; ln -s a /t/b; ln -s a /t/c\nFROM base\nCOPY --from=one /t /t\n\
+             RUN ls /t > /f\n",
+        then: Some(
+            "FROM base AS one\nRUN mkdir /t; touch a; ln -s a /t/b\nFROM base\nCOPY --from=one /t /t\nRUN ls /t > /f\n",
+        ),
+        sees: &[[("t/c", "-> a"), ("t/c", "-")], [("f", "b\nc"), ("f", "b")]],
+        ..USUAL
+    },
+    Fixture {
+        // A volume is no directory of the image, built or from the cache.
+        reports: &["osscontainertools/kaniko#853"],
+        dockerfile: "FROM base\nRUN echo 1 > /f\nVOLUME /v\n",
+        then: Some(
+            "FROM base\nRUN echo 1 > /f\nVOLUME /v\nLABEL a=b\nRUN ls -d /v > /g 2>/dev/null || true\n",
+        ),
+        sees: &[[("v", "-"), ("v", "-")], [("g", "-"), ("g", "")]],
         ..USUAL
     },
 ];
