@@ -125,13 +125,28 @@ impl Filters {
         let mut filters = Self::default();
         for text in texts {
             let (key, value) = text.split_once('=').unwrap_or((text, ""));
-            // `key~=value` asks for a part, as `key=value` does here for texts.
-            let key = key.strip_suffix('~').unwrap_or(key);
+            // Docker takes `key~=value` for a regular expression; without its signs that is a part, as `key=value` is here.
+            let key = match key.strip_suffix('~') {
+                Some(_) if value.contains(|sign| r"\^$|?*+()[]{}".contains(sign)) => {
+                    bail!(
+                        "regular expressions are not supported in the filter {text:?}: write a part of the text"
+                    )
+                }
+                Some(key) => key,
+                None => key,
+            };
+            let (key, negated) = match key.strip_suffix('!') {
+                Some(key) => (key, true),
+                None => (key, false),
+            };
             let truth = || match value {
-                "" | "true" | "1" => Ok(true),
-                "false" | "0" => Ok(false),
+                "" | "true" | "1" => Ok(!negated),
+                "false" | "0" => Ok(negated),
                 _ => bail!("invalid filter {text:?}: {key} is true or false"),
             };
+            if negated && ["until", "unused-for", "type", "id", "description"].contains(&key) {
+                bail!("the filter {text:?} is not supported: != is for what is true or false");
+            }
             match key {
                 "until" | "unused-for" => {
                     let seconds = human::parse_duration(value)
@@ -235,4 +250,64 @@ pub fn run(args: PruneArgs, context: &Context) -> anyhow::Result<ExitCode> {
     out.push_str(&format!("Total reclaimed space: {}\n", human::size(report.freed)));
     print(out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Filters, String> {
+        Filters::parse(&[text.to_owned()]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn filters_are_those_of_docker() {
+        for (text, shared, mutable, in_use) in [
+            ("shared", Some(true), None, None),
+            ("shared!=true", Some(false), None, None),
+            ("private=true", Some(false), None, None),
+            ("private!=1", Some(true), None, None),
+            ("mutable=0", None, Some(false), None),
+            ("immutable", None, Some(false), None),
+            ("inuse=false", None, None, Some(false)),
+            ("inuse!=false", None, None, Some(true)),
+        ] {
+            let filters = parsed(text).unwrap();
+            let found = (filters.filter.shared, filters.filter.mutable, filters.in_use);
+            assert_eq!(found, (shared, mutable, in_use), "{text}");
+        }
+        for text in ["until=2h30m", "unused-for=2h30m"] {
+            assert_eq!(
+                parsed(text).unwrap().until,
+                Some(Duration::from_secs(9000)),
+                "{text}"
+            );
+        }
+        assert_eq!(parsed("type=source.local").unwrap().kind, Some("source.local"));
+        assert_eq!(parsed("id=abc*").unwrap().filter.ids, ["abc"]);
+        assert_eq!(
+            parsed("description~=RUN a.c").unwrap().filter.descriptions,
+            ["RUN a.c"]
+        );
+    }
+
+    #[test]
+    fn what_would_choose_something_else_is_refused() {
+        for (text, part) in [
+            (
+                "description~=^RUN .*make",
+                "regular expressions are not supported",
+            ),
+            ("id!=abc", "is not supported"),
+            ("until!=1h", "is not supported"),
+            ("shared=maybe", "true or false"),
+            ("until=soon", "invalid duration"),
+            ("type=layer", "unknown type"),
+            ("parents=abc", "no parents"),
+            ("label=a", "unknown filter"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
 }
