@@ -8,6 +8,7 @@ mod call;
 mod commit;
 mod confinement;
 pub mod dockerfile;
+mod early;
 mod engine;
 pub mod explain;
 mod export;
@@ -52,6 +53,7 @@ use crate::source::secret::Secrets;
 
 pub use args::BuildArgs;
 use commit::Committed;
+use early::EarlyContext;
 use interrupt::Interrupts;
 use options::BuildOptions;
 use received::Arrival;
@@ -124,6 +126,8 @@ struct Build<'a> {
     leaks: Leaks,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
+    /// The context, as far as it is read before there is a graph.
+    early: OnceCell<EarlyContext>,
     /// Context and Dockerfile from elsewhere, once somebody asked.
     arrival: OnceCell<Arrival>,
     /// What `--explain` has to say, for the end.
@@ -151,6 +155,7 @@ impl<'a> Build<'a> {
             secrets,
             agents,
             ignore: OnceCell::new(),
+            early: OnceCell::new(),
             arrival: OnceCell::new(),
             explanation: RefCell::default(),
             parameters: OnceCell::new(),
@@ -170,7 +175,7 @@ impl<'a> Build<'a> {
         let engine = self.engine(&registry)?;
         let images = self.images(&store, &registry);
         let remotes = self.remotes(&store, &registry)?;
-        let lowered = self.lower(dockerfile, &images, &remotes)?;
+        let lowered = self.lower(dockerfile, &store, &images, &remotes)?;
         let locals = self.locals(&lowered, &store)?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals, &remotes)?;
         let committed = lowered

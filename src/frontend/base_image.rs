@@ -1,6 +1,9 @@
 //! Asks for the images that needed stages begin with or copy from, several at a time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use super::image::ImageFile;
 use super::stage::{Base, CopyFrom, StageTable};
@@ -10,6 +13,9 @@ use crate::graph::{Location, Platform};
 
 /// How many images are asked for at the same time: enough to hide the latency of a registry.
 const PARALLEL: usize = 8;
+
+/// Answers that take longer come from a registry, and leave time for other things.
+const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// An image that was found.
 #[derive(Debug, Clone)]
@@ -23,13 +29,15 @@ pub(super) struct BaseImage {
 pub(super) struct BaseImages(BTreeMap<(String, Platform), BaseImage>);
 
 impl BaseImages {
-    /// Finds those images of the needed stages that are not known yet.
+    /// Finds those images of the needed stages that are not known yet. Calls `meanwhile` when that takes time; it is told when
+    /// one was not found.
     pub(super) fn resolve(
         &mut self,
         table: &StageTable,
         needed: &[bool],
         target_platform: &Platform,
         resolver: &dyn MetaResolver,
+        meanwhile: &dyn Fn(&AtomicBool),
     ) -> Result<(), BuildError> {
         let mut wanted: Vec<(String, Platform, Location)> = Vec::new();
         let mut want = |reference: &str, platform: &Platform, location: &Location| {
@@ -57,11 +65,32 @@ impl BaseImages {
             }
         }
         for some in wanted.chunks(PARALLEL) {
+            let is_over = AtomicBool::new(false);
             let answers: Vec<Result<BaseImage, BuildError>> = std::thread::scope(|scope| {
+                let (sender, answered) = channel();
                 let threads: Vec<_> = some
                     .iter()
-                    .map(|(reference, platform, _)| scope.spawn(move || find(resolver, reference, platform)))
+                    .map(|(reference, platform, _)| {
+                        let (sender, is_over) = (sender.clone(), &is_over);
+                        scope.spawn(move || {
+                            let answer = find(resolver, reference, platform);
+                            if answer.is_err() {
+                                is_over.store(true, Ordering::Relaxed);
+                            }
+                            // Nobody waits for it when there is something else to do.
+                            let _ = sender.send(());
+                            answer
+                        })
+                    })
                     .collect();
+                let began = Instant::now();
+                let is_late = |_: &_| {
+                    let left = AT_ONCE.saturating_sub(began.elapsed());
+                    answered.recv_timeout(left).is_err()
+                };
+                if threads.iter().any(is_late) {
+                    meanwhile(&is_over);
+                }
                 threads
                     .into_iter()
                     .map(|thread| {

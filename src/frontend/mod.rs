@@ -5,6 +5,7 @@
 
 mod args;
 mod base_image;
+mod certain;
 pub mod changes;
 mod contexts;
 mod dispatch;
@@ -20,6 +21,7 @@ mod text;
 mod warnings;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rbuild_parser::Dockerfile;
 use rbuild_parser::check::CheckOptions;
@@ -35,8 +37,8 @@ use crate::error::BuildError;
 use crate::graph::Reference;
 use crate::graph::address::masked;
 use crate::graph::{
-    Confinement, Definition, GitOp, HttpOp, ImageOp, Location, MountOp, NetworkMode, Op, Platform, Ulimit,
-    VertexId,
+    Confinement, CopyOp, Definition, GitOp, HttpOp, ImageOp, Location, MountOp, NetworkMode, Op, Platform,
+    Ulimit, VertexId,
 };
 
 pub use contexts::{ContextError, NamedContext};
@@ -52,6 +54,10 @@ pub trait MetaResolver: Sync {
     /// The image that `reference` names, for `platform`. `reference` is as in the Dockerfile after expansion
     /// (`busybox`, `oci-layout://dir:tag`). Called from several threads at once, never twice for one pair.
     fn resolve_image(&self, reference: &str, platform: &Platform) -> anyhow::Result<ImageMeta>;
+
+    /// Called while answers about images are awaited: what of the context will be read whatever these say. Returns when that
+    /// was looked at, or `is_over`.
+    fn meanwhile(&self, _reads: &[CopyOp], _is_over: &AtomicBool) {}
 
     /// What a web server has. Called from several threads at once, once for each request, and only for what the target
     /// needs.
@@ -362,7 +368,13 @@ fn lower_stages(
         } else {
             table.reachable(target)
         };
-        images.resolve(&table, &needed, &target_platform, resolver)?;
+        let reads = if scope.stays_here {
+            Vec::new()
+        } else {
+            certain::reads(&table, &needed)
+        };
+        let meanwhile = |is_over: &AtomicBool| resolver.meanwhile(&reads, is_over);
+        images.resolve(&table, &needed, &target_platform, resolver, &meanwhile)?;
         let escape = request.dockerfile.directives.escape;
         if !onbuild::fire(&mut table, &needed, &mut fired, images, &target_platform, escape)? {
             break needed;

@@ -320,8 +320,8 @@ impl Tree for LocalContext {
                 ContextMode::Raw => Arc::clone(&node.entry),
                 mode => Arc::new(mode.shown((*node.entry).clone())),
             },
-            known: node.digest.map(|digest| Known {
-                digest,
+            known: node.digest.get().map(|digest| Known {
+                digest: *digest,
                 link: self.group_of(node),
             }),
         };
@@ -334,17 +334,19 @@ impl Tree for LocalContext {
 
     fn content_digest(&self, entry: &Entry) -> Result<ContentDigest, TreeError> {
         let path = &entry.path;
-        let seen = self.node(path, |node| (node.digest, node.stat()))?;
+        let seen = self.node(path, |node| (node.digest.get().copied(), node.stat()))?;
         if let Some((Some(digest), _)) = seen {
             return Ok(digest);
         }
         let (digest, opened) = self.hash_unchanged(entry)?;
-        if let Some(memory) = &self.memory
-            && seen.is_some_and(|(_, stat)| stat == Some(opened))
-            && entry.xattrs.is_empty()
-        {
+        if seen.is_some_and(|(_, stat)| stat == Some(opened)) {
+            self.node(path, |node| node.digest.set(digest).ok())?;
             // One with attributes is not remembered: see `Lookup::recall`.
-            memory.put(path, &opened, digest);
+            if let Some(memory) = &self.memory
+                && entry.xattrs.is_empty()
+            {
+                memory.put(path, &opened, digest);
+            }
         }
         Ok(digest)
     }

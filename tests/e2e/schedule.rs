@@ -1,9 +1,17 @@
 //! Which steps run, when, and how many at once. Steps write what they do into a directory of the machine.
 
 use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::fs::inotify;
+
 use crate::env::{Env, Run, as_every_user};
+use crate::server::{Answer, Server};
 
 /// Says when it begins and ends.
 fn step(name: &str, does: &str) -> String {
@@ -150,5 +158,64 @@ fn only_what_is_exported_is_compressed() {
         let output = format!("type=oci,dest={}", env.path("oci.tar").display());
         env.build("read", &dockerfile, &["-v", &blobs(env), "-o", &output])
             .ok();
+    });
+}
+
+/// Knows whether somebody has opened a file.
+struct Watched(OwnedFd);
+
+impl Watched {
+    fn new(path: &Path) -> Self {
+        let fd = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&fd, path, inotify::WatchFlags::OPEN).unwrap();
+        Self(fd)
+    }
+
+    /// Since this was asked the last time.
+    fn was_opened(&self) -> bool {
+        let mut events = [MaybeUninit::uninit(); 256];
+        inotify::Reader::new(&self.0, &mut events).next().is_ok()
+    }
+}
+
+#[test]
+fn the_context_is_read_while_a_registry_thinks() {
+    as_every_user(|env| {
+        let files = [
+            "file",
+            "directory/file",
+            "directory/hidden",
+            "by-variable",
+            "elsewhere",
+            "not-named",
+        ];
+        let [file, below, others @ ..] =
+            files.map(|name| Watched::new(&env.write(&format!("thinks/{name}"), name)));
+        env.write("thinks/.dockerignore", "**/hidden\n");
+        let (thinks, said) = (Mutex::new(Some((file, below))), AtomicBool::new(false));
+        let said = Arc::new(said);
+        let heard = Arc::clone(&said);
+        let server = Server::start(move |_| {
+            if let Some((file, below)) = thinks.lock().unwrap().take() {
+                let is_there = |watched: &Watched| {
+                    (0..600).any(|_| {
+                        std::thread::sleep(Duration::from_millis(100));
+                        watched.was_opened()
+                    })
+                };
+                heard.store(is_there(&file) && is_there(&below), Ordering::Relaxed);
+            }
+            Answer::new(404)
+        });
+        let base = server.url("/base");
+        let dockerfile = format!(
+            "FROM scratch AS other\nCOPY elsewhere /\nFROM {}\nARG NAME=by-variable\nCOPY file directory /d/\nCOPY $NAME /\n",
+            base.trim_start_matches("http://")
+        );
+        env.build("thinks", &dockerfile, &[]).fails(1);
+        assert!(said.load(Ordering::Relaxed), "the context was not read meanwhile");
+        for (watched, name) in others.iter().zip(&files[2..]) {
+            assert!(!watched.was_opened(), "{name} is not needed for certain");
+        }
     });
 }

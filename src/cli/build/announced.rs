@@ -1,6 +1,7 @@
 //! Says what is being asked for before anything is built.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -8,10 +9,11 @@ use anyhow::Context as _;
 use rbuild_cache::KeyBuilder;
 use rbuild_parser::git_url::GitUrl;
 
+use super::early::EarlyContext;
 use super::transfers;
 use crate::frontend::{GitRequest, HttpRequest, ImageMeta, MetaResolver};
 use crate::graph::address::masked;
-use crate::graph::{GitOp, HttpOp, Platform};
+use crate::graph::{CopyOp, GitOp, HttpOp, Platform};
 use crate::progress::{Event, Sink, VertexOutcome};
 use crate::source::image::ImageSource;
 use crate::source::remote::Remotes;
@@ -20,6 +22,8 @@ use crate::source::remote::Remotes;
 pub(super) struct Announced<'a> {
     pub(super) images: &'a ImageSource,
     pub(super) remotes: Option<&'a Remotes>,
+    /// The context of what will be built, if it is a directory.
+    pub(super) early: Option<&'a EarlyContext>,
     /// Servers that the Dockerfile names may be told secrets that name no server: it is the user's own.
     pub(super) trusts_dockerfile: bool,
     pub(super) sink: &'a dyn Sink,
@@ -90,6 +94,12 @@ impl MetaResolver for Announced<'_> {
         self.image_step(reference, platform, || {
             self.images.resolve_image(reference, platform)
         })
+    }
+
+    fn meanwhile(&self, reads: &[CopyOp], is_over: &AtomicBool) {
+        if let Some(early) = self.early {
+            early.read(reads, is_over);
+        }
     }
 
     fn resolve_http(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {

@@ -154,7 +154,7 @@ impl Build<'_> {
         let registry = self.context.registry();
         let images = self.images(&store, &registry);
         let remotes = self.remotes(&store, &registry)?;
-        let lowered = self.lower(dockerfile, &images, &remotes)?;
+        let lowered = self.lower(dockerfile, &store, &images, &remotes)?;
         let locals = self.locals(&lowered, &store)?;
         let asked = self.asked()?;
         let results: Vec<VertexId> = lowered.iter().filter_map(|lowered| lowered.result).collect();

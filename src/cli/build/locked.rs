@@ -4,6 +4,7 @@
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail, ensure};
@@ -16,7 +17,7 @@ use crate::cli::config;
 use crate::error::BuildError;
 use crate::frontend::{GitRequest, HttpRequest, ImageMeta, MetaResolver};
 use crate::graph::address::masked;
-use crate::graph::{Address, GitOp, HttpOp, Platform, Reference};
+use crate::graph::{Address, CopyOp, GitOp, HttpOp, Platform, Reference};
 use crate::source::image::{LAYOUT_PREFIX, PullPolicy};
 use crate::source::lock::{LOCK_LIMIT, Lock, LockedCommit, LockedFile, LockedImage, git_name};
 use crate::source::remote::Remotes;
@@ -238,6 +239,10 @@ impl MetaResolver for Locked<'_> {
             entry.platforms.insert(platform.to_string(), manifest);
         });
         Ok(meta)
+    }
+
+    fn meanwhile(&self, reads: &[CopyOp], is_over: &AtomicBool) {
+        self.announced.meanwhile(reads, is_over);
     }
 
     fn resolve_http(&self, request: &HttpRequest) -> anyhow::Result<HttpOp> {

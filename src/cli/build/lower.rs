@@ -7,6 +7,7 @@ use rbuild_parser::Dockerfile;
 use rbuild_parser::git_url::GitUrl;
 
 use super::announced::Announced;
+use super::early::EarlyContext;
 use super::locked::Locked;
 use super::received::ContextPlace;
 use super::{Build, attesting, report, transfers};
@@ -16,6 +17,7 @@ use crate::progress::{Event, Sink as _};
 use crate::registry::{FetchOptions, Registry};
 use crate::source::git::{GitAuth, GitSource};
 use crate::source::http::HttpSource;
+use crate::source::ignore_file::IgnoreFile;
 use crate::source::image::ImageSource;
 use crate::source::remote::Remotes;
 
@@ -31,10 +33,12 @@ impl Build<'_> {
     pub(super) fn lower(
         &self,
         dockerfile: Dockerfile,
+        store: &Store,
         images: &ImageSource,
         remotes: &Remotes,
     ) -> Result<Vec<Lowered>, BuildError> {
-        let announced = self.announced(images, Some(remotes));
+        let mut announced = self.announced(images, Some(remotes));
+        announced.early = self.early(store)?;
         match &self.pins()? {
             None => self.lower_by(dockerfile, &announced),
             Some(pins) => self.lower_by(dockerfile, &Locked { pins, announced }),
@@ -86,6 +90,16 @@ impl Build<'_> {
         Ok(lowered)
     }
 
+    /// The context, if it is a directory, to be read while others are asked.
+    fn early(&self, store: &Store) -> Result<Option<&EarlyContext>, BuildError> {
+        let Some(path) = self.options.context.directory() else {
+            return Ok(None);
+        };
+        let ignore = self.ignore()?.as_ref().map(IgnoreFile::matcher).transpose()?;
+        let early = || EarlyContext::new(path.to_owned(), ignore, store.clone());
+        Ok(Some(self.early.get_or_init(early)))
+    }
+
     /// What finds base images and remote sources; without `remotes` nothing is built and no source asked for.
     pub(super) fn announced<'b>(
         &'b self,
@@ -96,6 +110,7 @@ impl Build<'_> {
             images,
             remotes,
             trusts_dockerfile: !matches!(self.options.context, ContextPlace::Remote(_)),
+            early: None,
             sink: self.progress.as_ref(),
             told: Mutex::default(),
         }

@@ -9,6 +9,7 @@ use rbuild_cache::{Store, TempDir};
 use rbuild_executor::{Executor, NetworkPlan};
 
 use super::args::Metadata;
+use super::early::EarlyContext;
 use super::{Build, commit};
 use crate::error::BuildError;
 use crate::exporter::{Output, OutputKind};
@@ -60,9 +61,15 @@ impl Build<'_> {
             let ignore = found.as_ref().map(IgnoreFile::matcher).transpose()?;
             let context = match (path, &self.arrival()?.context) {
                 (Some(path), _) => {
-                    let memory = store.file_memory(path).map_err(BuildError::new)?;
-                    let local = LocalContext::open(path, ignore, Some(memory))?.with_mode(mode);
-                    BuildContext::Directory(Box::new(local))
+                    let early = self.early.get().filter(|_| name == frontend::CONTEXT);
+                    let local = match early.and_then(EarlyContext::take) {
+                        Some(local) => local,
+                        None => {
+                            let memory = store.file_memory(path).map_err(BuildError::new)?;
+                            LocalContext::open(path, ignore, Some(memory))?
+                        }
+                    };
+                    BuildContext::Directory(Box::new(local.with_mode(mode)))
                 }
                 (None, Some(received)) => {
                     BuildContext::Stored(StoredContext::new(received.view(store)?, ignore, mode))

@@ -339,6 +339,11 @@ fn in_heredoc(
 }
 
 /// Tells URLs and git repositories from paths (spec 7.2, D7); what could be a path is one.
+/// Whether an operand names files, and no address.
+pub(in crate::frontend) fn is_local(operand: &str) -> bool {
+    place(operand) == Place::Local
+}
+
 fn place(operand: &str) -> Place {
     let lower = operand.to_ascii_lowercase();
     let web = ["http://", "https://"];

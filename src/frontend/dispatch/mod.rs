@@ -2,7 +2,7 @@
 
 mod arg;
 mod command;
-mod copy;
+pub(super) mod copy;
 mod env;
 mod expose;
 mod healthcheck;

@@ -7,8 +7,8 @@ use std::ffi::CStr;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rbuild_cache::layer::{Entry, Kind, LayerPath, Timestamp};
 use rbuild_cache::{ContentDigest, FileStat, Scope};
@@ -29,8 +29,8 @@ pub(super) struct Node {
     pub directory: bool,
     /// It is excluded and exists only if something below it is included again.
     pub held: bool,
-    /// Digest of its content if it is remembered.
-    pub digest: Option<ContentDigest>,
+    /// Digest of its content, once it is known.
+    pub digest: OnceLock<ContentDigest>,
 }
 
 /// What a [`FileStat`] has and an entry does not, in half the memory.
@@ -327,7 +327,7 @@ fn node(
         linked,
         directory: is_directory,
         held: false,
-        digest,
+        digest: digest.map_or_else(OnceLock::new, OnceLock::from),
     }))
 }
 
