@@ -1,5 +1,7 @@
 //! The value of `# check=` and of `BUILDKIT_DOCKERFILE_CHECK` (spec L18).
 
+use crate::value::parse_bool;
+
 /// Which rules are skipped, and whether a warning fails the build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckOptions {
@@ -82,15 +84,6 @@ impl CheckOptions {
             .filter_map(|value| Self::parse(value).ok())
             .next_back()
             .unwrap_or_default()
-    }
-}
-
-/// Go's `strconv.ParseBool`.
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 

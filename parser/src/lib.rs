@@ -24,6 +24,7 @@ pub mod span;
 mod statement;
 pub mod suggest;
 mod typed;
+pub mod value;
 mod words;
 
 pub use diagnostic::{Diagnostic, Severity};

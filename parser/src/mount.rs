@@ -1,8 +1,8 @@
 //! The value of `RUN --mount` (spec 3.3).
 
-use crate::check::parse_bool;
 use crate::expand::ExpandError;
 use crate::suggest::nearest;
+use crate::value::{csv_fields, parse_bool};
 
 /// What is mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
@@ -320,6 +320,10 @@ impl Mount {
     }
 }
 
+fn fields(csv: &str) -> Result<Vec<String>, MountError> {
+    csv_fields(csv).map_err(|error| MountError::new(format!("failed to parse csv mounts: {error}")))
+}
+
 /// `64m`, `1.5GiB`, `100` in bytes.
 fn bytes(text: &str) -> Option<u64> {
     let digits = text
@@ -343,54 +347,6 @@ fn bytes(text: &str) -> Option<u64> {
     let bytes = number * 1024f64.powi(power);
     // Exact up to 2^53; a tmpfs of more than that there is not.
     (bytes < 9e15).then_some(bytes as u64)
-}
-
-/// One record of csv, as the values of `--mount` and `--secret` are.
-pub fn fields(csv: &str) -> Result<Vec<String>, MountError> {
-    let malformed = |reason: &str| MountError::new(format!("failed to parse csv mounts: {reason}"));
-    if csv.is_empty() {
-        return Err(malformed("EOF"));
-    }
-    let mut fields = Vec::new();
-    let mut rest = csv;
-    loop {
-        let (field, after) = match rest.strip_prefix('"') {
-            Some(quoted) => {
-                let mut field = String::new();
-                let mut quoted = quoted;
-                loop {
-                    let Some((text, after)) = quoted.split_once('"') else {
-                        return Err(malformed("extraneous or missing \" in quoted-field"));
-                    };
-                    field.push_str(text);
-                    quoted = after;
-                    match quoted.strip_prefix('"') {
-                        Some(after) => {
-                            field.push('"');
-                            quoted = after;
-                        }
-                        None => break,
-                    }
-                }
-                if !quoted.is_empty() && !quoted.starts_with(',') {
-                    return Err(malformed("extraneous or missing \" in quoted-field"));
-                }
-                (field, quoted)
-            }
-            None => {
-                let (field, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
-                if field.contains('"') {
-                    return Err(malformed("bare \" in non-quoted-field"));
-                }
-                (field.to_owned(), after)
-            }
-        };
-        fields.push(field);
-        match after.strip_prefix(',') {
-            Some(after) => rest = after,
-            None => return Ok(fields),
-        }
-    }
 }
 
 #[cfg(test)]

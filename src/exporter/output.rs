@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use rbuild_cache::layer::Compression;
+use rbuild_parser::value::{CsvError, csv_fields};
 
 use super::annotation::Annotation;
 use attributes::{Draft, TYPES};
-pub use attributes::{csv_fields, parse_bool};
 
 /// One `--output`: where a result goes and in which form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +161,7 @@ pub enum OutputError {
         /// As given.
         text: String,
         /// What is wrong.
-        reason: &'static str,
+        reason: CsvError,
     },
     /// A field without `=`.
     #[error("invalid output field {field:?}: it must be KEY=VALUE")]
@@ -286,13 +286,18 @@ impl Output {
 
     /// Parses one value of `-o/--output`.
     pub fn parse(text: &str) -> Result<Self, OutputError> {
-        let fields = csv_fields(text)?;
+        if text.is_empty() {
+            return Err(OutputError::NoDestination { kind: "local" });
+        }
+        let fields = csv_fields(text).map_err(|reason| OutputError::Syntax {
+            text: text.to_owned(),
+            reason,
+        })?;
         if let [only] = fields.as_slice()
             && only == text
             && !text.starts_with("type=")
         {
             return Ok(Self::of(match text {
-                "" => return Err(OutputError::NoDestination { kind: "local" }),
                 "-" => OutputKind::Tar {
                     dest: Destination::Stdout,
                 },

@@ -45,9 +45,9 @@ impl FromStr for SecretSource {
             let text = text.to_owned();
             Err(SecretError { text, reason })
         };
-        let fields = match rbuild_parser::mount::fields(text) {
+        let fields = match rbuild_parser::value::csv_fields(text) {
             Ok(fields) => fields,
-            Err(error) => return fail(error.to_string()),
+            Err(error) => return fail(format!("failed to parse csv secret: {error}")),
         };
         let (mut kind, mut id, mut file, mut env) =
             (String::new(), String::new(), String::new(), String::new());
@@ -195,7 +195,7 @@ mod tests {
                 "unsupported secret type \"vault\": use file or env",
             ),
             ("id=a,sorce=f", "unexpected key 'sorce' in 'sorce=f'"),
-            ("", "failed to parse csv mounts: EOF"),
+            ("", "failed to parse csv secret: EOF"),
         ] {
             let error = text.parse::<SecretSource>().unwrap_err();
             assert_eq!(error.reason, reason, "{text}");

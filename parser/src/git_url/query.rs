@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::GitUrlError;
 use super::decode::percent;
+use crate::value::parse_bool;
 
 const TEXTS: [&str; 7] = ["ref", "tag", "branch", "subdir", "checksum", "commit", "mtime"];
 const FLAGS: [&str; 3] = ["keep-git-dir", "submodules", "fetch-by-commit"];
@@ -35,13 +36,15 @@ impl Query {
         self.0.get(key).cloned()
     }
 
-    /// A flag; there without a value, it is set. The words are those of Go's `ParseBool`.
+    /// A flag; there without a value, it is set.
     pub(super) fn flag(&self, key: &'static str) -> Result<Option<bool>, GitUrlError> {
         match self.0.get(key).map(String::as_str) {
             None => Ok(None),
-            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
-            Some(other) => Err(GitUrlError::Value(key, other.to_owned())),
+            Some("") => Ok(Some(true)),
+            Some(text) => match parse_bool(text) {
+                None => Err(GitUrlError::Value(key, text.to_owned())),
+                set => Ok(set),
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use rbuild_cache::{KeyBuilder, Store, View};
+use rbuild_parser::value::{csv_fields, parse_bool};
 use serde_json::Value;
 
 use super::Build;
@@ -15,7 +16,6 @@ use super::leaks;
 use crate::attestation::provenance::{self, Run};
 use crate::attestation::{Attested, PROVENANCE, Place, ProvenanceWish, SPDX, SbomWish, Wanted, spdx};
 use crate::error::BuildError;
-use crate::exporter::output::{csv_fields, parse_bool};
 use crate::exporter::{BuiltImage, Output, OutputKind};
 use crate::frontend::{BuildRequest, Lowered, NamedContext};
 use crate::graph::address::masked;
@@ -432,7 +432,7 @@ mod tests {
         );
         assert!(wanted(&[], None, Some("false")).unwrap().sbom.is_none());
         for (attest, error) in [
-            ("", "is not KEY=VALUE"),
+            ("", "EOF"),
             ("mode=max", "type is missing"),
             ("type=x", "not supported"),
             ("type=provenance,mode=all", "mode is min or max"),

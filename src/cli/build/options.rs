@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rbuild_executor::{Isolation, Resources, Rlimit};
+use rbuild_parser::value::parse_bool;
 
 use super::args::{BuildArgs, Metadata};
 use super::attesting;
@@ -251,10 +252,8 @@ impl BuildOptions {
             .build_args
             .iter()
             .rfind(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        matches!(
-            last.and_then(|(_, value)| value.as_deref()),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True")
-        )
+        let value = last.and_then(|(_, value)| value.as_deref());
+        value.and_then(parse_bool) == Some(true)
     }
 
     /// The addresses that were typed: of the context and of named ones.

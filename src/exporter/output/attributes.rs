@@ -1,5 +1,7 @@
 //! The attributes of an output, one by one: taken into a draft, which then has to make sense as a whole.
 
+use rbuild_parser::value::parse_bool;
+
 use super::{Codec, Destination, Output, OutputError, OutputKind};
 use crate::exporter::annotation::Annotation;
 
@@ -261,63 +263,4 @@ fn invalid(key: &str, value: String, wanted: &'static str) -> OutputError {
 
 fn boolean(key: &str, value: &str) -> Result<bool, OutputError> {
     parse_bool(value).ok_or_else(|| invalid(key, value.to_owned(), "true or false"))
-}
-
-/// Go's `strconv.ParseBool`.
-pub fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// The fields of one line by the rules of Go's `encoding/csv`: a field that begins with a quote ends with one and
-/// writes a quote as two; a quote anywhere else is an error.
-pub fn csv_fields(text: &str) -> Result<Vec<String>, OutputError> {
-    let fail = |reason| OutputError::Syntax {
-        text: text.to_owned(),
-        reason,
-    };
-    let mut fields = Vec::new();
-    let mut rest = text;
-    loop {
-        let Some(quoted) = rest.strip_prefix('"') else {
-            let (field, after) = match rest.split_once(',') {
-                Some((field, after)) => (field, Some(after)),
-                None => (rest, None),
-            };
-            if field.contains('"') {
-                return Err(fail("bare \" in a field without quotes"));
-            }
-            fields.push(field.to_owned());
-            match after {
-                Some(after) => rest = after,
-                None => return Ok(fields),
-            }
-            continue;
-        };
-        let mut field = String::new();
-        let mut inside = quoted;
-        let after = loop {
-            let (piece, after) = inside
-                .split_once('"')
-                .ok_or_else(|| fail("a quoted field has no end"))?;
-            field.push_str(piece);
-            match after.strip_prefix('"') {
-                Some(more) => {
-                    field.push('"');
-                    inside = more;
-                }
-                None => break after,
-            }
-        };
-        fields.push(field);
-        if after.is_empty() {
-            return Ok(fields);
-        }
-        rest = after
-            .strip_prefix(',')
-            .ok_or_else(|| fail("text after the end of a quoted field"))?;
-    }
 }

@@ -92,7 +92,7 @@ fn what_is_not_meant_is_refused() {
         ("type=local,dest=-", "dest is required"),
         ("dest=x,name=y", "type is required"),
         ("type=oci,dest", "KEY=VALUE"),
-        ("type=oci,\"dest=a", "no end"),
+        ("type=oci,\"dest=a", "extraneous or missing"),
         ("type=oci,de\"st=a", "bare"),
         ("type=oci,colour=red", "known ones are dest, tar, name"),
         ("type=cacheonly,dest=x", "known ones are none"),
