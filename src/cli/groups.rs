@@ -1,5 +1,6 @@
 //! Docker's other names for the same commands: `image ls`, `builder prune`, `buildx build`.
 
+use super::deferred::Deferred;
 use super::{
     Command, build, du, history, image_prune, images, imagetools, import, inspect, load, prune, pull, push,
     rmi, save, tag,
@@ -24,41 +25,41 @@ pub enum Group {
 pub enum ImageCommand {
     /// List images
     #[command(visible_alias = "list")]
-    Ls(images::ImagesArgs),
+    Ls(Deferred<images::ImagesArgs>),
     /// Show the steps that an image was made by
-    History(history::HistoryArgs),
+    History(Deferred<history::HistoryArgs>),
     /// Create an image from the tar of a root file system
-    Import(import::ImportArgs),
+    Import(Deferred<import::ImportArgs>),
     /// Show all that is known about images, as JSON
-    Inspect(inspect::InspectArgs),
+    Inspect(Deferred<inspect::InspectArgs>),
     /// Load images from an archive
-    Load(load::LoadArgs),
+    Load(Deferred<load::LoadArgs>),
     /// Remove images without a name
-    Prune(image_prune::ImagePruneArgs),
+    Prune(Deferred<image_prune::ImagePruneArgs>),
     /// Fetch an image from its registry
-    Pull(pull::PullArgs),
+    Pull(Deferred<pull::PullArgs>),
     /// Send an image to its registry
-    Push(push::PushArgs),
+    Push(Deferred<push::PushArgs>),
     /// Remove images
     #[command(visible_alias = "remove")]
-    Rm(rmi::RmiArgs),
+    Rm(Deferred<rmi::RmiArgs>),
     /// Write images to an archive
-    Save(save::SaveArgs),
+    Save(Deferred<save::SaveArgs>),
     /// Give an image another name
-    Tag(tag::TagArgs),
+    Tag(Deferred<tag::TagArgs>),
     /// Build an image from a Dockerfile
-    Build(Box<build::BuildArgs>),
+    Build(Deferred<Box<build::BuildArgs>>),
 }
 
 /// `rbuild builder ...`.
 #[derive(Debug, clap::Subcommand)]
 pub enum BuilderCommand {
     /// Build an image from a Dockerfile
-    Build(Box<build::BuildArgs>),
+    Build(Deferred<Box<build::BuildArgs>>),
     /// Show what takes the space of the store
-    Du(du::DuArgs),
+    Du(Deferred<du::DuArgs>),
     /// Remove build cache
-    Prune(prune::PruneArgs),
+    Prune(Deferred<prune::PruneArgs>),
 }
 
 /// `rbuild buildx ...`.
@@ -66,14 +67,14 @@ pub enum BuilderCommand {
 pub enum BuildxCommand {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b")]
-    Build(Box<build::BuildArgs>),
+    Build(Deferred<Box<build::BuildArgs>>),
     /// Show what takes the space of the store
-    Du(du::DuArgs),
+    Du(Deferred<du::DuArgs>),
     /// Show and make indexes at registries
     #[command(subcommand)]
     Imagetools(imagetools::ImagetoolsCommand),
     /// Remove build cache
-    Prune(prune::PruneArgs),
+    Prune(Deferred<prune::PruneArgs>),
 }
 
 impl Group {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::attested::{Said, is_asked_for};
 use super::context::print;
+use super::deferred::Deferred;
 use super::members::{Members, annotation};
 use super::template::Template;
 use super::{Context, inspect};
@@ -21,9 +22,9 @@ use crate::registry::{Document, Reference, Registry};
 #[derive(Debug, clap::Subcommand)]
 pub enum ImagetoolsCommand {
     /// Make an index of images of registries, and push it
-    Create(CreateArgs),
+    Create(Deferred<CreateArgs>),
     /// Show what a registry has under a name
-    Inspect(InspectArgs),
+    Inspect(Deferred<InspectArgs>),
 }
 
 /// `rbuild buildx imagetools create -t NAME SOURCE...`.
@@ -66,8 +67,8 @@ pub struct InspectArgs {
 /// Runs the command.
 pub fn run(command: ImagetoolsCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        ImagetoolsCommand::Create(args) => create(&args, context)?,
-        ImagetoolsCommand::Inspect(args) => show(&args, context)?,
+        ImagetoolsCommand::Create(Deferred(args)) => create(&args, context)?,
+        ImagetoolsCommand::Inspect(Deferred(args)) => show(&args, context)?,
     }
     Ok(ExitCode::SUCCESS)
 }

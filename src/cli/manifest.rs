@@ -10,6 +10,7 @@ use rbuild_cache::{Descriptor, Digest, Store};
 
 use super::Context;
 use super::context::{note, print};
+use super::deferred::Deferred;
 use super::lookup::{self, LookupError};
 use super::members::{self, Members, annotation};
 use crate::exporter::list::{List, Notes};
@@ -21,21 +22,21 @@ use crate::registry::document::{DOCKER_LIST, OCI_INDEX};
 #[derive(Debug, clap::Subcommand)]
 pub enum ManifestCommand {
     /// Make a list of images
-    Create(CreateArgs),
+    Create(Deferred<CreateArgs>),
     /// Add an image to a list
-    Add(AddArgs),
+    Add(Deferred<AddArgs>),
     /// Say more of an image of a list
-    Annotate(AnnotateArgs),
+    Annotate(Deferred<AnnotateArgs>),
     /// Show a list, or the manifest of an image
-    Inspect(InspectArgs),
+    Inspect(Deferred<InspectArgs>),
     /// Send a list and its images to a registry
-    Push(PushArgs),
+    Push(Deferred<PushArgs>),
     /// Take an image out of a list
-    Remove(RemoveArgs),
+    Remove(Deferred<RemoveArgs>),
     /// Remove lists
-    Rm(RmArgs),
+    Rm(Deferred<RmArgs>),
     /// Say by the exit status whether there is a list of this name
-    Exists(ExistsArgs),
+    Exists(Deferred<ExistsArgs>),
 }
 
 /// `rbuild manifest create LIST IMAGE...`.
@@ -187,12 +188,12 @@ pub struct ExistsArgs {
 pub fn run(command: ManifestCommand, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     match command {
-        ManifestCommand::Create(args) => create(&args, context, &store)?,
-        ManifestCommand::Add(args) => add(args, context, &store)?,
-        ManifestCommand::Annotate(args) => annotate(args, &store)?,
-        ManifestCommand::Inspect(args) => shown::show(&args, context, &store)?,
-        ManifestCommand::Push(args) => push(&args, context, &store)?,
-        ManifestCommand::Remove(args) => {
+        ManifestCommand::Create(Deferred(args)) => create(&args, context, &store)?,
+        ManifestCommand::Add(Deferred(args)) => add(args, context, &store)?,
+        ManifestCommand::Annotate(Deferred(args)) => annotate(args, &store)?,
+        ManifestCommand::Inspect(Deferred(args)) => shown::show(&args, context, &store)?,
+        ManifestCommand::Push(Deferred(args)) => push(&args, context, &store)?,
+        ManifestCommand::Remove(Deferred(args)) => {
             let (name, mut list) = named(&store, &args.list)?;
             for image in &args.images {
                 let digest = digest_of(&store, image)?;
@@ -200,8 +201,8 @@ pub fn run(command: ManifestCommand, context: &Context) -> anyhow::Result<ExitCo
             }
             keep(&store, &name, &list)?;
         }
-        ManifestCommand::Rm(args) => return rm(&args, &store),
-        ManifestCommand::Exists(args) => {
+        ManifestCommand::Rm(Deferred(args)) => return rm(&args, &store),
+        ManifestCommand::Exists(Deferred(args)) => {
             return Ok(match named(&store, &args.list) {
                 Ok(_) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,

@@ -8,6 +8,7 @@ pub mod confirm;
 pub mod context;
 pub mod context_ls;
 pub mod cp;
+pub mod deferred;
 pub mod diff;
 pub mod doctor;
 pub mod du;
@@ -52,10 +53,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use config::Config;
 pub use context::Context;
+use deferred::Deferred;
 use groups::Group;
 
 /// Builds OCI images from Dockerfiles: no daemon, no root.
@@ -113,85 +115,85 @@ enum Called {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Build an image from a Dockerfile; the word may be left out
-    Build(Box<build::BuildArgs>),
+    Build(Deferred<Box<build::BuildArgs>>),
     /// Make an image of what was changed in the root file system of another
-    Commit(commit::CommitArgs),
+    Commit(Deferred<commit::CommitArgs>),
     /// Look at build contexts
     #[command(subcommand)]
     Context(ContextCommand),
     /// Copy files out of an image
-    Cp(cp::CpArgs),
+    Cp(Deferred<cp::CpArgs>),
     /// Show what one image has and another has not
-    Diff(diff::DiffArgs),
+    Diff(Deferred<diff::DiffArgs>),
     /// Say what this machine offers to builds, and what changes that
-    Doctor(doctor::DoctorArgs),
+    Doctor(Deferred<doctor::DoctorArgs>),
     /// Show what takes the space of the store
-    Du(du::DuArgs),
+    Du(Deferred<du::DuArgs>),
     /// Write the root file system of an image as a tar
-    Export(export::ExportArgs),
+    Export(Deferred<export::ExportArgs>),
     /// Show the steps that an image was made by
-    History(history::HistoryArgs),
+    History(Deferred<history::HistoryArgs>),
     /// List images
-    Images(images::ImagesArgs),
+    Images(Deferred<images::ImagesArgs>),
     /// Create an image from the tar of a root file system
-    Import(import::ImportArgs),
+    Import(Deferred<import::ImportArgs>),
     /// Show all that is known about images, as JSON
-    Inspect(inspect::InspectArgs),
+    Inspect(Deferred<inspect::InspectArgs>),
     /// Load images from an archive
-    Load(load::LoadArgs),
+    Load(Deferred<load::LoadArgs>),
     /// Put lists of images of several platforms together
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
     /// Make one index of images that were built apart, each for its platform
-    Merge(merge::MergeArgs),
+    Merge(Deferred<merge::MergeArgs>),
     /// Show the files of an image at a path, for reading
-    Mount(mount::MountArgs),
+    Mount(Deferred<mount::MountArgs>),
     /// Remove images without a name
     #[command(hide = true)]
-    ImagePrune(image_prune::ImagePruneArgs),
+    ImagePrune(Deferred<image_prune::ImagePruneArgs>),
     /// Show and make indexes at registries
     #[command(subcommand, hide = true)]
     Imagetools(imagetools::ImagetoolsCommand),
     /// Write down what the names of a Dockerfile mean now, for builds with --locked
-    Lock(Box<build::lock::LockArgs>),
+    Lock(Deferred<Box<build::lock::LockArgs>>),
     /// Log in to a registry
-    Login(login::LoginArgs),
+    Login(Deferred<login::LoginArgs>),
     /// Forget the password of a registry
-    Logout(login::LogoutArgs),
+    Logout(Deferred<login::LogoutArgs>),
     /// Parse a Dockerfile and print what was understood
-    Parse(parse::ParseArgs),
+    Parse(Deferred<parse::ParseArgs>),
     /// Say what a build would run, and why, and what is cached
-    Plan(Box<build::explain::PlanArgs>),
+    Plan(Deferred<Box<build::explain::PlanArgs>>),
     /// Remove build cache
-    Prune(prune::PruneArgs),
+    Prune(Deferred<prune::PruneArgs>),
     /// Fetch an image from its registry
-    Pull(pull::PullArgs),
+    Pull(Deferred<pull::PullArgs>),
     /// Send an image to its registry
-    Push(push::PushArgs),
+    Push(Deferred<push::PushArgs>),
     /// Look at registries
     #[command(subcommand)]
     Registry(RegistryCommand),
     /// Remove images
-    Rmi(rmi::RmiArgs),
+    Rmi(Deferred<rmi::RmiArgs>),
     /// Run a command in an image, and keep nothing of what it writes
-    Run(Box<run::RunArgs>),
+    Run(Deferred<Box<run::RunArgs>>),
     /// Write images to an archive
-    Save(save::SaveArgs),
+    Save(Deferred<save::SaveArgs>),
     /// Look after the store
     #[command(subcommand)]
     Store(StoreCommand),
     /// Search for images
-    Search(search::SearchArgs),
+    Search(Deferred<search::SearchArgs>),
     /// Show what the store takes, and give it back
     #[command(subcommand)]
     System(system::SystemCommand),
     /// Give an image another name
-    Tag(tag::TagArgs),
+    Tag(Deferred<tag::TagArgs>),
     /// Take mounts of images away
     #[command(visible_alias = "unmount")]
-    Umount(mount::UmountArgs),
+    Umount(Deferred<mount::UmountArgs>),
     /// Say why the steps of the last build ran
-    Why(why::WhyArgs),
+    Why(Deferred<why::WhyArgs>),
 }
 
 impl Command {
@@ -217,21 +219,21 @@ impl Command {
 #[derive(Debug, clap::Subcommand)]
 enum StoreCommand {
     /// Look for damage, and repair it
-    Check(store::CheckArgs),
+    Check(Deferred<store::CheckArgs>),
 }
 
 /// `rbuild registry ...`.
 #[derive(Debug, clap::Subcommand)]
 enum RegistryCommand {
     /// Say which hosts would be asked for an image, and who we are there
-    Explain(registry_explain::ExplainArgs),
+    Explain(Deferred<registry_explain::ExplainArgs>),
 }
 
 /// `rbuild context ...`.
 #[derive(Debug, clap::Subcommand)]
 enum ContextCommand {
     /// List the files of a directory that a build could use
-    Ls(context_ls::LsArgs),
+    Ls(Deferred<context_ls::LsArgs>),
 }
 
 /// The program: parses the arguments, does what they say, and tells how it went. 0 is success, 1 a failure,
@@ -242,8 +244,9 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     rbuild_executor::signals::survive_file_size_limit();
-    let (args, verb) = with_verb(std::env::args_os().collect());
-    let mut matches = Cli::command().get_matches_from(&args);
+    let mut command = Cli::command();
+    let (args, verb) = with_verb(std::env::args_os().collect(), &command);
+    let mut matches = understood(&mut command, &args);
     let config = matches.get_one::<PathBuf>("config");
     let config = match Config::load(config.map(PathBuf::as_path)) {
         Ok(config) => config,
@@ -257,7 +260,7 @@ pub fn run() -> ExitCode {
         let mut args = args;
         let place = (verb + words).min(args.len());
         args.splice(place..place, defaults);
-        matches = Cli::command().get_matches_from(args);
+        matches = understood(&mut command, &args);
     }
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let context = Context {
@@ -280,13 +283,18 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The arguments as `command` knows them; where they cannot be understood the program ends.
+fn understood(command: &mut clap::Command, args: &[OsString]) -> ArgMatches {
+    let matches = command.try_get_matches_from_mut(args);
+    matches.unwrap_or_else(|error| error.exit())
+}
+
 /// The flags that may stand before the verb; each has a value.
 const GLOBAL: [&str; 4] = ["--root", "--config", "--insecure-registry", "--max-unpacked-size"];
 
 /// A call without a verb is a build: `rbuild -t name .` is `rbuild build -t name .`. The verb is the first word
 /// that is no global flag and no value of one. Also its place.
-fn with_verb(mut args: Vec<OsString>) -> (Vec<OsString>, usize) {
-    let command = Cli::command();
+fn with_verb(mut args: Vec<OsString>, command: &clap::Command) -> (Vec<OsString>, usize) {
     let mut place = 1;
     while let Some(word) = args.get(place).and_then(|word| word.to_str()) {
         match word {
@@ -313,42 +321,42 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         leaving::end_in_order()?;
     }
     match command {
-        Command::Build(args) => build::run(*args, context),
-        Command::Commit(args) => commit::run(args, context),
-        Command::Context(ContextCommand::Ls(args)) => context_ls::run(args, context),
-        Command::Cp(args) => cp::run(args, context),
-        Command::Diff(args) => diff::run(args, context),
-        Command::Du(args) => du::run(args, context),
-        Command::Doctor(args) => doctor::run(args, context),
-        Command::Export(args) => export::run(args, context),
-        Command::History(args) => history::run(args, context),
-        Command::Images(args) => images::run(args, context),
-        Command::Import(args) => import::run(args, context),
-        Command::Inspect(args) => inspect::run(args, context),
-        Command::Load(args) => load::run(args, context),
-        Command::ImagePrune(args) => image_prune::run(args, context),
+        Command::Build(Deferred(args)) => build::run(*args, context),
+        Command::Commit(Deferred(args)) => commit::run(args, context),
+        Command::Context(ContextCommand::Ls(Deferred(args))) => context_ls::run(args, context),
+        Command::Cp(Deferred(args)) => cp::run(args, context),
+        Command::Diff(Deferred(args)) => diff::run(args, context),
+        Command::Du(Deferred(args)) => du::run(args, context),
+        Command::Doctor(Deferred(args)) => doctor::run(args, context),
+        Command::Export(Deferred(args)) => export::run(args, context),
+        Command::History(Deferred(args)) => history::run(args, context),
+        Command::Images(Deferred(args)) => images::run(args, context),
+        Command::Import(Deferred(args)) => import::run(args, context),
+        Command::Inspect(Deferred(args)) => inspect::run(args, context),
+        Command::Load(Deferred(args)) => load::run(args, context),
+        Command::ImagePrune(Deferred(args)) => image_prune::run(args, context),
         Command::Imagetools(command) => imagetools::run(command, context),
         Command::Manifest(command) => manifest::run(command, context),
-        Command::Merge(args) => merge::run(args, context),
-        Command::Lock(args) => build::lock::run(*args, context),
-        Command::Login(args) => login::login(args, context),
-        Command::Logout(args) => login::logout(args),
-        Command::Mount(args) => mount::mount(args, context),
-        Command::Parse(args) => parse::run(args, context),
-        Command::Plan(args) => build::explain::plan(*args, context),
-        Command::Prune(args) => prune::run(args, context),
-        Command::Pull(args) => pull::run(args, context),
-        Command::Push(args) => push::run(args, context),
-        Command::Registry(RegistryCommand::Explain(args)) => registry_explain::run(args, context),
-        Command::Rmi(args) => rmi::run(args, context),
-        Command::Run(args) => run::run(*args, context),
-        Command::Save(args) => save::run(args, context),
-        Command::Store(StoreCommand::Check(args)) => store::check(&args, context),
-        Command::Search(args) => search::run(args, context),
+        Command::Merge(Deferred(args)) => merge::run(args, context),
+        Command::Lock(Deferred(args)) => build::lock::run(*args, context),
+        Command::Login(Deferred(args)) => login::login(args, context),
+        Command::Logout(Deferred(args)) => login::logout(args),
+        Command::Mount(Deferred(args)) => mount::mount(args, context),
+        Command::Parse(Deferred(args)) => parse::run(args, context),
+        Command::Plan(Deferred(args)) => build::explain::plan(*args, context),
+        Command::Prune(Deferred(args)) => prune::run(args, context),
+        Command::Pull(Deferred(args)) => pull::run(args, context),
+        Command::Push(Deferred(args)) => push::run(args, context),
+        Command::Registry(RegistryCommand::Explain(Deferred(args))) => registry_explain::run(args, context),
+        Command::Rmi(Deferred(args)) => rmi::run(args, context),
+        Command::Run(Deferred(args)) => run::run(*args, context),
+        Command::Save(Deferred(args)) => save::run(args, context),
+        Command::Store(StoreCommand::Check(Deferred(args))) => store::check(&args, context),
+        Command::Search(Deferred(args)) => search::run(args, context),
         Command::System(command) => system::run(command, context),
-        Command::Tag(args) => tag::run(args, context),
-        Command::Umount(args) => mount::umount(args, context),
-        Command::Why(args) => why::run(args, context),
+        Command::Tag(Deferred(args)) => tag::run(args, context),
+        Command::Umount(Deferred(args)) => mount::umount(args, context),
+        Command::Why(Deferred(args)) => why::run(args, context),
     }
 }
 
@@ -373,7 +381,7 @@ mod tests {
         ] {
             let args = given.split(' ').map(OsString::from).collect();
             let meant: Vec<OsString> = meant.split(' ').map(OsString::from).collect();
-            assert_eq!(with_verb(args).0, meant);
+            assert_eq!(with_verb(args, &Cli::command()).0, meant);
         }
     }
 }

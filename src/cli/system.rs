@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::confirm::Confirmation;
 use super::context::print;
+use super::deferred::Deferred;
 use super::format::Format;
 use super::lookup::Listed;
 use super::{Context, human, image_prune, lookup, trees};
@@ -18,9 +19,9 @@ use super::{Context, human, image_prune, lookup, trees};
 #[derive(Debug, clap::Subcommand)]
 pub enum SystemCommand {
     /// Show what images and build cache take
-    Df(DfArgs),
+    Df(Deferred<DfArgs>),
     /// Remove images without a name, and build cache
-    Prune(SystemPruneArgs),
+    Prune(Deferred<SystemPruneArgs>),
 }
 
 /// `rbuild system df`.
@@ -53,8 +54,8 @@ pub struct SystemPruneArgs {
 /// Runs the command.
 pub fn run(command: SystemCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        SystemCommand::Df(args) => df(&args, context)?,
-        SystemCommand::Prune(args) => prune(&args, context)?,
+        SystemCommand::Df(Deferred(args)) => df(&args, context)?,
+        SystemCommand::Prune(Deferred(args)) => prune(&args, context)?,
     }
     Ok(ExitCode::SUCCESS)
 }
