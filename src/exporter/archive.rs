@@ -8,12 +8,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use rbuild_cache::layer::{Entry, Kind, LayerPath, TarWriter, Timestamp};
+use rbuild_cache::layer::{Entry, Kind, LayerPath, TarWriter, Timestamp, read_ahead};
 use rbuild_cache::{Descriptor, Digest, Store, VerifiedReader};
 use serde_json::{Value, json};
 
 use super::Destination;
-use super::ahead::read_ahead;
 use super::attached::Attached;
 use super::full_disk::explained;
 use super::replacement::Replacement;
@@ -210,7 +209,7 @@ fn blob_file(path: &Path, size: u64, blob: VerifiedReader) -> io::Result<Replace
         blob.finish()?;
         return Ok(file);
     }
-    Replacement::write(path, |out| match read_ahead(blob, |blob| io::copy(blob, out))? {
+    Replacement::write(path, |out| match read_ahead(blob, |blob| blob.write_to(out))? {
         copied if copied == size => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     })

@@ -1,7 +1,6 @@
 //! Where does a result go? The local store, a registry, an OCI layout, a docker archive, a root file
 //! system. Only this room knows the formats that other tools read.
 
-mod ahead;
 pub mod annotation;
 pub mod archive;
 pub mod attached;

@@ -1,56 +1,107 @@
-//! Reading beside writing: a blob is read and verified on one thread while another one writes it.
+//! Reading beside writing: a blob is read and verified on one thread while another one compresses, sends or writes it.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-const PIECE: usize = 256 << 10;
-/// Pieces that may wait: what bounds the memory.
-const DEPTH: usize = 4;
+use super::pipe::{DEPTH, PIECE, Piece, Pool};
 
 /// Lets `take` read what a thread of its own reads from `source`. An error of `source` comes out where it lies.
 pub fn read_ahead<T>(
     mut source: impl Read + Send,
-    take: impl FnOnce(&mut dyn Read) -> io::Result<T>,
+    take: impl FnOnce(&mut Ahead) -> io::Result<T>,
 ) -> io::Result<T> {
     std::thread::scope(|scope| {
         let (pieces, ready) = sync_channel(DEPTH);
+        let pool = Pool::default();
         std::thread::Builder::new()
             .name("read ahead".to_owned())
             .spawn_scoped(scope, move || {
                 loop {
-                    let mut piece = Vec::with_capacity(PIECE);
-                    let read = source.by_ref().take(PIECE as u64).read_to_end(&mut piece);
-                    let end = piece.is_empty() || read.is_err();
+                    let mut buffer = pool.take();
+                    let read = fill(&mut source, &mut buffer);
+                    let end = !matches!(read, Ok(PIECE));
                     // Bytes before an error are no use to whoever will see it.
-                    if pieces.send(read.map(|_| piece)).is_err() || end {
+                    let piece = read.map(|length| pool.share(buffer, length));
+                    if pieces.send(piece).is_err() || end {
                         return;
                     }
                 }
             })?;
         take(&mut Ahead {
             ready,
-            piece: io::Cursor::default(),
+            piece: None,
+            position: 0,
         })
     })
 }
 
-struct Ahead {
-    ready: Receiver<io::Result<Vec<u8>>>,
-    piece: io::Cursor<Vec<u8>>,
+/// Reads until `buffer` is full or `source` ends. Returns how much.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match source.read(rest) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+/// What was read ahead and not yet taken.
+#[derive(Debug)]
+pub struct Ahead {
+    ready: Receiver<io::Result<Piece>>,
+    piece: Option<Piece>,
+    /// Bytes of the piece that were taken.
+    position: usize,
+}
+
+impl Ahead {
+    /// Writes all that is left to `out`, piece by piece as they were read. Returns the number of bytes.
+    pub fn write_to(&mut self, out: &mut dyn Write) -> io::Result<u64> {
+        let mut written = 0;
+        while self.has_more()? {
+            let piece = self.piece.take();
+            let rest = piece.as_deref().map_or(&[][..], |piece| &piece[self.position..]);
+            out.write_all(rest)?;
+            written += rest.len() as u64;
+        }
+        Ok(written)
+    }
+
+    /// Waits for the next piece if nothing is left of the last one. False at the end.
+    fn has_more(&mut self) -> io::Result<bool> {
+        while self
+            .piece
+            .as_ref()
+            .is_none_or(|piece| self.position == piece.len())
+        {
+            match self.ready.recv() {
+                Ok(piece) => self.piece = Some(piece?),
+                // The end was read before.
+                Err(_) => return Ok(false),
+            }
+            self.position = 0;
+        }
+        Ok(true)
+    }
 }
 
 impl Read for Ahead {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = self.piece.read(out)?;
-        if count > 0 || out.is_empty() {
-            return Ok(count);
+        if !self.has_more()? {
+            return Ok(0);
         }
-        match self.ready.recv() {
-            Ok(piece) => self.piece = io::Cursor::new(piece?),
-            // The end was read before.
-            Err(_) => return Ok(0),
-        }
-        self.piece.read(out)
+        let rest = self
+            .piece
+            .as_deref()
+            .map_or(&[][..], |piece| &piece[self.position..]);
+        let length = out.len().min(rest.len());
+        out[..length].copy_from_slice(&rest[..length]);
+        self.position += length;
+        Ok(length)
     }
 }
 
@@ -73,6 +124,9 @@ mod tests {
             let mut output = Vec::new();
             read_ahead(input.as_slice(), |source| source.read_to_end(&mut output)).unwrap();
             assert!(output == input, "{length}");
+            output.clear();
+            let written = read_ahead(input.as_slice(), |source| source.write_to(&mut output)).unwrap();
+            assert!(output == input && written == length as u64, "{length}");
             let broken = read_ahead(input.as_slice().chain(Broken), |source| {
                 io::copy(source, &mut io::sink())
             });

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::ahead::read_ahead;
 use super::compress::{Compression, Compressor};
 use super::forms::Layer;
-use super::make::{copy, is_damage};
+use super::make::is_damage;
 use super::pace::{self, Pace};
 use super::pipe::{Both, HashWriter, ThreadWriter};
 use super::record::{CompressedForm, LayerBlob, TarForm};
@@ -136,8 +137,8 @@ impl Layer {
             tar => tar,
         };
         if let Some(digest) = tar {
-            let mut source = self.store().open_blob(&digest)?;
-            copy(&mut source, &mut out).map_err(fail)?;
+            let source = self.store().open_blob(&digest)?;
+            read_ahead(source, |tar| tar.write_to(&mut out)).map_err(fail)?;
         } else if pace.is_some() {
             // In one pass, because whoever has more steps to run has an image to make.
             let writer = ThreadWriter::new(self.store().blob_writer()?);

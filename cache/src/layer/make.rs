@@ -397,7 +397,7 @@ fn check_media_type(media_type: &str) -> io::Result<()> {
     ))
 }
 
-pub(super) fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
+fn copy(source: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; super::pipe::PIECE];
     loop {
         match source.read(&mut buffer) {

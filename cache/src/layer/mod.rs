@@ -1,6 +1,7 @@
 //! A layer is an ordered list of entries (design D3). Its bytes have up to three forms: a
 //! directory tree (an overlay lower), an uncompressed tar, a compressed blob.
 
+mod ahead;
 mod assemble;
 mod beneath;
 mod builder;
@@ -33,6 +34,7 @@ mod unpack;
 mod upper;
 mod verify;
 
+pub use ahead::{Ahead, read_ahead};
 pub use assemble::{AssembleError, IndexAssembler};
 pub(crate) use beneath::open_file;
 pub use builder::LayerBuilder;

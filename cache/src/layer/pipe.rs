@@ -13,7 +13,7 @@ use crate::digest::Digest;
 /// Size of a piece.
 pub(super) const PIECE: usize = 256 << 10;
 /// Pieces between two threads: enough that neither waits for the other's every step.
-const DEPTH: usize = 8;
+pub(super) const DEPTH: usize = 8;
 
 /// Memory of pieces that nobody reads any more. Fresh pages cost more than what is done with them.
 #[derive(Debug, Clone, Default)]
