@@ -1,7 +1,7 @@
 //! When does the parser learn the flags of a command? When that command was called.
 
 use clap::builder::Resettable;
-use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
+use clap::{ArgMatches, Args, Command, Error, FromArgMatches, Id};
 
 /// The arguments of a command, described to the parser once the command is called: to describe those of all commands takes
 /// longer than all else that the start of the program does.
@@ -21,7 +21,11 @@ impl<T: Args> Args for Deferred<T> {
 /// Adds the arguments; what the list of commands says of this one stays, whatever the type of its arguments says of itself.
 fn described(command: Command, augment: fn(Command) -> Command) -> Command {
     let (about, long) = (command.get_about().cloned(), command.get_long_about().cloned());
-    let command = augment(command);
+    // The flags of all commands are there already, and belong behind these.
+    let global: Vec<Id> = command.get_arguments().map(|arg| arg.get_id().clone()).collect();
+    let command = global
+        .into_iter()
+        .fold(augment(command), |command, id| command.mut_arg(id, |arg| arg));
     let command = match about {
         Some(about) => command.about(about),
         None => command,
