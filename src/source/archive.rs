@@ -4,23 +4,23 @@
 //! Nothing of an archive is believed: blobs have the digests that they are named by, layers the diff ids of their config and
 //! a form that the strict tar reader takes. An archive that fails leaves no name behind, only blobs that nobody needs.
 
+mod docker;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use anyhow::{Context as _, bail, ensure};
-use rbuild_cache::layer::{
-    Kind, LayerBlob, LayerPath, MEDIA_TYPE_GZIP, MEDIA_TYPE_TAR, MEDIA_TYPE_ZSTD, TarReader,
-};
+use rbuild_cache::layer::{Kind, LayerBlob, LayerPath, TarReader};
 use rbuild_cache::{Descriptor, DiffId, Digest, LayerId, Referrer, Store};
 use serde::Deserialize;
-use sha2::Digest as _;
 
 use super::compressed::decompressed;
+use super::hash_reader::HashReader;
 use crate::graph::Platform;
 use crate::parallel::in_parallel;
 use crate::registry::Reference;
 use crate::registry::document::{
-    CONFIG_LIMIT, Document, Index, MANIFEST_LIMIT, Manifest, OCI_MANIFEST, Reading, read_config,
+    CONFIG_LIMIT, Document, Index, MANIFEST_LIMIT, Manifest, Reading, read_config,
 };
 
 /// Members up to this size are kept in memory until it is known what they are ...
@@ -130,17 +130,6 @@ struct Refers {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// An entry of docker's `manifest.json`.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    #[serde(default)]
-    layers: Option<Vec<String>>,
-}
-
 impl Archive<'_> {
     fn read(&mut self, input: impl Read) -> anyhow::Result<()> {
         let mut tar = TarReader::archive(input);
@@ -185,7 +174,7 @@ impl Archive<'_> {
             && self.store.blob_size(&digest) == Some(size)
         {
             // It is here; what the archive has under this name must be it nevertheless.
-            let mut hasher = Hasher::new(tar);
+            let mut hasher = HashReader::new(tar);
             io::copy(&mut hasher, &mut io::sink())?;
             ensure!(
                 hasher.digest() == digest,
@@ -387,80 +376,6 @@ impl Archive<'_> {
         Ok(blobs.iter().all(|blob| self.has_blob(&blob.digest)))
     }
 
-    fn docker(&self) -> anyhow::Result<Vec<LoadedImage>> {
-        let doing = || "reading manifest.json of the archive";
-        let manifest = self.bytes("manifest.json", MANIFEST_LIMIT).with_context(doing)?;
-        let entries: Vec<DockerImage> = serde_json::from_slice(&manifest).with_context(doing)?;
-        entries
-            .into_iter()
-            .map(|entry| self.docker_image(&entry))
-            .collect()
-    }
-
-    fn docker_image(&self, entry: &DockerImage) -> anyhow::Result<LoadedImage> {
-        let tags = entry.repo_tags.iter().flatten().map(|tag| Reference::parse(tag));
-        let names = tags.collect::<Result<Vec<_>, _>>()?;
-        if let Some(name) = names.iter().find(|name| name.tag().is_none()) {
-            bail!("invalid tag {name}: an image is named by a tag, not by a digest");
-        }
-        let config = self.bytes(&entry.config, CONFIG_LIMIT)?;
-        let paths: Vec<&String> = entry.layers.iter().flatten().collect();
-        let mut layers = Vec::with_capacity(paths.len());
-        for path in &paths {
-            let (digest, size) = self.blob(path)?;
-            let media_type = self.media_type(&digest)?.to_owned();
-            layers.push(Descriptor {
-                media_type,
-                digest,
-                size,
-            });
-        }
-        let config_descriptor = Descriptor {
-            media_type: "application/vnd.oci.image.config.v1+json".to_owned(),
-            digest: self.store.put_blob(&config)?,
-            size: config.len() as u64,
-        };
-        let manifest = Manifest {
-            config: config_descriptor,
-            layers,
-        };
-        let platform = self.register(&manifest, &config)?;
-        if let Some(wanted) = self.platform {
-            ensure!(
-                wanted.accepts(&platform),
-                "the archive has no image for {wanted}: it has {platform}"
-            );
-        }
-        let bytes = serde_json::to_vec(&serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": manifest.config,
-            "layers": manifest.layers,
-        }))?;
-        let descriptor = Descriptor {
-            media_type: OCI_MANIFEST.to_owned(),
-            digest: self.store.put_blob(&bytes)?,
-            size: bytes.len() as u64,
-        };
-        Ok(LoadedImage {
-            id: manifest.config.digest,
-            descriptor,
-            names,
-        })
-    }
-
-    fn media_type(&self, digest: &Digest) -> anyhow::Result<&'static str> {
-        let mut start = Vec::new();
-        std::fs::File::open(self.store.blob_path(digest))?
-            .take(4)
-            .read_to_end(&mut start)?;
-        Ok(match start.as_slice() {
-            [0x1f, 0x8b, ..] => MEDIA_TYPE_GZIP,
-            [0x28, 0xb5, 0x2f, 0xfd] => MEDIA_TYPE_ZSTD,
-            _ => MEDIA_TYPE_TAR,
-        })
-    }
-
     /// Checks all layers and makes them known. The platform of the image.
     fn register(&self, manifest: &Manifest, config: &[u8]) -> anyhow::Result<Platform> {
         let facts = read_config(config, manifest.layers.len())
@@ -501,7 +416,7 @@ fn entry_name(annotations: &BTreeMap<String, String>) -> Option<String> {
 /// Reads a layer to its end: it is a tar that can be applied, and it has the diff id.
 fn check_layer(store: &Store, digest: &Digest, diff_id: &DiffId) -> anyhow::Result<()> {
     let blob = decompressed(store.open_blob(digest)?, store.growth())?;
-    let mut tar = TarReader::layer(Hasher::new(blob));
+    let mut tar = TarReader::layer(HashReader::new(blob));
     while tar.next_entry()?.is_some() {}
     let mut hasher = tar.into_inner();
     io::copy(&mut hasher, &mut io::sink())?;
@@ -511,31 +426,4 @@ fn check_layer(store: &Store, digest: &Digest, diff_id: &DiffId) -> anyhow::Resu
         "the config names the diff id {diff_id}, but it is {actual}"
     );
     Ok(())
-}
-
-/// Hashes what is read through it.
-pub(super) struct Hasher<R> {
-    reader: R,
-    hasher: sha2::Sha256,
-}
-
-impl<R: Read> Hasher<R> {
-    pub(super) fn new(reader: R) -> Self {
-        Self {
-            reader,
-            hasher: sha2::Sha256::new(),
-        }
-    }
-
-    pub(super) fn digest(&self) -> Digest {
-        Digest::from_bytes(self.hasher.clone().finalize().into())
-    }
-}
-
-impl<R: Read> Read for Hasher<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..length]);
-        Ok(length)
-    }
 }

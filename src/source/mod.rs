@@ -5,6 +5,7 @@ pub mod archive;
 pub mod compressed;
 pub mod context;
 pub mod git;
+mod hash_reader;
 pub mod http;
 pub mod ignore_file;
 pub mod image;

@@ -24,7 +24,7 @@ use super::listing::{Kind, Listed};
 use crate::error::BuildError;
 use crate::parallel::in_parallel;
 use crate::registry::{FetchOptions, FetchRequest, Fetched, Post, Registry};
-use crate::source::archive::Hasher;
+use crate::source::hash_reader::HashReader;
 
 /// No pointer is larger.
 const POINTER_LIMIT: u64 = 1024;
@@ -355,7 +355,7 @@ fn is_here(directory: &Path, pointer: &Pointer) -> bool {
     let Ok(file) = File::open(directory.join(pointer.digest.hex())) else {
         return false;
     };
-    let mut hasher = Hasher::new(file);
+    let mut hasher = HashReader::new(file);
     let size = io::copy(&mut hasher, &mut io::sink());
     size.is_ok_and(|size| size == pointer.size) && hasher.digest() == pointer.digest
 }
