@@ -173,6 +173,3 @@ fn walk(tree: &dyn Tree, path: &LayerPath, follow_last: bool) -> Result<Resolved
     }
     Ok(Resolved { path: done, entry })
 }
-
-/// Trees are shared between threads.
-pub type SharedTree = Arc<dyn Tree>;

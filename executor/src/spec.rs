@@ -76,7 +76,7 @@ impl ExecSpec {
     pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
     /// Bytes of `/dev/shm` unless told otherwise, as Docker's.
-    pub const DEFAULT_SHM_SIZE: u64 = 64 << 20;
+    const DEFAULT_SHM_SIZE: u64 = 64 << 20;
     /// In place of an address in `extra_hosts`: that at which the step reaches the machine.
     pub const HOST_GATEWAY: &str = "host-gateway";
 

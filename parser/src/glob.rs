@@ -51,47 +51,6 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
     Ok(name.is_empty())
 }
 
-/// Whether the whole of `name` matches a `--parents` pattern: as [`matches()`], component by component, and a component
-/// `**` stands for any number of components, zero included (spec P31).
-pub fn matches_path(pattern: &[u8], name: &[u8]) -> Result<bool, BadPattern> {
-    matches(pattern, b"")?;
-    let patterns: Vec<&[u8]> = components(pattern);
-    let names: Vec<&[u8]> = components(name);
-    let (mut p, mut n) = (0, 0);
-    // Where to go on after the last `**`, and how many names it has taken.
-    let mut retry = None;
-    loop {
-        match (patterns.get(p), names.get(n)) {
-            (None, None) => return Ok(true),
-            (Some(&b"**"), _) => {
-                p += 1;
-                retry = Some((p, n));
-                continue;
-            }
-            (Some(pattern), Some(name)) if matches(pattern, name)? => {
-                p += 1;
-                n += 1;
-                continue;
-            }
-            _ => {}
-        }
-        match retry {
-            Some((after, taken)) if taken < names.len() => {
-                retry = Some((after, taken + 1));
-                (p, n) = (after, taken + 1);
-            }
-            _ => return Ok(false),
-        }
-    }
-}
-
-/// The parts between slashes; empty ones do not count.
-fn components(path: &[u8]) -> Vec<&[u8]> {
-    path.split(|byte| *byte == b'/')
-        .filter(|part| !part.is_empty())
-        .collect()
-}
-
 /// Splits off the stars in front and what follows them up to the next star.
 fn next_chunk(pattern: &[u8]) -> (bool, &[u8], &[u8]) {
     let stars = pattern.iter().take_while(|byte| **byte == b'*').count();
@@ -273,30 +232,5 @@ mod tests {
             matches(pattern.as_bytes(), "a".repeat(4000).as_bytes()),
             Ok(false)
         );
-    }
-
-    #[test]
-    fn double_stars_of_parents() {
-        for (pattern, name, expected) in [
-            ("**/2", "2", true),
-            ("**/2", "d/sub/2", true),
-            ("d/**/2", "d/2", true),
-            ("d/**", "d", true),
-            ("d/**", "d/x/y", true),
-            ("**/a/**/b", "x/a/y/a/z/b", true),
-            ("**/a/b", "a/a/b", true),
-            ("**/*.txt", "d/x.txt", true),
-            ("**/*.txt", "d/x.txt/y", false),
-            ("*/x", "x", false),
-            ("a**b", "axb", true),
-            ("/d//x/", "d/x", true),
-        ] {
-            assert_eq!(
-                matches_path(pattern.as_bytes(), name.as_bytes()),
-                Ok(expected),
-                "{pattern} {name}"
-            );
-        }
-        assert_eq!(matches_path(b"**/[", b"x"), Err(BadPattern));
     }
 }

@@ -16,9 +16,9 @@ use crate::graph::{
 use crate::sbom::package_url::{part, path};
 
 /// What kind of build this is; it tells what the parameters mean.
-pub const BUILD_TYPE: &str = "urn:rbuild:dockerfile:v1";
+const BUILD_TYPE: &str = "urn:rbuild:dockerfile:v1";
 /// Who built, when nobody says it.
-pub const BUILDER: &str = "urn:rbuild:builder";
+const BUILDER: &str = "urn:rbuild:builder";
 
 const MASK: &str = "xxxxx";
 /// A shorter value of a secret argument is not looked for in other texts.

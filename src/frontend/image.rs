@@ -19,7 +19,7 @@ pub use rbuild_cache::layer::Timestamp as BuildTime;
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// PATH of an image whose base has none (spec X14).
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A layer that was built.
 #[derive(Debug, Clone, PartialEq, Eq)]

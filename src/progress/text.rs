@@ -1,7 +1,7 @@
 //! Bytes of a process made fit to be shown: split into lines, harmless for a terminal.
 
 /// A line that does not end is cut here, so that a process cannot make rbuild hold it.
-pub const LINE_LIMIT: usize = 16 * 1024;
+const LINE_LIMIT: usize = 16 * 1024;
 
 /// Collects bytes into lines.
 #[derive(Debug, Default)]
