@@ -399,23 +399,4 @@ impl Store {
         })?;
         Ok(layer.id().clone())
     }
-
-    /// Fetches a registered layer, if it is not here: blob, index and, if wanted, tree come of one pass over the
-    /// bytes. With `want_tree`, call it inside the user namespace.
-    pub fn receive_layer(&self, id: &LayerId, want_tree: bool) -> Result<(), StoreError> {
-        let layer = self.layer(id)?;
-        if want_tree {
-            return layer.tree().map(drop);
-        }
-        let record = layer.record()?;
-        if let Some(form) = record.compressed.first().filter(|form| form.encoder.is_none())
-            && !self.has_blob(&form.digest)
-        {
-            let lock = layer.lock()?;
-            if !self.has_blob(&form.digest) {
-                return layer.receive(&lock, &record, false, false);
-            }
-        }
-        layer.index().map(drop)
-    }
 }
