@@ -94,6 +94,9 @@ pub fn content(operation: &Key, selection: Option<&Key>, facts: &Key) -> Key {
     key.finish()
 }
 
+/// The name of what a step was made on among the inputs of a record.
+pub const BASE: &str = "base";
+
 /// How a record names the layers that a RUN saw, for a later comparison by content.
 pub fn layer_list(layers: &[LayerId]) -> String {
     layers.iter().map(LayerId::as_str).collect::<Vec<_>>().join(",")

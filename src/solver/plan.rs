@@ -32,6 +32,9 @@ pub struct Plan {
     pub(super) fetched: Vec<VertexId>,
     /// Vertices that something needs.
     pub(super) needed: Vec<bool>,
+    /// Vertices whose definition key says too little: what they build upon or read is made again, or was since they
+    /// were. They are looked for by content alone.
+    pub(super) doubtful: Vec<bool>,
     /// Vertices that the result hangs on, needed or hidden behind a cached one.
     reachable: Vec<bool>,
 }
@@ -50,6 +53,7 @@ impl Plan {
             missing: Vec::new(),
             fetched: Vec::new(),
             needed: vec![false; count],
+            doubtful: vec![false; count],
             reachable: inputs.definition.reachable(inputs.results),
         };
         for id in inputs.definition.ids() {
@@ -231,6 +235,52 @@ impl Plan {
     }
 
     fn look_up(&mut self, inputs: &Inputs<'_>) -> Result<(), BuildError> {
+        self.doubt_what_reads_again(inputs)?;
+        // Who loses its result has to read its inputs, and what is above may have been made from it.
+        loop {
+            let all = self.look_for_results(inputs)?;
+            if !self.doubt_what_was_made_elsewhere(inputs, &all)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Doubts what builds upon or reads anything that is surely made again, because a flag says so.
+    fn doubt_what_reads_again(&mut self, inputs: &Inputs<'_>) -> Result<(), BuildError> {
+        let definition = inputs.definition;
+        // Whose files may be others than they were.
+        let mut changes = vec![false; self.cached.len()];
+        for id in definition.ids().filter(|id| self.reachable[id.0]) {
+            let vertex = definition.vertex(id);
+            let linked = matches!(&vertex.op, Op::Copy(op) if op.link);
+            let below = vertex.base.is_some_and(|base| changes[base.0]);
+            let mut read = vertex.source.iter().chain(&vertex.remotes).chain(&vertex.mounts);
+            self.doubtful[id.0] = below && !linked || read.any(|input| changes[input.0]);
+            let again = vertex.no_cache || self.is_stale_record(inputs, id)?;
+            changes[id.0] = again || below || self.doubtful[id.0];
+        }
+        Ok(())
+    }
+
+    fn is_stale_record(&self, inputs: &Inputs<'_>, id: VertexId) -> Result<bool, BuildError> {
+        let ages = !matches!(
+            inputs.definition.vertex(id).op,
+            Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_)
+        );
+        if inputs.max_age.is_none() || !ages {
+            return Ok(false);
+        }
+        let record = inputs.store.record(&self.definitions[id.0]);
+        Ok(record
+            .map_err(BuildError::new)?
+            .is_some_and(|record| !is_fresh(inputs, &record)))
+    }
+
+    /// Walks from the results to the sources.
+    fn look_for_results(&mut self, inputs: &Inputs<'_>) -> Result<Vec<Option<Recorded>>, BuildError> {
+        let mut all: Vec<Option<Recorded>> = self.cached.iter().map(|_| None).collect();
+        self.missing.clear();
+        self.needed.fill(false);
         for result in inputs.results {
             self.needed[result.0] = true;
         }
@@ -245,9 +295,13 @@ impl Plan {
             if matches!(vertex.op, Op::Image(_) | Op::Local(_)) {
                 continue;
             }
-            if !vertex.no_cache {
-                self.cached[id.0] = recorded(inputs, &vertex.op, &self.definitions[id.0])?;
-            }
+            let key = &self.definitions[id.0];
+            let found = match vertex.no_cache || self.doubtful[id.0] {
+                true => None,
+                false => recorded(inputs, &vertex.op, key)?,
+            };
+            self.cached[id.0] = found.as_ref().map(|found| found.result.clone());
+            all[id.0] = found;
             if self.cached[id.0].is_none() {
                 self.missing.push(id);
                 for input in vertex.source.iter().chain(&vertex.remotes).chain(&vertex.mounts) {
@@ -256,7 +310,34 @@ impl Plan {
             }
         }
         self.missing.reverse();
-        Ok(())
+        Ok(all)
+    }
+
+    /// Doubts results that lie on something else now than they were made on; whether there are any.
+    fn doubt_what_was_made_elsewhere(
+        &mut self,
+        inputs: &Inputs<'_>,
+        all: &[Option<Recorded>],
+    ) -> Result<bool, BuildError> {
+        let mut found = false;
+        // Whose layers are all known.
+        let mut whole = vec![true; self.cached.len()];
+        for id in inputs.definition.ids().filter(|id| self.needed[id.0]) {
+            let vertex = inputs.definition.vertex(id);
+            let below = vertex.base.is_none_or(|base| whole[base.0]);
+            let is_source = matches!(vertex.op, Op::Image(_) | Op::Local(_));
+            whole[id.0] = below && (is_source || self.cached[id.0].is_some());
+            let linked = matches!(&vertex.op, Op::Copy(op) if op.link);
+            let (Some(base), Some(recorded), false) = (vertex.base, &all[id.0], linked) else {
+                continue;
+            };
+            let fits = below && recorded.was_made_on(&inputs.stack(base, |id| self.cached[id.0].as_ref())?);
+            if !fits {
+                self.doubtful[id.0] = true;
+                found = true;
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -285,9 +366,23 @@ pub(super) fn is_fresh(inputs: &Inputs<'_>, record: &Record) -> bool {
     inputs.max_age.is_none_or(fits)
 }
 
+/// A result of the cache.
+pub(super) struct Recorded {
+    pub(super) result: StepResult,
+    /// The layers that it was made on, where that was written down.
+    base: Option<String>,
+}
+
+impl Recorded {
+    /// Whether the step would be made on the same today. Its key only says by what its base is made.
+    pub(super) fn was_made_on(&self, base: &[LayerId]) -> bool {
+        self.base.as_ref().is_none_or(|on| *on == keys::layer_list(base))
+    }
+}
+
 /// The result that the cache has for a key, if its layer is still there and it is not too old for a step. What was
 /// fetched is named by its content, and so does not age.
-pub(super) fn recorded(inputs: &Inputs<'_>, op: &Op, key: &Key) -> Result<Option<StepResult>, BuildError> {
+pub(super) fn recorded(inputs: &Inputs<'_>, op: &Op, key: &Key) -> Result<Option<Recorded>, BuildError> {
     let Some(record) = inputs.store.record(key).map_err(BuildError::new)? else {
         return Ok(None);
     };
@@ -295,9 +390,13 @@ pub(super) fn recorded(inputs: &Inputs<'_>, op: &Op, key: &Key) -> Result<Option
     if !inputs.store.layer_exists(&record.layer) || !(fetched || is_fresh(inputs, &record)) {
         return Ok(None);
     }
-    Ok(Some(StepResult {
-        layer: record.layer,
-        created: seconds(record.created),
+    let base = record.inputs.into_iter().find(|(name, _)| name == keys::BASE);
+    Ok(Some(Recorded {
+        result: StepResult {
+            layer: record.layer,
+            created: seconds(record.created),
+        },
+        base: base.map(|(_, layers)| layers),
     }))
 }
 

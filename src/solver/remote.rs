@@ -77,8 +77,8 @@ impl Plan {
         let key = &self.definitions[id.0];
         // Another build on this store may fetch the same.
         let _lock = inputs.store.lock_key(key).map_err(BuildError::new)?;
-        if let Some(result) = recorded(inputs, &inputs.definition.vertex(id).op, key)? {
-            return Ok(result);
+        if let Some(found) = recorded(inputs, &inputs.definition.vertex(id).op, key)? {
+            return Ok(found.result);
         }
         let began = Instant::now();
         let layer = inputs.remotes.fetch(&inputs.definition.vertex(id).op)?;

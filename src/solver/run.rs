@@ -257,19 +257,22 @@ impl<'a> Run<'a> {
 
     fn solve(&self, id: VertexId, vertex: &'a Vertex) -> Result<Found, BuildError> {
         let key = &self.plan.definitions[id.0];
+        let base = match vertex.base {
+            Some(base) => self.inputs.stack(base, |id| self.results[id.0].get())?,
+            None => Vec::new(),
+        };
         // With --no-cache every build does its own work.
         let _lock = if vertex.no_cache {
             None
         } else {
             let lock = self.wait_for_lock(key)?;
-            if let Some(result) = recorded(self.inputs, &vertex.op, key)? {
-                return Ok(Found::Cached(result));
+            if !self.plan.doubtful[id.0]
+                && let Some(found) = recorded(self.inputs, &vertex.op, key)?
+                && found.was_made_on(&base)
+            {
+                return Ok(Found::Cached(found.result));
             }
             Some(lock)
-        };
-        let base = match vertex.base {
-            Some(base) => self.inputs.stack(base, |id| self.results[id.0].get())?,
-            None => Vec::new(),
         };
         let work = Work {
             run: self,

@@ -212,6 +212,57 @@ fn a_base_that_moved_is_another_base() {
     });
 }
 
+/// What runs again leaves other files than before, and what builds upon these or takes from them follows, though nothing
+/// that was written has changed.
+#[test]
+fn what_was_made_anew_reaches_what_builds_on_it() {
+    as_every_user(|env| {
+        env.base();
+        env.context("anew", &[]);
+        let dockerfile = "FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /f\nFROM a AS b\nRUN cp /f /g\n\
+             FROM base\nCOPY --from=a /f /f\nCOPY --from=b /g /g\nRUN --mount=from=a,target=/m cp /m/f /h\n";
+        // The three files, which all come from the one step.
+        let built = |flags: &[&str]| {
+            let dest = env.path("anew-files");
+            let output = format!("type=local,dest={}", dest.display());
+            let flags: Vec<&str> = ["-o", &output].iter().chain(flags).copied().collect();
+            env.build("anew", dockerfile, &flags).ok();
+            let text = |file: &str| fs::read_to_string(dest.join(file)).unwrap();
+            let [f, g, h] = ["f", "g", "h"].map(text);
+            assert_eq!([&g, &h], [&f, &f], "{flags:?}");
+            fs::remove_dir_all(dest).unwrap();
+            f
+        };
+        let first = built(&[]);
+        assert_eq!(built(&[]), first);
+        let second = built(&["--no-cache-filter=a"]);
+        assert_ne!(second, first);
+        assert_eq!(built(&[]), second);
+        let third = built(&["--cache-ttl=0"]);
+        assert_ne!(third, second);
+        assert_eq!(built(&["--cache-ttl=1h"]), third);
+
+        // One stage alone was built again, and its result is the one that counts.
+        let copied = "FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /f\nFROM a\nRUN cp /f /g\n";
+        let pair = || {
+            env.build("anew", copied, &[]).ok();
+            let text = |file: &str| {
+                let tar = env.rbuild(["cp", &format!("anew:/{file}"), "-"]).ok().stdout;
+                let uuid = tar
+                    .split('\0')
+                    .find(|part| part.len() == 37 && part.ends_with('\n'));
+                uuid.map(str::to_owned)
+            };
+            (text("f"), text("g"))
+        };
+        let (f, g) = pair();
+        assert!(f.is_some() && f == g, "{f:?} {g:?}");
+        env.build("anew", copied, &["--no-cache", "--target=a"]).ok();
+        let (again, g) = pair();
+        assert!(again != f && again == g, "{again:?} {g:?}");
+    });
+}
+
 /// CVE-2024-24557: an image that somebody else has made and that says of itself what the image to be built will say. Base,
 /// instructions and history are the same, only the files are others.
 #[test]

@@ -12,7 +12,7 @@ use crate::graph::{CopyOp, ExecOp, MkdirOp, Op, Vertex, VertexId};
 use crate::solver::mounts::{Asking, MountInput, same_files};
 use crate::solver::ops::select::{self, Selection};
 use crate::solver::ops::{Sources, copy, mkdir};
-use crate::solver::plan::{self, recorded};
+use crate::solver::plan::{self, Recorded, recorded};
 use crate::solver::{StepResult, exec, keys};
 
 /// Records of the same operation whose inputs are compared by content before a RUN is run.
@@ -52,12 +52,19 @@ impl Work<'_, '_> {
         let read = self.mount_inputs()?;
         let successors = self.run.successors[self.id.0];
         let layer = exec::run(&asking, executor, op, &self.base, &read, successors)?;
-        let mut seen = vec![("base".to_owned(), keys::layer_list(&self.base))];
-        let mounted = |(number, input): (usize, &MountInput)| {
-            (format!("mount {number}"), keys::layer_list(&input.layers))
-        };
-        seen.extend(read.iter().enumerate().map(mounted));
-        self.record(layer, &[], seen).map(Found::Made)
+        self.record(layer, &[], self.seen(&read)).map(Found::Made)
+    }
+
+    /// What the step is made on, for its record: a linked layer is the same on whatever it lies.
+    fn seen(&self, mounted: &[MountInput]) -> Vec<(String, String)> {
+        let linked = matches!(&self.vertex.op, Op::Copy(op) if op.link);
+        let base = (self.vertex.base.is_some() && !linked)
+            .then(|| (keys::BASE.to_owned(), keys::layer_list(&self.base)));
+        let mounted = mounted
+            .iter()
+            .enumerate()
+            .map(|(number, input)| (format!("mount {number}"), keys::layer_list(&input.layers)));
+        base.into_iter().chain(mounted).collect()
     }
 
     /// What the mounts of a process read.
@@ -71,21 +78,21 @@ impl Work<'_, '_> {
     }
 
     /// A result of the same operation on a base and mounts with the same content, found by another definition
-    /// key: the early cut-off of design D4. Content is compared only when there is such a record.
+    /// key, or by the same one before its base was made again: the early cut-off of design D4. Content is compared only when there is such a record.
     fn same_input(&self, op: &ExecOp) -> Result<Option<StepResult>, BuildError> {
         let store = self.run.inputs.store;
         let operation = &self.run.plan.operations[self.id.0];
         let known = store.keys_of_op(operation).map_err(BuildError::new)?;
         let mut content = None;
         let mounted = self.mount_inputs()?;
-        for key in known.iter().filter(|key| *key != self.key).take(CANDIDATES) {
-            let Some(record) = store.record(key).map_err(BuildError::new)? else {
+        for key in known.iter().take(CANDIDATES) {
+            let Some(mut record) = store.record(key).map_err(BuildError::new)? else {
                 continue;
             };
             let seen = record
                 .inputs
                 .iter()
-                .find(|(name, _)| name == "base")
+                .find(|(name, _)| name == keys::BASE)
                 .and_then(|(_, list)| keys::parse_layer_list(list));
             let Some(seen) = seen.filter(|seen| seen.len() == self.base.len()) else {
                 continue;
@@ -104,6 +111,7 @@ impl Work<'_, '_> {
                     layer: record.layer.clone(),
                     created: plan::seconds(record.created),
                 };
+                record.inputs = self.seen(&mounted);
                 store.put_record(self.key, &record).map_err(BuildError::new)?;
                 return Ok(Some(result));
             }
@@ -192,7 +200,7 @@ impl Work<'_, '_> {
             return Ok(Found::Cached(result));
         }
         let layer = self.write(&plan, sources)?;
-        self.record(layer, &[content], Vec::new()).map(Found::Made)
+        self.record(layer, &[content], self.seen(&[])).map(Found::Made)
     }
 
     /// A source that was not fetched before: what was recorded of it is gone.
@@ -212,7 +220,7 @@ impl Work<'_, '_> {
         let mut builder = self.builder()?;
         plan.write(Sources::default(), None, &mut builder, self.time())?;
         let layer = builder.commit().map_err(BuildError::new)?;
-        self.record(layer, &[content], Vec::new()).map(Found::Made)
+        self.record(layer, &[content], self.seen(&[])).map(Found::Made)
     }
 
     /// Whether the layer gets into no image, because it is only read by mounts.
@@ -240,10 +248,11 @@ impl Work<'_, '_> {
             return Ok(None);
         }
         let store = self.run.inputs.store;
-        let Some(result) = recorded(self.run.inputs, &self.vertex.op, content)? else {
+        let Some(Recorded { result, .. }) = recorded(self.run.inputs, &self.vertex.op, content)? else {
             return Ok(None);
         };
-        if let Some(record) = store.record(content).map_err(BuildError::new)? {
+        if let Some(mut record) = store.record(content).map_err(BuildError::new)? {
+            record.inputs = self.seen(&[]);
             store.put_record(self.key, &record).map_err(BuildError::new)?;
         }
         Ok(Some(result))

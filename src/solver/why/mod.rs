@@ -85,6 +85,7 @@ impl Reasons {
         }
         let pairs = &pairs;
         let comparison = Comparison {
+            plan,
             pairs,
             inputs,
             asked: &reasons.asked,
@@ -266,6 +267,7 @@ impl Sink for Ran<'_> {
 }
 
 struct Comparison<'a> {
+    plan: &'a Plan,
     inputs: &'a Inputs<'a>,
     asked: &'a Asked,
     before: Option<&'a LastBuild>,
@@ -284,7 +286,7 @@ impl Comparison<'_> {
             });
         }
         let new = &self.nodes[id.0];
-        if let Some(cause) = self.lost(&new.key)? {
+        if let Some(cause) = self.lost(id, &new.key)? {
             return Ok(cause);
         }
         match (self.before, self.pairs.of(id.0)) {
@@ -297,17 +299,18 @@ impl Comparison<'_> {
     }
 
     /// What happened to a result that was there.
-    fn lost(&self, key: &Key) -> Result<Option<Cause>, BuildError> {
+    fn lost(&self, id: VertexId, key: &Key) -> Result<Option<Cause>, BuildError> {
         let store = self.inputs.store;
         if let Some(record) = store.record(key).map_err(BuildError::new)? {
             if !store.layer_exists(&record.layer) {
                 return Ok(Some(Cause::Damaged { what: Part::Layer }));
             }
             let limit = self.inputs.max_age.filter(|_| !is_fresh(self.inputs, &record));
-            return Ok(limit.map(|ttl| Cause::CacheTtl {
+            let too_old = limit.map(|ttl| Cause::CacheTtl {
                 age: age(&record).as_secs(),
                 ttl: ttl.as_secs(),
-            }));
+            });
+            return Ok(too_old.or_else(|| self.made_again(id)));
         }
         if store.has_unreadable_record(key).map_err(BuildError::new)? {
             return Ok(Some(Cause::Damaged { what: Part::Record }));
@@ -327,6 +330,29 @@ impl Comparison<'_> {
                 .unwrap_or_default()
                 .as_secs(),
         }))
+    }
+
+    /// What is made again, or was, and by that takes its result from a step whose key is the same.
+    fn made_again(&self, id: VertexId) -> Option<Cause> {
+        if !self.plan.doubtful[id.0] {
+            return None;
+        }
+        let vertex = self.inputs.definition.vertex(id);
+        let step = |id: VertexId| {
+            let node = &self.nodes[id.0];
+            node.written.as_ref().map(|written| Cause::Step {
+                stage: written.stage.clone(),
+                step: written.step,
+                name: node.name.clone(),
+            })
+        };
+        let below = |id: &VertexId| self.inputs.definition.vertex(*id).base;
+        let mut inputs = self.inputs.definition.inputs(id);
+        let missing = inputs.find_map(|input| {
+            let mut chain = std::iter::successors(Some(input), below);
+            chain.find_map(|id| step(id).filter(|_| self.plan.cached[id.0].is_none()))
+        });
+        missing.or_else(|| vertex.base.and_then(step))
     }
 
     /// The nearest difference between a step and what it was.
