@@ -42,7 +42,7 @@ use crate::directory::{Directory, write_new};
 use crate::error::StoreError;
 use crate::layer::{Growth, Ownership, ParkedRoots};
 use crate::session::{Gate, Session};
-use crate::temporary::TempDir;
+use crate::temporary::{TempDir, keep_apart};
 
 /// A store: cheap to clone, shared between threads and, by locks, between processes.
 #[derive(Clone)]
@@ -102,6 +102,8 @@ impl Store {
         let gate = Gate::new(gate, root.path_of("gc.lock"));
         let sessions = root.ensure_child("sessions")?;
         let session = Session::begin(&sessions)?;
+        let tmp = root.ensure_child("tmp")?;
+        keep_apart(&tmp);
         let store = Self(Arc::new(Inner {
             blobs: root.ensure_child("blobs")?.ensure_child("sha256")?,
             layers: root.ensure_child("layers")?,
@@ -111,7 +113,7 @@ impl Store {
             referrers: versioned("referrers")?,
             locks: root.ensure_child("locks")?,
             mounts: versioned("mounts")?,
-            tmp: Arc::new(root.ensure_child("tmp")?),
+            tmp: Arc::new(tmp),
             root,
             sessions,
             session,

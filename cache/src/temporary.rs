@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, IFlags, ioctl_getflags, ioctl_setflags};
 use rustix::io::Errno;
 
 use crate::directory::{Directory, c_name, remove_tree};
@@ -41,6 +41,18 @@ pub fn abandon_temporary() {
                 _ => break,
             }
         }
+    }
+}
+
+/// Asks the file system to keep what lies in different directories of `directory` apart. ext4 does not reuse inodes for a while after they
+/// were removed and passes over each of them when it makes another one near by; so a build makes its own away from those that the
+/// last builds removed.
+pub(crate) fn keep_apart(directory: &Directory) {
+    // A wish that not every file system knows.
+    if let Ok(flags) = ioctl_getflags(directory)
+        && !flags.contains(IFlags::TOPDIR)
+    {
+        let _ = ioctl_setflags(directory, flags | IFlags::TOPDIR);
     }
 }
 

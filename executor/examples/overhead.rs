@@ -46,7 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let cancel = Cancel::new()?;
     let mut times = Vec::new();
-    for n in 0..count.parse()? {
+    let count: usize = count.parse()?;
+    for n in 0..count {
         let upper = work.join(format!("u{n}"));
         let overlay_work = work.join(format!("w{n}"));
         let begin = Instant::now();
@@ -57,7 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             upper,
             work: overlay_work,
         };
-        let spec = ExecSpec::new(rootfs, command.clone());
+        let mut spec = ExecSpec::new(rootfs, command.clone());
+        spec.followed = n + 1 < count;
         let out = std::io::stdout().as_fd().try_clone_to_owned()?;
         let err = std::io::stderr().as_fd().try_clone_to_owned()?;
         let exit = executor.run(&spec, out, err, &cancel)?;

@@ -91,6 +91,7 @@ impl Cancel {
 }
 
 /// A step that runs.
+#[derive(Debug)]
 pub(crate) struct Running<'a>(&'a Cancel);
 
 impl Drop for Running<'_> {

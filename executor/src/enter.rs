@@ -36,7 +36,8 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    const ALL: Means = Means {
+    /// Where nothing is refused.
+    pub(crate) const ALL: Means = Means {
         namespaces: true,
         mounts: true,
     };

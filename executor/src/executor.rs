@@ -4,22 +4,18 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode, OFlags};
-use rustix::net::SendFlags;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::MemfdFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::cover::{Cover, wait_for_tick};
 use crate::enter::{Means, enter};
-use crate::inroot::Created;
 use crate::limits::Limits;
-use crate::protocol::{
-    self, Report, Request, order, receive_network_taken, receive_report, send_network, send_request,
-};
+use crate::protocol::{self, Request, receive_network_taken, send_network, send_request};
 use crate::spawner::{self, Plan};
 use crate::spec::pack;
+use crate::started::Started;
 use crate::{
     Cancel, Error, ExecSpec, Exit, Isolation, Network, NetworkPlan, NetworkTaken, Ownership, Resources,
     Rootfs,
@@ -197,7 +193,7 @@ impl Executor {
         self.snapshots
     }
 
-    /// As [`Executor::run_in_place`], for a root of which nobody wants to know what the sandbox touched.
+    /// Runs one step to its end.
     pub fn run(
         &self,
         spec: &ExecSpec,
@@ -205,34 +201,21 @@ impl Executor {
         stderr: OwnedFd,
         cancel: &Cancel,
     ) -> Result<Exit, Error> {
-        self.run_in_place(spec, stdout, stderr, cancel)
-            .map(|ended| ended.exit)
+        let started = self.start(spec, None, stdout, stderr, cancel)?;
+        started.wait().map(|ended| ended.exit)
     }
 
-    /// Runs one step to its end. Both descriptors become the step's output and are closed here at once.
-    ///
-    /// When this returns, no process of the step is left, and `upper` holds what the step wrote and
-    /// nothing else. Nothing has been synced to disk: the step's own `fsync` calls do nothing.
-    pub fn run_in_place(
-        &self,
-        spec: &ExecSpec,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-        cancel: &Cancel,
-    ) -> Result<Ended, Error> {
-        self.run_attached(spec, None, stdout, stderr, cancel)
-    }
-
-    /// As [`Executor::run_in_place`], with an input.
-    pub fn run_attached(
-        &self,
-        spec: &ExecSpec,
+    /// Starts one step and does not wait for it. The descriptors become the step's input (without one it has none) and output, and
+    /// are closed here at once.
+    pub fn start<'a>(
+        &'a self,
+        spec: &'a ExecSpec,
         stdin: Option<OwnedFd>,
         stdout: OwnedFd,
         stderr: OwnedFd,
-        cancel: &Cancel,
-    ) -> Result<Ended, Error> {
-        let _running = cancel.running();
+        cancel: &'a Cancel,
+    ) -> Result<Started<'a>, Error> {
+        let running = cancel.running();
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
@@ -254,24 +237,14 @@ impl Executor {
             stdin,
         };
         send_request(self.control.as_fd(), &request).map_err(|e| Error::internal("starting the step", e))?;
-        drop(request);
-
-        let (mut result, created) = self.follow(&reports, cancel);
-        if let (Ok(exit), Some(group)) = (&mut result, &group)
-            && !exit.success()
-            && group.ran_out_of_memory()
-        {
-            *exit = Exit::OutOfMemory;
-        }
-        let mut touched = Vec::new();
-        if !created.is_empty() {
-            remove_mount_points(spec.rootfs.changed(), &created)?;
-            touched.extend(created.paths());
-        }
-        if let Some(cover) = cover {
-            touched.extend(cover.lift()?);
-        }
-        result.map(|exit| Ended { exit, touched })
+        Ok(Started {
+            reports,
+            root: &spec.rootfs,
+            cover,
+            group,
+            cancel,
+            _running: running,
+        })
     }
 
     /// What has to be done before a step starts that changes its root in place.
@@ -289,52 +262,6 @@ impl Executor {
         waited.map_err(|e| Error::internal("waiting for the clock of the file system", e))?;
         Ok(None)
     }
-
-    /// Reads reports until the step is gone, passing a cancellation on.
-    fn follow(&self, reports: &OwnedFd, cancel: &Cancel) -> (Result<Exit, Error>, Created) {
-        let mut created = Created::default();
-        let mut failure = None;
-        let mut stopping = Stopping::No;
-        loop {
-            let mut fds = vec![PollFd::new(reports, PollFlags::IN)];
-            match stopping {
-                Stopping::No => fds.push(PollFd::from_borrowed_fd(cancel.fd(), PollFlags::IN)),
-                Stopping::Asked { .. } => {
-                    fds.push(PollFd::from_borrowed_fd(cancel.forced_fd(), PollFlags::IN));
-                }
-                Stopping::Forced => {}
-            }
-            let timeout = stopping.time_left();
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return (Err(Error::internal("waiting for the step", e)), created),
-            }
-            let reported = !fds[0].revents().is_empty();
-            let pushed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-            stopping = stopping.next(pushed, reports, cancel.grace());
-            if !reported {
-                continue;
-            }
-            match receive_report(reports.as_fd()) {
-                Ok(Some(Report::Ready(made))) => created = made,
-                Ok(Some(Report::Setup(text))) => failure = Some(Error::Setup(text)),
-                Ok(Some(Report::Start(text))) => failure = Some(Error::Start(text)),
-                Ok(Some(Report::Gone(exit))) => {
-                    let result = match (failure, &stopping) {
-                        (Some(error), _) => Err(error),
-                        (None, Stopping::No) => Ok(exit),
-                        (None, _) => Err(Error::Cancelled),
-                    };
-                    return (result, created);
-                }
-                Ok(None) => {
-                    let ended = io::Error::other("the spawner ended");
-                    return (Err(Error::internal("waiting for the step", ended)), created);
-                }
-                Err(e) => return (Err(Error::internal("waiting for the step", e)), created),
-            }
-        }
-    }
 }
 
 impl Drop for Executor {
@@ -343,48 +270,6 @@ impl Drop for Executor {
         let _ = pidfd_send_signal(&self.spawner, Signal::KILL);
         let _ =
             rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.spawner.as_fd()), WaitIdOptions::EXITED));
-    }
-}
-
-/// How far a cancellation has come.
-#[derive(Clone, Copy, Debug)]
-enum Stopping {
-    No,
-    Asked { until: Instant },
-    Forced,
-}
-
-impl Stopping {
-    fn time_left(self) -> Option<Timespec> {
-        let Stopping::Asked { until } = self else {
-            return None;
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        Some(Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        })
-    }
-
-    /// The next state, after `pushed` (the cancellation that was waited for came) or the time has run out.
-    fn next(self, pushed: bool, reports: &OwnedFd, grace: Duration) -> Stopping {
-        let send = |order: u8| {
-            // The step may be gone: then its last report is on the way.
-            let _ = rustix::net::send(reports, &[order], SendFlags::NOSIGNAL);
-        };
-        match self {
-            Stopping::No if pushed => {
-                send(order::TERMINATE);
-                Stopping::Asked {
-                    until: Instant::now() + grace,
-                }
-            }
-            Stopping::Asked { until } if pushed || Instant::now() >= until => {
-                send(order::KILL);
-                Stopping::Forced
-            }
-            same => same,
-        }
     }
 }
 
@@ -397,12 +282,4 @@ fn describe_step(spec: &ExecSpec) -> io::Result<(OwnedFd, OwnedFd)> {
     };
     let secrets = memory("secrets", &pack(&spec.secrets))?;
     Ok((memory("step", &serde_json::to_vec(spec)?)?, secrets))
-}
-
-fn remove_mount_points(upper: &Path, created: &Created) -> Result<(), Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let upper = rustix::fs::open(upper, flags, Mode::empty())
-        .map_err(|e| Error::internal("opening the upper directory", e))?;
-    created.remove(upper.as_fd());
-    Ok(())
 }

@@ -39,7 +39,9 @@ pub mod shown;
 pub mod signals;
 mod spawner;
 mod spec;
+mod stage;
 mod stand_in;
+mod started;
 mod step;
 mod sys;
 mod trust;
@@ -59,4 +61,5 @@ pub use seccomp::{ProfileError, check_profile};
 pub use spec::{
     Dns, ExecSpec, Exit, Mount, MountSource, Network, Rootfs, Scratch, Script, Secret, SecretVariable,
 };
+pub use started::Started;
 pub use trust::Certificates;

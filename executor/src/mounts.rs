@@ -285,7 +285,7 @@ pub(crate) fn processes() -> Result<OwnedFd, Error> {
 }
 
 /// `/proc` of the step. Even when it is not of the step's pid namespace, the step reaches only its own processes.
-pub(crate) fn proc(target: BorrowedFd<'_>, empty: &Path, masked: bool) -> Result<(), Error> {
+pub(crate) fn proc(target: BorrowedFd<'_>, empty: &Path, masked: bool) -> Result<OwnedFd, Error> {
     let proc = processes()?;
     attach("/proc", &proc, target)?;
     if masked {
@@ -298,7 +298,7 @@ pub(crate) fn proc(target: BorrowedFd<'_>, empty: &Path, masked: bool) -> Result
             }
         }
     }
-    Ok(())
+    Ok(proc)
 }
 
 fn exists(at: BorrowedFd<'_>, path: &str) -> Result<Option<FileType>, Error> {
@@ -367,7 +367,7 @@ pub(crate) fn sys(
     cgroup2: bool,
     empty: &Path,
     writable: bool,
-) -> Result<(), Error> {
+) -> Result<OwnedFd, Error> {
     let mut flags = QUIET;
     if !writable {
         flags |= MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -398,17 +398,11 @@ pub(crate) fn sys(
     if !writable {
         mask("/sys", sys.as_fd(), MASKED_IN_SYS, empty)?;
     }
-    Ok(())
+    Ok(sys)
 }
 
-/// `/dev`: a small file system with the usual nodes, terminals, shared memory, message queues, the script.
-/// Returns its `null`, opened for reading.
-pub(crate) fn dev(
-    target: BorrowedFd<'_>,
-    in_user_namespace: bool,
-    script: Option<&Script>,
-    shm_size: u64,
-) -> Result<OwnedFd, Error> {
+/// `/dev`: a small file system with the usual nodes, terminals, shared memory, message queues.
+pub(crate) fn dev(target: BorrowedFd<'_>, in_user_namespace: bool, shm_size: u64) -> Result<OwnedFd, Error> {
     let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
     let dev = detached("/dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], nosuid)?;
     let making = |name: &str| {
@@ -428,9 +422,6 @@ pub(crate) fn dev(
     }
     for name in ["pts", "shm", "mqueue"] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(making(name))?;
-    }
-    if let Some(script) = script {
-        write_script(&dev, script)?;
     }
     attach("/dev", &dev, target)?;
 
@@ -459,13 +450,13 @@ pub(crate) fn dev(
     attach_at("/dev/shm", &shm, dev.as_fd(), "shm")?;
     let mqueue = detached("/dev/mqueue", "mqueue", &[], QUIET)?;
     attach_at("/dev/mqueue", &mqueue, dev.as_fd(), "mqueue")?;
-    rustix::fs::openat(
-        &dev,
-        "null",
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(making("null"))
+    Ok(dev)
+}
+
+/// The `null` of a `/dev`, opened for reading.
+pub(crate) fn null(dev: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dev, "null", flags, Mode::empty()).map_err(|e| failed("/dev/null", e))
 }
 
 /// The script below `/dev`, executable by all.

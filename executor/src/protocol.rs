@@ -23,6 +23,8 @@ use crate::{Error, Exit, NetworkPlan, NetworkTaken};
 /// The most bytes of one report; longer texts are cut.
 const MAX_PACKET: usize = 64 * 1024;
 const MAX_TEXT: usize = 16 * 1024;
+/// The most descriptors of one packet.
+const MAX_DESCRIPTORS: usize = 7;
 
 /// Orders on a step's socket.
 pub(crate) mod order {
@@ -110,17 +112,42 @@ pub(crate) struct Request {
     pub(crate) stdin: Option<OwnedFd>,
 }
 
+impl Request {
+    /// All of it, the input last.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![
+            self.spec.as_fd(),
+            self.secrets.as_fd(),
+            self.stdout.as_fd(),
+            self.stderr.as_fd(),
+            self.reports.as_fd(),
+        ];
+        fds.extend(self.stdin.as_ref().map(AsFd::as_fd));
+        fds
+    }
+
+    /// The same back, taken from the start of `fds`.
+    pub(crate) fn of_descriptors(
+        fds: &mut impl Iterator<Item = OwnedFd>,
+        has_input: bool,
+    ) -> io::Result<Request> {
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "a step without its descriptors");
+        let mut next = || fds.next().ok_or_else(missing);
+        Ok(Request {
+            spec: next()?,
+            secrets: next()?,
+            stdout: next()?,
+            stderr: next()?,
+            reports: next()?,
+            stdin: has_input.then(next).transpose()?,
+        })
+    }
+}
+
 /// Sends a request; the spawner gets copies of the descriptors.
 pub(crate) fn send_request(control: BorrowedFd<'_>, request: &Request) -> io::Result<()> {
-    let mut fds = vec![
-        request.spec.as_fd(),
-        request.secrets.as_fd(),
-        request.stdout.as_fd(),
-        request.stderr.as_fd(),
-        request.reports.as_fd(),
-    ];
-    fds.extend(request.stdin.as_ref().map(AsFd::as_fd));
-    send_wish(control, &[STEP], &fds)
+    let packet = [STEP, request.stdin.is_some().into()];
+    send_with_descriptors(control, &packet, &request.descriptors())
 }
 
 /// Asks for a network; the answer comes on the other end of `answer`.
@@ -131,11 +158,16 @@ pub(crate) fn send_network(
 ) -> io::Result<()> {
     let mut packet = vec![NETWORK];
     serde_json::to_writer(&mut packet, &plan)?;
-    send_wish(control, &packet, &[answer])
+    send_with_descriptors(control, &packet, &[answer])
 }
 
-fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
+/// Sends one packet with copies of descriptors, not more than [`MAX_DESCRIPTORS`].
+pub(crate) fn send_with_descriptors(
+    control: BorrowedFd<'_>,
+    packet: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(fds));
     rustix::io::retry_on_intr(|| {
@@ -151,48 +183,45 @@ fn send_wish(control: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> 
 
 /// Receives a request; `None` when the builder is gone.
 pub(crate) fn receive_wish(control: BorrowedFd<'_>) -> io::Result<Option<Wish>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut packet = [0u8; 1024];
-    let received = rustix::io::retry_on_intr(|| {
-        recvmsg(
-            control,
-            &mut [IoSliceMut::new(&mut packet)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-    })?;
-    if received.bytes == 0 {
-        return Ok(None);
-    }
-    let mut fds = ancillary.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
-        _ => Vec::new(),
-    });
+    let (packet, fds) = receive_with_descriptors(control)?;
+    let mut fds = fds.into_iter();
     let broken = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    if received.flags.contains(ReturnFlags::CTRUNC) {
-        return broken("a request with too many descriptors");
-    }
-    match packet[..received.bytes].split_first() {
-        Some((&STEP, _)) => match (fds.next(), fds.next(), fds.next(), fds.next(), fds.next()) {
-            (Some(spec), Some(secrets), Some(stdout), Some(stderr), Some(reports)) => {
-                Ok(Some(Wish::Step(Request {
-                    spec,
-                    secrets,
-                    stdout,
-                    stderr,
-                    reports,
-                    stdin: fds.next(),
-                })))
-            }
-            _ => broken("a step without its descriptors"),
-        },
+    match packet.split_first() {
+        None => Ok(None),
+        Some((&STEP, has_input)) => {
+            Request::of_descriptors(&mut fds, has_input == [1]).map(|request| Some(Wish::Step(request)))
+        }
         Some((&NETWORK, plan)) => match fds.next() {
             Some(answer) => Ok(Some(Wish::Network(serde_json::from_slice(plan)?, answer))),
             None => broken("a network without a descriptor for the answer"),
         },
         _ => broken("an unknown request"),
     }
+}
+
+/// Receives a packet of [`send_with_descriptors`]; an empty one when the other end is closed.
+pub(crate) fn receive_with_descriptors(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut packet = vec![0u8; MAX_TEXT];
+    let received = rustix::io::retry_on_intr(|| {
+        let buffers = &mut [IoSliceMut::new(&mut packet)];
+        recvmsg(socket, buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let fds = ancillary.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    let fds = fds.collect();
+    if received
+        .flags
+        .intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC)
+    {
+        let why = "a packet that is too long or has too many descriptors";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    packet.truncate(received.bytes);
+    Ok((packet, fds))
 }
 
 /// Tells what became of the network.

@@ -6,11 +6,12 @@
 //! memory. It holds nothing of the builder: no descriptor but the control socket, no terminal.
 
 mod birth;
+mod blank;
 mod etc;
 mod running;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,11 +26,13 @@ use crate::network::{self, Surroundings};
 use crate::protocol::{self, Report, Request, Wish, receive_wish, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Exit, Network, unpack};
+use crate::stage::{Needs, Places};
 use crate::step::{self, Around, Shared};
 use crate::sys::{self, Stack, namespace};
 use crate::{Error, Ownership, emulation, mounts, warden};
 
 pub(crate) use birth::spawn;
+use blank::Blank;
 pub(crate) use etc::{host_resolv_conf, hosts_text};
 use running::{Running, ended_well};
 
@@ -105,6 +108,8 @@ struct Spawner {
     /// The files of `/etc` made so far: text, path.
     made: Vec<(String, PathBuf)>,
     steps: Vec<Running>,
+    /// The process of the next step.
+    ahead: Option<Blank>,
     /// For the one step at a time that is on its way to exec.
     stack: Stack,
     /// The machine's count of out-of-memory kills when it was last looked at.
@@ -156,6 +161,7 @@ impl Spawner {
         set_mode(&empty, 0o755).map_err(setup("making an empty directory"))?;
         let staging = files.join("staging");
         std::fs::create_dir(&staging).map_err(setup("making a directory for mounts"))?;
+        let places = Places::make(&files).map_err(setup("making directories for mounts"))?;
         Ok(Spawner {
             shared: Shared {
                 in_user_namespace: plan.in_user_namespace,
@@ -166,6 +172,7 @@ impl Spawner {
                 stub: plan.scratch.join(STUB),
                 empty,
                 staging,
+                places,
                 filters: Filters::default(),
             },
             surroundings: Surroundings {
@@ -177,13 +184,14 @@ impl Spawner {
             waiting: Vec::new(),
             made: Vec::new(),
             steps: Vec::new(),
+            ahead: None,
             stack: Stack::new().map_err(setup("making a stack"))?,
             oom_kills: oom_kills(),
         })
     }
 
     /// Returns when the builder is gone. The end of this process then ends the steps.
-    fn serve(&mut self, control: std::os::fd::BorrowedFd<'_>) {
+    fn serve(&mut self, control: BorrowedFd<'_>) {
         loop {
             let mut fds = vec![PollFd::from_borrowed_fd(control, PollFlags::IN)];
             for step in &self.steps {
@@ -260,7 +268,11 @@ impl Spawner {
             // The builder sees the socket close and reports that the spawner failed.
             Err(_) => return,
         };
-        match self.try_start(request) {
+        let spec = match read_spec(&request) {
+            Ok(spec) => spec,
+            Err(error) => return refuse(&reports, error),
+        };
+        match self.try_start(&spec, request) {
             Ok(Started {
                 child,
                 supervisor,
@@ -274,23 +286,38 @@ impl Spawner {
                     killed: false,
                 });
             }
-            Err(error) => {
-                let _ = send_report(reports.as_fd(), &Report::of(error));
-                let _ = send_report(reports.as_fd(), &Report::Gone(Exit::Code(1)));
-            }
+            Err(error) => refuse(&reports, error),
+        }
+        self.look_ahead(&spec);
+    }
+
+    /// Makes the process of the step after `spec`, which runs, or lets go of it if there is no such step.
+    fn look_ahead(&mut self, spec: &ExecSpec) {
+        if !spec.followed {
+            self.ahead = None;
+        } else if self.ahead.is_none() && self.shared.means == Means::ALL && spec.cgroups.is_empty() {
+            // Without it the next step is made when it is there.
+            self.ahead = self.blank_for(spec).ok();
         }
     }
 
-    fn try_start(&mut self, request: Request) -> Result<Started, Error> {
-        let spec = read_spec(&request)?;
-        self.shared.filters.prepare(&spec)?;
-        if !self.shared.means.namespaces {
-            return self.start_with_warden(&spec, request);
+    fn blank_for(&self, spec: &ExecSpec) -> io::Result<Blank> {
+        let own = self.network.own().filter(|_| spec.network == Network::Default);
+        let network = own.map(network::Own::namespace);
+        let mut namespaces =
+            namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
+        if spec.network == Network::None {
+            namespaces |= namespace::NET;
         }
-        let hosts = self.file_for(
-            "/etc/hosts",
-            hosts_text(&spec.hostname, &self.extra_hosts(&spec)?),
-        )?;
+        Blank::make(&self.shared, Needs::of(spec), namespaces, network)
+    }
+
+    fn try_start(&mut self, spec: &ExecSpec, request: Request) -> Result<Started, Error> {
+        self.shared.filters.prepare(spec)?;
+        if !self.shared.means.namespaces {
+            return self.start_with_warden(spec, request);
+        }
+        let hosts = self.file_for("/etc/hosts", hosts_text(&spec.hostname, &self.extra_hosts(spec)?))?;
         let own = match spec.network {
             Network::Default if self.network.taken().is_none() => {
                 return Err(Error::Setup(
@@ -303,20 +330,7 @@ impl Spawner {
         let forward = own.map(|own| own.forward);
         let text = network::resolv::text(&self.surroundings.resolv_conf, &spec.dns, forward.as_ref());
         let resolv_conf = self.file_for("/etc/resolv.conf", text)?;
-        let around = Around {
-            hosts,
-            resolv_conf,
-            network: self
-                .network
-                .own()
-                .filter(|_| spec.network == Network::Default)
-                .map(|own| own.namespace()),
-        };
-        let mut namespaces =
-            namespace::PID | namespace::MOUNT | namespace::IPC | namespace::UTS | namespace::CGROUP;
-        if spec.network == Network::None {
-            namespaces |= namespace::NET;
-        }
+        let around = Around { hosts, resolv_conf };
         let (supervisor, socket) = match self.shared.ownership {
             Ownership::Real => (None, None),
             Ownership::Emulated => {
@@ -326,8 +340,15 @@ impl Spawner {
                 (Some(supervisor), Some(socket))
             }
         };
-        let mut body = || -> i32 { step::run(&self.shared, &spec, &around, &request, socket.as_ref()) };
-        let child = sys::spawn_into(namespaces, &mut self.stack, &mut body).map_err(|e| {
+        let needs = Needs::of(spec);
+        let become_step =
+            |blank: Blank| blank.become_step(&self.shared, spec, &around, &request, socket.as_ref());
+        let ahead = self.ahead.take_if(|ahead| ahead.serves(&needs));
+        let child = match ahead.map(become_step) {
+            Some(Ok(child)) => Ok(child),
+            _ => self.blank_for(spec).and_then(become_step),
+        };
+        let child = child.map_err(|e| {
             let knob = match e.raw_os_error() {
                 Some(libc::ENOSPC) => " (a limit below /proc/sys/user/max_*_namespaces is reached)",
                 Some(libc::EAGAIN) => " (the limit of processes, ulimit -u or pids.max, is reached)",
@@ -369,7 +390,8 @@ impl Spawner {
             let request = std::mem::ManuallyDrop::new(request);
             warden::run(&theirs, self.shared.landlock, !spec.insecure, || {
                 let Some(child) = sys::clone_into(0)? else {
-                    step::run(&self.shared, spec, &Around::default(), &request, None)
+                    let begun = step::begin(&self.shared, &Needs::of(spec), None);
+                    step::run(&self.shared, spec, &Around::default(), &request, None, begun)
                 };
                 sys::close_all_but(&[theirs.as_fd(), child.as_fd()])?;
                 Ok(child)
@@ -483,6 +505,12 @@ impl Spawner {
         let now = oom_kills();
         std::mem::replace(&mut self.oom_kills, now) < now
     }
+}
+
+/// Tells why a step cannot be started.
+fn refuse(reports: &OwnedFd, error: Error) {
+    let _ = send_report(reports.as_fd(), &Report::of(error));
+    let _ = send_report(reports.as_fd(), &Report::Gone(Exit::Code(1)));
 }
 
 fn read_spec(request: &Request) -> Result<ExecSpec, Error> {

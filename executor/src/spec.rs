@@ -60,6 +60,9 @@ pub struct ExecSpec {
     pub(crate) address_space: Option<u64>,
     /// Bytes of `/dev/shm`.
     pub shm_size: u64,
+    /// Another step will most likely be run after this one: its process is made ready while this one runs.
+    #[serde(default)]
+    pub followed: bool,
     /// What is mounted beside the root.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
@@ -102,6 +105,7 @@ impl ExecSpec {
             cgroups: Vec::new(),
             address_space: None,
             shm_size: ExecSpec::DEFAULT_SHM_SIZE,
+            followed: false,
             mounts: Vec::new(),
             secret_env: Vec::new(),
             secrets: Vec::new(),

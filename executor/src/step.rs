@@ -17,10 +17,11 @@ use rustix::thread::CapabilitySet;
 use crate::enter::Means;
 use crate::inroot::{self, Created, Kind};
 use crate::landlock::Landlock;
-use crate::mounts::{self, Sysfs};
+use crate::mounts;
 use crate::protocol::{Report, Request, send_report};
 use crate::seccomp::Filters;
 use crate::spec::{ExecSpec, Network, Rootfs, Secret};
+use crate::stage::{Needs, Places, Stage};
 use crate::user::{self, Identity};
 use crate::{
     Error, Ownership, attach, caps, cgroup, chroot, emulation, limits, network, program, sys, trust,
@@ -40,30 +41,55 @@ pub(crate) struct Shared {
     pub(crate) empty: PathBuf,
     /// A directory over which a step puts file systems of which it mounts parts elsewhere.
     pub(crate) staging: PathBuf,
+    /// Where each step puts together what does not depend on its image.
+    pub(crate) places: Places,
     pub(crate) filters: Filters,
 }
 
 /// What the spawner has made ready for one step.
 #[derive(Debug, Default)]
-pub(crate) struct Around<'a> {
+pub(crate) struct Around {
     /// Its `/etc/hosts`.
     pub(crate) hosts: PathBuf,
     /// Its `/etc/resolv.conf`.
     pub(crate) resolv_conf: PathBuf,
-    /// The network namespace to enter; without one it stays in that which it was born in.
-    pub(crate) network: Option<BorrowedFd<'a>>,
 }
 
-/// Becomes the command of `spec`, or reports why not. Runs as pid 1 of the new namespaces. `supervisor` is the socket of
-/// the process that keeps owners, where there is one id.
+/// What can be done for a step before it is known: `None` where nothing can be mounted. Runs as pid 1 of the new namespaces.
+/// `network` is the namespace to enter; without one the step stays in that which it was born in.
+pub(crate) fn begin(
+    shared: &Shared,
+    needs: &Needs,
+    network: Option<BorrowedFd<'_>>,
+) -> Result<Option<Stage>, Error> {
+    die_with_spawner()?;
+    // Before /sys/fs/cgroup is mounted, which begins with the cgroup that it is mounted in.
+    cgroup::enter(&needs.cgroups)?;
+    rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
+    rustix::process::umask(Mode::empty());
+    sys::reset_signals();
+    // Before /sys is mounted, which shows the interfaces of the network that it is mounted in.
+    if let Some(namespace) = network {
+        network::join(namespace).map_err(|e| setup("entering the network of the steps", e))?;
+    }
+    let has_network = network.is_some() || needs.network == Network::None;
+    match shared.means.mounts {
+        true => Stage::make(shared, needs, has_network).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Becomes the command of `spec`, or reports why not; `begun` is what [`begin`] gave. `supervisor` is the socket of the
+/// process that keeps owners, where there is one id.
 pub(crate) fn run(
     shared: &Shared,
     spec: &ExecSpec,
-    around: &Around<'_>,
+    around: &Around,
     request: &Request,
     supervisor: Option<&OwnedFd>,
+    begun: Result<Option<Stage>, Error>,
 ) -> ! {
-    let Err(error) = prepare(shared, spec, around, request, supervisor);
+    let Err(error) = begun.and_then(|stage| prepare(shared, spec, around, request, supervisor, stage));
     // When nobody listens any more, the spawner is about to end this process anyway.
     let _ = send_report(request.reports.as_fd(), &Report::of(error));
     sys::exit_now(1)
@@ -72,27 +98,23 @@ pub(crate) fn run(
 fn prepare(
     shared: &Shared,
     spec: &ExecSpec,
-    around: &Around<'_>,
+    around: &Around,
     request: &Request,
     supervisor: Option<&OwnedFd>,
+    stage: Option<Stage>,
 ) -> Result<Infallible, Error> {
-    die_with_spawner()?;
-    cgroup::enter(&spec.cgroups)?;
-    rustix::process::setsid().map_err(|e| setup("starting a session", e))?;
-    rustix::process::umask(Mode::empty());
-    // Before /sys is mounted, which shows the interfaces of the network that it is mounted in.
-    if let Some(namespace) = around.network {
-        network::join(namespace).map_err(|e| setup("entering the network of the steps", e))?;
-    }
-
-    let Mounted { root, null, created } = match shared.means.mounts {
-        true => mount_all(shared, spec, around)?,
-        false => chroot::open(spec)?,
+    let Mounted { root, null, created } = match stage {
+        Some(stage) => {
+            let mounted = mount_all(shared, spec, around, &stage)?;
+            pivot(mounted.root.as_fd())?;
+            mounted
+        }
+        None => {
+            let opened = chroot::open(spec)?;
+            chroot::enter(opened.root.as_fd())?;
+            opened
+        }
     };
-    match shared.means.mounts {
-        true => pivot(root.as_fd())?,
-        false => chroot::enter(root.as_fd())?,
-    }
 
     if shared.means.namespaces {
         match rustix::system::sethostname(spec.hostname.as_bytes()) {
@@ -135,7 +157,6 @@ fn prepare(
     }
     sys::close_on_exec_from_3().map_err(|e| setup("closing descriptors", e))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    sys::reset_signals();
 
     if spec.is_32_bit {
         sys::become_32_bit().map_err(|e| setup("taking the 32-bit personality", e))?;
@@ -195,7 +216,7 @@ pub(crate) struct Mounted {
 
 /// Mounts everything. All targets are opened before anything covers them, so that no mount can
 /// redirect another one.
-fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mounted, Error> {
+fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around, stage: &Stage) -> Result<Mounted, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let upper = rustix::fs::openat(CWD, spec.rootfs.changed(), flags, Mode::empty())
         .map_err(|e| setup("opening the root file system", e))?;
@@ -222,26 +243,11 @@ fn mount_all(shared: &Shared, spec: &ExecSpec, around: &Around<'_>) -> Result<Mo
 
     mounts::file("/etc/resolv.conf", &around.resolv_conf, resolv_conf.as_fd())?;
     mounts::file("/etc/hosts", &around.hosts, hosts_file.as_fd())?;
-    mounts::proc(proc.as_fd(), &shared.empty, !spec.insecure)?;
-    let is_ours = around.network.is_some() || spec.network == Network::None;
-    let sysfs = if shared.in_user_namespace && !is_ours {
-        Sysfs::Bind
-    } else {
-        Sysfs::Fresh
-    };
-    mounts::sys(
-        sys.as_fd(),
-        sysfs,
-        shared.has_cgroup2,
-        &shared.empty,
-        spec.insecure,
-    )?;
-    let null = mounts::dev(
-        dev.as_fd(),
-        shared.in_user_namespace,
-        spec.script.as_ref(),
-        spec.shm_size,
-    )?;
+    stage.enter_root(proc.as_fd(), sys.as_fd(), dev.as_fd())?;
+    let null = mounts::null(stage.dev.as_fd())?;
+    if let Some(script) = &spec.script {
+        mounts::write_script(&stage.dev, script)?;
+    }
     if let Some(certificates) = &spec.certificates {
         trust::write(root.as_fd(), certificates)?;
     }

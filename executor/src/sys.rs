@@ -5,8 +5,13 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::thread::futex;
 
 /// One instruction of classic BPF, laid out as `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +168,134 @@ pub(crate) fn spawn_into(
     debug_assert!(pid > 0);
     // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
+/// A child that shares our memory and has stopped on its way, with a `T` of its own. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Paused<T> {
+    child: Option<OwnedFd>,
+    turns: Box<Turns<T>>,
+    _stack: Stack,
+}
+
+/// How the two sides take turns: never do both of them use the memory.
+#[derive(Debug)]
+struct Turns<T> {
+    /// Whose turn it is. The kernel itself writes 0 when the child is off our memory.
+    turn: AtomicU32,
+    /// What the child does before the pause: `&mut dyn FnMut() -> T`.
+    first: *mut libc::c_void,
+    /// And after it: `&mut dyn FnMut(T) -> i32`.
+    rest: AtomicPtr<libc::c_void>,
+    made: PhantomData<T>,
+}
+
+const CHILD: u32 = 1;
+const PARENT: u32 = 2;
+
+impl<T> Turns<T> {
+    /// Waits as long as it is the turn of `whose`.
+    fn wait_for(&self, whose: u32) {
+        while self.turn.load(Ordering::SeqCst) == whose {
+            // Interrupted or too late: looked at again.
+            let _ = futex::wait(&self.turn, futex::Flags::empty(), whose, None);
+        }
+    }
+
+    /// Gives the turn from one to the other; not if the child has gone.
+    fn give(&self, from: u32, to: u32) -> bool {
+        let order = Ordering::SeqCst;
+        let given = self.turn.compare_exchange(from, to, order, order).is_ok();
+        // Nobody to wake is as good.
+        let _ = futex::wake(&self.turn, futex::Flags::empty(), 1);
+        given
+    }
+}
+
+/// Starts a child in new namespaces that runs `first` on our memory, as that of [`spawn_into`], and waits until it has done so. The
+/// caller has one thread; while the child pauses, it uses nothing of the memory.
+pub(crate) fn begin_into<T>(namespaces: u64, first: &mut dyn FnMut() -> T) -> io::Result<Paused<T>> {
+    extern "C" fn start<T>(turns: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the pointer passed to clone below, to what Paused keeps until this child has gone.
+        let turns = unsafe { &*turns.cast::<Turns<T>>() };
+        // SAFETY: begin_into waits for the end of this call, and what the pointer leads to lives there.
+        let made = unsafe { (*turns.first.cast::<&mut dyn FnMut() -> T>())() };
+        turns.give(CHILD, PARENT);
+        turns.wait_for(PARENT);
+        // SAFETY: resume has stored the pointer, and waits until this child is off our memory.
+        let rest = unsafe {
+            &mut *turns
+                .rest
+                .load(Ordering::SeqCst)
+                .cast::<&mut dyn FnMut(T) -> i32>()
+        };
+        rest(made)
+    }
+    let stack = Stack::new()?;
+    let mut first = first;
+    let turns = Box::new(Turns {
+        turn: AtomicU32::new(CHILD),
+        first: (&raw mut first).cast(),
+        rest: AtomicPtr::new(ptr::null_mut()),
+        made: PhantomData,
+    });
+    let mut pidfd: RawFd = -1;
+    let flags = namespaces as libc::c_int
+        | libc::CLONE_VM
+        | libc::CLONE_CHILD_CLEARTID
+        | libc::CLONE_PIDFD
+        | libc::SIGCHLD;
+    // SAFETY: the child has a stack of its own and does not return from `start`. It and the only thread of this process
+    // take turns: this one waits here, in `resume` and in `drop` as long as it is the child's, and the child waits in `start`
+    // otherwise. What it uses lives that long: `turns` and the stack in Paused, `first` in this call, `rest` in `resume`.
+    let pid = check(
+        unsafe {
+            libc::clone(
+                start::<T>,
+                stack.base.byte_add(Stack::SIZE),
+                flags,
+                ptr::from_ref::<Turns<T>>(&turns).cast_mut().cast(),
+                &raw mut pidfd,
+                ptr::null_mut::<libc::c_void>(),
+                turns.turn.as_ptr(),
+            )
+        }
+        .into(),
+    )?;
+    debug_assert!(pid > 0);
+    turns.wait_for(CHILD);
+    Ok(Paused {
+        // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+        child: Some(unsafe { OwnedFd::from_raw_fd(pidfd) }),
+        turns,
+        _stack: stack,
+    })
+}
+
+impl<T> Paused<T> {
+    /// Lets the child go on with `rest`, until it has executed a program or ended; a pidfd of it. What `rest` returns is its exit
+    /// code. `None` if it has ended in the meantime.
+    pub(crate) fn resume(mut self, rest: &mut dyn FnMut(T) -> i32) -> Option<OwnedFd> {
+        let mut rest = rest;
+        self.turns.rest.store((&raw mut rest).cast(), Ordering::SeqCst);
+        if !self.turns.give(PARENT, CHILD) {
+            return None;
+        }
+        self.turns.wait_for(CHILD);
+        self.child.take()
+    }
+}
+
+impl<T> Drop for Paused<T> {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            // If it has ended by itself, there is nothing to kill.
+            let _ = pidfd_send_signal(&child, Signal::KILL);
+            self.turns.wait_for(PARENT);
+            let child = WaitId::PidFd(child.as_fd());
+            let _ = rustix::io::retry_on_intr(|| waitid(child.clone(), WaitIdOptions::EXITED));
+        }
+    }
 }
 
 /// Ends this process at once, without running anything that its parent registered.

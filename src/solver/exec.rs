@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use rbuild_cache::layer::Snapshot;
 use rbuild_cache::{Key, LayerId};
-use rbuild_executor::{Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, SystemCalls};
+use rbuild_executor::{
+    Capabilities, ExecSpec, Executor, Exit, Network, Rlimit, Rootfs, Script, Snapshots, Started, SystemCalls,
+};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 
@@ -24,15 +28,42 @@ const CHUNK: usize = 64 * 1024;
 /// Bytes of a process' output that are looked at when it has failed.
 const LAST: usize = 8 * 1024;
 
-/// Runs `op` on the stack of layers `base` and gives the layer of what it changed. `read` is what its mounts read; `successors`
-/// further steps will run directly on the result.
+/// What comes after a process.
+pub(super) struct Next<'a> {
+    /// How many steps will run directly on the result.
+    pub(super) successors: usize,
+    /// Whether another process has yet to be started.
+    pub(super) followed: bool,
+    /// Where its snapshot is made ready.
+    pub(super) spare: &'a Mutex<Option<Snapshot>>,
+}
+
+impl Next<'_> {
+    fn take_spare(&self) -> Option<Snapshot> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Uses the time that a step takes.
+    fn prepare(&self, inputs: &Inputs<'_>, executor: &Executor) {
+        if !self.followed || executor.snapshots() != Snapshots::Overlay {
+            return;
+        }
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            // If this fails, the next step tries again and tells why.
+            *spare = inputs.store.begin_snapshot().ok();
+        }
+    }
+}
+
+/// Runs `op` on the stack of layers `base` and gives the layer of what it changed. `read` is what its mounts read.
 pub(super) fn run(
     asking: &Asking<'_>,
     executor: &Executor,
     op: &ExecOp,
     base: &[LayerId],
     read: &[MountInput],
-    successors: usize,
+    next: &Next<'_>,
 ) -> Result<LayerId, BuildError> {
     let Asking {
         inputs,
@@ -40,8 +71,9 @@ pub(super) fn run(
         vertex,
         ..
     } = asking;
-    let root = Root::begin(inputs.store, executor.snapshots(), base)?;
+    let root = Root::begin(inputs.store, executor.snapshots(), base, next.take_spare())?;
     let mut spec = spec(op, root.rootfs());
+    spec.followed = next.followed;
     spec.dns.clone_from(inputs.dns);
     spec.certificates = inputs.certificates.cloned();
     network::join(inputs, executor, cancel, op)?;
@@ -52,8 +84,10 @@ pub(super) fn run(
     let (stdout, stdout_write) = pipe()?;
     let (stderr, stderr_write) = pipe()?;
     let (exit, printed) = std::thread::scope(|scope| {
+        let started = executor.start(&spec, None, stdout_write, stderr_write, cancel);
         let log = scope.spawn(|| forward(inputs, vertex, &stdout, &stderr));
-        let exit = executor.run_in_place(&spec, stdout_write, stderr_write, cancel);
+        next.prepare(inputs, executor);
+        let exit = started.and_then(Started::wait);
         (exit, log.join().unwrap_or_default())
     });
     // A step that was killed from here leaves its caches unfinished.
@@ -70,7 +104,7 @@ pub(super) fn run(
         return Err(failed(op, ended.exit, executor.memory_limit()).hint(hint));
     }
     refuse_leaks(asking, &root.written(), &printed.leaks)?;
-    root.commit(&ended.touched, successors)
+    root.commit(&ended.touched, next.successors)
 }
 
 /// Looks for secrets in what the step wrote, and at what it printed.

@@ -23,12 +23,20 @@ pub(super) enum Root {
 }
 
 impl Root {
-    /// A root that looks as the layers `base`.
-    pub(super) fn begin(store: &Store, kind: Snapshots, base: &[LayerId]) -> Result<Root, BuildError> {
+    /// A root that looks as the layers `base`, with the snapshot `spare` if there is one.
+    pub(super) fn begin(
+        store: &Store,
+        kind: Snapshots,
+        base: &[LayerId],
+        spare: Option<Snapshot>,
+    ) -> Result<Root, BuildError> {
         match kind {
             Snapshots::Overlay => {
                 let lowers = trees(store, base)?;
-                let snapshot = store.begin_snapshot().map_err(BuildError::new)?;
+                let snapshot = match spare {
+                    Some(spare) => spare,
+                    None => store.begin_snapshot().map_err(BuildError::new)?,
+                };
                 Ok(Root::Overlay { lowers, snapshot })
             }
             Snapshots::Copy => store.begin_copied(base).map(Root::Copy).map_err(BuildError::new),

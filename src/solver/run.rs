@@ -1,12 +1,15 @@
 //! Runs what the plan found missing: a vertex starts once its inputs are there, and a thread goes from one to the next.
 
+mod scribe;
 mod work;
 mod write;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use rbuild_cache::layer::Snapshot;
 use rbuild_cache::{Key, LayerId, Store};
 use rbuild_executor::{Cancel, Executor};
 
@@ -17,6 +20,7 @@ use super::{Inputs, Plan, StepResult, interrupted};
 use crate::error::BuildError;
 use crate::graph::{Op, Vertex, VertexId};
 use crate::progress::{Event, VertexOutcome};
+use scribe::Scribe;
 use work::Work;
 
 /// The layers of a finished build.
@@ -74,6 +78,8 @@ pub fn run(
         changed: Condvar::new(),
         successors: plan.successors(inputs),
         beside: Beside::new(inputs.store, exported, inputs.clamp),
+        scribe: Scribe::default(),
+        spare: Mutex::default(),
     };
     run.report_known();
     if plan.is_complete() {
@@ -102,6 +108,9 @@ struct Run<'a> {
     /// By index: see [`Plan::successors`].
     successors: Vec<usize>,
     beside: Beside<'a>,
+    scribe: Scribe,
+    /// For the next process.
+    spare: Mutex<Option<Snapshot>>,
 }
 
 struct Queue {
@@ -142,6 +151,9 @@ impl<'a> Run<'a> {
 
     fn all(&self) -> Result<(), BuildError> {
         std::thread::scope(|scope| {
+            let scribe = self
+                .executor
+                .map(|_| scope.spawn(|| self.scribe.write(self.inputs.store)));
             let mut queue = self.lock();
             loop {
                 if queue.failure.is_none() && self.cancel.is_cancelled() {
@@ -164,9 +176,14 @@ impl<'a> Run<'a> {
                 }
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
-            match queue.failure.take() {
+            let failure = queue.failure.take();
+            drop(queue);
+            self.scribe.close();
+            let lost = || Err(BuildError::message("writing what was made: internal error"));
+            let written = scribe.map_or(Ok(()), |scribe| scribe.join().unwrap_or_else(|_| lost()));
+            match failure {
                 Some(failure) => Err(failure),
-                None => Ok(()),
+                None => written,
             }
         })
     }
@@ -262,7 +279,7 @@ impl<'a> Run<'a> {
             None => Vec::new(),
         };
         // With --no-cache every build does its own work.
-        let _lock = if vertex.no_cache {
+        let lock = if vertex.no_cache {
             None
         } else {
             let lock = self.wait_for_lock(key)?;
@@ -281,6 +298,7 @@ impl<'a> Run<'a> {
             key,
             base,
             began: Instant::now(),
+            lock: Cell::new(lock),
         };
         match &vertex.op {
             Op::Exec(op) => work.exec(op),
@@ -292,6 +310,13 @@ impl<'a> Run<'a> {
                 vertex.name
             ))),
         }
+    }
+
+    /// Whether a process is still to be started.
+    fn has_waiting_process(&self) -> bool {
+        let queue = self.lock();
+        let mut waiting = queue.waiting.iter();
+        waiting.any(|id| matches!(self.inputs.definition.vertex(*id).op, Op::Exec(_)))
     }
 
     fn wait_for_lock(&self, key: &Key) -> Result<rbuild_cache::KeyLock, BuildError> {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rbuild_cache::{LayerId, Store};
-use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Rootfs};
+use rbuild_executor::{Cancel, ExecSpec, Executor, Exit, Rootfs, Started};
 
 use super::foreign;
 use super::root::{self, Root};
@@ -52,7 +52,7 @@ pub fn run(
         platform,
         keep,
     } = *trial;
-    let root = Root::begin(store, executor.snapshots(), layers)?;
+    let root = Root::begin(store, executor.snapshots(), layers, None)?;
     let mut spec = spec(root.rootfs());
     spec.is_32_bit = foreign::is_predecessor(platform);
     let Streams {
@@ -60,7 +60,8 @@ pub fn run(
         stdout,
         stderr,
     } = streams;
-    let ended = executor.run_attached(&spec, stdin, stdout, stderr, cancel);
+    let started = executor.start(&spec, stdin, stdout, stderr, cancel);
+    let ended = started.and_then(Started::wait);
     let ended = ended.map_err(|error| {
         let text = format!("\"{}\" could not be run", spec.args.join(" "));
         BuildError::new(anyhow::Error::new(error).context(text)).hint(foreign::explain(platform))

@@ -116,6 +116,8 @@ impl Bench {
         };
         let mut spec = ExecSpec::new(rootfs, args.iter().map(|a| a.to_string()).collect());
         spec.env = vec!["PATH=/usr/bin:/bin".to_owned()];
+        // So the first step of each case is made as it comes, and others ahead of time.
+        spec.followed = true;
         spec
     }
 

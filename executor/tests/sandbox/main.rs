@@ -5,6 +5,8 @@
 //! `RBUILD_TEST_USER` names; what cannot run says why and counts as skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+// Processes that are made before their step is known.
+mod ahead;
 mod bench;
 // What the image may contain to confuse the sandbox: links, missing directories, odd files.
 mod hostile_image;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         surroundings::CASES,
         hostile_image::CASES,
         lifetime::CASES,
+        ahead::CASES,
         race::CASES,
         owners::CASES,
     ]

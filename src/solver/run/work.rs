@@ -1,14 +1,17 @@
 //! One vertex being solved: looked for by content, and else made and recorded.
 
+use std::cell::Cell;
 use std::time::{Instant, SystemTime};
 
 use rbuild_cache::layer::{LayerBuilder, Timestamp};
 use rbuild_cache::tree::Tree;
-use rbuild_cache::{Key, LayerId, Made, Record, View};
+use rbuild_cache::{Key, KeyLock, LayerId, Made, Record, View};
 
+use super::scribe::Note;
 use super::{Found, Run};
 use crate::error::BuildError;
 use crate::graph::{CopyOp, ExecOp, MkdirOp, Op, Vertex, VertexId};
+use crate::solver::exec::Next;
 use crate::solver::mounts::{Asking, MountInput, same_files};
 use crate::solver::ops::select::{self, Selection};
 use crate::solver::ops::{Sources, copy, mkdir};
@@ -26,6 +29,8 @@ pub(super) struct Work<'r, 'a> {
     pub(super) key: &'r Key,
     pub(super) base: Vec<LayerId>,
     pub(super) began: Instant,
+    /// Of `key`, held until the result is recorded.
+    pub(super) lock: Cell<Option<KeyLock>>,
 }
 
 impl Work<'_, '_> {
@@ -50,9 +55,20 @@ impl Work<'_, '_> {
             executor,
         };
         let read = self.mount_inputs()?;
-        let successors = self.run.successors[self.id.0];
-        let layer = exec::run(&asking, executor, op, &self.base, &read, successors)?;
-        self.record(layer, &[], self.seen(&read)).map(Found::Made)
+        let next = Next {
+            successors: self.run.successors[self.id.0],
+            followed: self.run.has_waiting_process(),
+            spare: &self.run.spare,
+        };
+        let layer = exec::run(&asking, executor, op, &self.base, &read, &next)?;
+        let (result, record) = self.result(layer, self.seen(&read));
+        let note = Note {
+            key: *self.key,
+            record,
+            _lock: self.lock.take(),
+        };
+        self.run.scribe.take(note);
+        Ok(Found::Made(result))
     }
 
     /// What the step is made on, for its record: a linked layer is the same on whatever it lies.
@@ -82,6 +98,7 @@ impl Work<'_, '_> {
     fn same_input(&self, op: &ExecOp) -> Result<Option<StepResult>, BuildError> {
         let store = self.run.inputs.store;
         let operation = &self.run.plan.operations[self.id.0];
+        self.run.scribe.settle(operation);
         let known = store.keys_of_op(operation).map_err(BuildError::new)?;
         let mut content = None;
         let mounted = self.mount_inputs()?;
@@ -265,6 +282,15 @@ impl Work<'_, '_> {
         more: &[Key],
         seen: Vec<(String, String)>,
     ) -> Result<StepResult, BuildError> {
+        let (result, record) = self.result(layer, seen);
+        let store = self.run.inputs.store;
+        for key in more.iter().chain([self.key]) {
+            store.put_record(key, &record).map_err(BuildError::new)?;
+        }
+        Ok(result)
+    }
+
+    fn result(&self, layer: LayerId, seen: Vec<(String, String)>) -> (StepResult, Record) {
         let created = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
@@ -278,17 +304,8 @@ impl Work<'_, '_> {
             made: Made::Step,
             description: self.vertex.name.clone(),
         };
-        for key in more.iter().chain([self.key]) {
-            self.run
-                .inputs
-                .store
-                .put_record(key, &record)
-                .map_err(BuildError::new)?;
-        }
-        Ok(StepResult {
-            layer,
-            created: plan::seconds(created),
-        })
+        let created = plan::seconds(created);
+        (StepResult { layer, created }, record)
     }
 
     /// The time that created directories bear.
