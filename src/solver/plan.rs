@@ -205,7 +205,7 @@ impl Plan {
                 &local
             };
             let selected = select::selection(op, Sources::of(tree))
-                .map_err(|error| BuildError::from(error).at(vertex.location.clone()))?;
+                .map_err(|error| unreadable(error).at(vertex.location.clone()))?;
             selected_key = Some(selected.key());
             selection = Some(selected).filter(|_| vertex.remotes.is_empty());
         }
@@ -339,6 +339,16 @@ impl Plan {
         }
         Ok(found)
     }
+}
+
+/// What went wrong while a local directory was read, with what helps where it was not allowed.
+fn unreadable(error: anyhow::Error) -> BuildError {
+    let cause = error.chain().find_map(rbuild_cache::error::io_cause);
+    if cause.is_none_or(|cause| cause.kind() != std::io::ErrorKind::PermissionDenied) {
+        return error.into();
+    }
+    let hint = "let this user read it, or leave it out with .dockerignore".to_owned();
+    BuildError::new(error.context("reading the build context")).hint(Some(hint))
 }
 
 /// Whether the layer has a form other than its tree; for an image with clamped times, whether that serves to clamp it.

@@ -222,3 +222,24 @@ pub fn nothing_left(env: &Env) {
         assert!(left.is_empty(), "{left:?} in the store's tmp");
     }
 }
+
+#[test]
+fn what_may_not_be_read_is_named_with_what_helps() {
+    let Some(env) = Env::ordinary() else {
+        eprintln!("skipped: root may read everything");
+        return;
+    };
+    env.context("denied", &[("f", "f"), ("no/x", "x")]);
+    let allow = |mode: u32| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(env.path("denied/no"), mode).unwrap();
+    };
+    allow(0);
+    let run = env.build("denied", "FROM scratch\nCOPY . /\n", &[]).fails(1);
+    let wanted = "reading the build context: /no: Permission denied";
+    assert!(run.stderr.contains(wanted), "{}", run.stderr);
+    assert!(run.stderr.contains(".dockerignore"), "{}", run.stderr);
+    env.write("denied/.dockerignore", "no\n");
+    env.build("denied", "FROM scratch\nCOPY . /\n", &[]).ok();
+    allow(0o755);
+}

@@ -255,13 +255,26 @@ fn files(changes: &[FileChange], more: usize) -> Vec<String> {
         if let (Some(from), Some(to)) = (&change.from, &change.to) {
             line.push_str(&format!(" ({from} -> {to})"));
         }
-        lines.push(line);
+        lines.push(visible(&line));
     }
     let more = more + changes.len().saturating_sub(SHOWN_FILES);
     if more > 0 {
         lines.push(format!("  and {more} more"));
     }
     lines
+}
+
+/// Names of files may have what ends a line or moves a terminal's cursor.
+fn visible(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 fn changed(from: &Option<String>, to: &Option<String>) -> String {
@@ -278,4 +291,25 @@ pub fn time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_do_nothing_to_a_terminal() {
+        let change = FileChange {
+            path: "a\nb \u{1b}]0;title\u{7} é".to_owned(),
+            change: Aspect::Link,
+            from: Some("one\r".to_owned()),
+            to: Some("two".to_owned()),
+        };
+        let cause = Cause::Files {
+            changes: vec![change],
+            more: 0,
+        };
+        let shown = r"  link     a\nb \u{1b}]0;title\u{7} é (one\r -> two)";
+        assert_eq!(cause.lines(), ["the files that it reads changed", shown]);
+    }
 }
