@@ -21,21 +21,21 @@ use crate::registry::document::{DOCKER_LIST, OCI_INDEX};
 /// `rbuild manifest ...`.
 #[derive(Debug, clap::Subcommand)]
 pub enum ManifestCommand {
-    /// Make a list of images
+    /// Make a manifest list
     Create(Deferred<CreateArgs>),
-    /// Add an image to a list
+    /// Add an image to a manifest list
     Add(Deferred<AddArgs>),
-    /// Say more of an image of a list
+    /// Say more of an image of a manifest list
     Annotate(Deferred<AnnotateArgs>),
-    /// Show a list, or the manifest of an image
+    /// Show a manifest list, or the manifest of an image
     Inspect(Deferred<InspectArgs>),
-    /// Send a list and its images to a registry
+    /// Push a manifest list and its images to a registry
     Push(Deferred<PushArgs>),
-    /// Take an image out of a list
+    /// Take an image out of a manifest list
     Remove(Deferred<RemoveArgs>),
-    /// Remove lists
+    /// Remove manifest lists
     Rm(Deferred<RmArgs>),
-    /// Say by the exit status whether there is a list of this name
+    /// Say by the exit status whether there is a manifest list of this name
     Exists(Deferred<ExistsArgs>),
 }
 

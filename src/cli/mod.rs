@@ -133,33 +133,33 @@ enum Command {
     Export(Deferred<export::ExportArgs>),
     /// Show the steps that an image was made by
     History(Deferred<history::HistoryArgs>),
+    /// Remove images without a name
+    #[command(hide = true)]
+    ImagePrune(Deferred<image_prune::ImagePruneArgs>),
     /// List images
     Images(Deferred<images::ImagesArgs>),
+    /// Show and make indexes at registries
+    #[command(subcommand, hide = true)]
+    Imagetools(imagetools::ImagetoolsCommand),
     /// Create an image from the tar of a root file system
     Import(Deferred<import::ImportArgs>),
     /// Show all that is known about images, as JSON
     Inspect(Deferred<inspect::InspectArgs>),
     /// Load images from an archive
     Load(Deferred<load::LoadArgs>),
-    /// Put lists of images of several platforms together
-    #[command(subcommand)]
-    Manifest(manifest::ManifestCommand),
-    /// Make one index of images that were built apart, each for its platform
-    Merge(Deferred<merge::MergeArgs>),
-    /// Show the files of an image at a path, for reading
-    Mount(Deferred<mount::MountArgs>),
-    /// Remove images without a name
-    #[command(hide = true)]
-    ImagePrune(Deferred<image_prune::ImagePruneArgs>),
-    /// Show and make indexes at registries
-    #[command(subcommand, hide = true)]
-    Imagetools(imagetools::ImagetoolsCommand),
     /// Write down what the names of a Dockerfile mean now, for builds with --locked
     Lock(Deferred<Box<build::lock::LockArgs>>),
     /// Log in to a registry
     Login(Deferred<login::LoginArgs>),
     /// Forget the password of a registry
     Logout(Deferred<login::LogoutArgs>),
+    /// Make and change manifest lists: images of several platforms under one name
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
+    /// Make one index of images that were built apart, each for its platform
+    Merge(Deferred<merge::MergeArgs>),
+    /// Show the files of an image at a path, for reading
+    Mount(Deferred<mount::MountArgs>),
     /// Parse a Dockerfile and print what was understood
     Parse(Deferred<parse::ParseArgs>),
     /// Say what a build would run, and why, and what is cached
@@ -179,11 +179,11 @@ enum Command {
     Run(Deferred<Box<run::RunArgs>>),
     /// Write images to an archive
     Save(Deferred<save::SaveArgs>),
+    /// Search for images
+    Search(Deferred<search::SearchArgs>),
     /// Look after the store
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Search for images
-    Search(Deferred<search::SearchArgs>),
     /// Show what the store takes, and give it back
     #[command(subcommand)]
     System(system::SystemCommand),
