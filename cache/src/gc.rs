@@ -53,6 +53,8 @@ pub struct PruneOptions {
     pub filter: PruneFilter,
     /// What this process used since it opened the store stays: it is not done yet.
     pub for_own_build: bool,
+    /// Images without a name stay that were kept since then: what a build has just made may have none.
+    pub images_until: Option<SystemTime>,
     /// What the journal of evictions calls it: `prune --all`, or the limit that demands it.
     pub rule: String,
 }

@@ -17,9 +17,10 @@ use crate::store::{Inner, Store};
 
 /// Held by the one process (and thread) that works on a key. Dropping it lets the next one in.
 pub struct KeyLock {
-    _file: File,
-    /// The file to remove, when it was made for this lock.
+    /// The file to remove, when it was made for this lock. Before the lock itself: if nothing else keeps the store open, whoever is
+    /// let in finds that it is not used any more.
     made: Option<(String, Arc<Inner>)>,
+    _file: File,
 }
 
 impl std::fmt::Debug for KeyLock {

@@ -53,7 +53,6 @@ use crate::source::secret::Secrets;
 
 pub use args::BuildArgs;
 use commit::Committed;
-use early::EarlyContext;
 use interrupt::Interrupts;
 use options::BuildOptions;
 use received::Arrival;
@@ -84,7 +83,7 @@ pub fn run(args: BuildArgs, context: &Context) -> anyhow::Result<ExitCode> {
         report::summary(&build.warnings.borrow());
     }
     report::tell(&build.explanation.borrow());
-    options.space.after(context);
+    options.space.after(context, build.started);
     match built {
         Ok(exported) => {
             if let Some(file) = &options.iidfile {
@@ -127,7 +126,6 @@ struct Build<'a> {
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
     /// The context, as far as it is read before there is a graph.
-    early: OnceCell<EarlyContext>,
     /// Context and Dockerfile from elsewhere, once somebody asked.
     arrival: OnceCell<Arrival>,
     /// What `--explain` has to say, for the end.
@@ -155,7 +153,6 @@ impl<'a> Build<'a> {
             secrets,
             agents,
             ignore: OnceCell::new(),
-            early: OnceCell::new(),
             arrival: OnceCell::new(),
             explanation: RefCell::default(),
             parameters: OnceCell::new(),
@@ -175,8 +172,9 @@ impl<'a> Build<'a> {
         let engine = self.engine(&registry)?;
         let images = self.images(&store, &registry);
         let remotes = self.remotes(&store, &registry)?;
-        let lowered = self.lower(dockerfile, &store, &images, &remotes)?;
-        let locals = self.locals(&lowered, &store)?;
+        let early = self.early(&store)?;
+        let lowered = self.lower(dockerfile, &images, &remotes, early.as_ref())?;
+        let locals = self.locals(&lowered, &store, early.as_ref())?;
         let (solved, sandbox) = self.solve(&lowered, &store, &registry, &locals, &remotes)?;
         let committed = lowered
             .iter()

@@ -269,6 +269,11 @@ fn a_store_keeps_to_its_limit() {
     ];
     let run = env.rbuild(args).ok();
     assert!(run.stderr.contains("--min-free"), "{}", run.stderr);
+    // What was built goes by no limit, with a name or without.
+    let args = ["build", "-q", "--store-max", "1m", "--build-arg", "turn=8"];
+    let run = env.rbuild(args.into_iter().chain(context.to_str())).ok();
+    let id = run.stdout.trim();
+    env.rbuild(["save", "-o", out.to_str().unwrap(), id]).ok();
     env.rbuild(["build", "--store-max", "much", "."]).fails(2);
 }
 

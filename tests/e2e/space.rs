@@ -142,6 +142,8 @@ fn a_prune_leaves_what_a_running_build_uses() {
     as_every_user(|env| {
         env.base();
         build(env, "one", DOCKERFILE);
+        // A prune spares what was made a tick of the clock before the oldest build began.
+        std::thread::sleep(Duration::from_millis(60));
         let running = "FROM base AS a\nCOPY in /in\nRUN seq 100000 > /a; mkdir -m 700 /closed; echo x > /closed/x\n\
             FROM a\nRUN echo started; while [ ! -e /etc/go ]; do sleep 0.1; [ $((n=n+1)) -lt 30 ] || break; done\n\
             RUN wc -l < /a\nCOPY --from=a /closed /closed\n";

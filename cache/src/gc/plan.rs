@@ -24,13 +24,7 @@ impl Store {
         };
         let images = self.images()?;
         let mut plan = Plan::default();
-        // A limit of a build leaves what the build itself has just made, which may have no name. Entries have whole seconds.
-        let mine = match options.give_back {
-            Some(_) => self.0.session.oldest(&self.0.sessions, true)?,
-            None => None,
-        };
-        let mine = mine.map(whole_seconds);
-        let image_may_go = |used| may_go(used) && mine.is_none_or(|mine| used < mine);
+        let image_may_go = |kept| may_go(kept) && options.images_until.is_none_or(|until| kept < until);
         for image in images.iter().filter(|image| image.name.is_none()) {
             let tagged = image
                 .created
@@ -336,11 +330,6 @@ fn candidates<'a>(
         }
     }
     (all, total)
-}
-
-fn whole_seconds(time: SystemTime) -> SystemTime {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
 impl PruneFilter {

@@ -130,9 +130,7 @@ pub(super) fn tag_of(name: &str) -> Option<&str> {
     (!tag.contains('/')).then_some(tag)
 }
 
-/// The current time by the second, RFC 3339.
+/// The current time, RFC 3339, always of the same length: the order of times is that of their texts.
 fn now() -> String {
-    Timestamp::from_second(Timestamp::now().as_second())
-        .unwrap_or_default()
-        .to_string()
+    format!("{:.9}", Timestamp::now())
 }

@@ -154,8 +154,9 @@ impl Build<'_> {
         let registry = self.context.registry();
         let images = self.images(&store, &registry);
         let remotes = self.remotes(&store, &registry)?;
-        let lowered = self.lower(dockerfile, &store, &images, &remotes)?;
-        let locals = self.locals(&lowered, &store)?;
+        let early = self.early(&store)?;
+        let lowered = self.lower(dockerfile, &images, &remotes, early.as_ref())?;
+        let locals = self.locals(&lowered, &store, early.as_ref())?;
         let asked = self.asked()?;
         let results: Vec<VertexId> = lowered.iter().filter_map(|lowered| lowered.result).collect();
         let (mut steps, mut fetched) = (Vec::new(), Vec::new());

@@ -33,12 +33,12 @@ impl Build<'_> {
     pub(super) fn lower(
         &self,
         dockerfile: Dockerfile,
-        store: &Store,
         images: &ImageSource,
         remotes: &Remotes,
+        early: Option<&EarlyContext>,
     ) -> Result<Vec<Lowered>, BuildError> {
         let mut announced = self.announced(images, Some(remotes));
-        announced.early = self.early(store)?;
+        announced.early = early;
         match &self.pins()? {
             None => self.lower_by(dockerfile, &announced),
             Some(pins) => self.lower_by(dockerfile, &Locked { pins, announced }),
@@ -91,13 +91,12 @@ impl Build<'_> {
     }
 
     /// The context, if it is a directory, to be read while others are asked.
-    fn early(&self, store: &Store) -> Result<Option<&EarlyContext>, BuildError> {
+    pub(super) fn early(&self, store: &Store) -> Result<Option<EarlyContext>, BuildError> {
         let Some(path) = self.options.context.directory() else {
             return Ok(None);
         };
         let ignore = self.ignore()?.as_ref().map(IgnoreFile::matcher).transpose()?;
-        let early = || EarlyContext::new(path.to_owned(), ignore, store.clone());
-        Ok(Some(self.early.get_or_init(early)))
+        Ok(Some(EarlyContext::new(path.to_owned(), ignore, store.clone())))
     }
 
     /// What finds base images and remote sources; without `remotes` nothing is built and no source asked for.

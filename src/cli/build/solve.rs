@@ -33,6 +33,7 @@ impl Build<'_> {
         &self,
         lowered: &[Lowered],
         store: &Store,
+        early: Option<&EarlyContext>,
     ) -> Result<BTreeMap<String, BuildContext>, BuildError> {
         let dockerfile = self.dockerfile()?.path();
         let main = (frontend::CONTEXT, self.options.context.directory(), dockerfile);
@@ -61,7 +62,7 @@ impl Build<'_> {
             let ignore = found.as_ref().map(IgnoreFile::matcher).transpose()?;
             let context = match (path, &self.arrival()?.context) {
                 (Some(path), _) => {
-                    let early = self.early.get().filter(|_| name == frontend::CONTEXT);
+                    let early = early.filter(|_| name == frontend::CONTEXT);
                     let local = match early.and_then(EarlyContext::take) {
                         Some(local) => local,
                         None => {

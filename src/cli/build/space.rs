@@ -2,9 +2,10 @@
 //! anything runs, after each step and at the end; what is worth least goes first, and nothing that this build still uses.
 
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
-use rbuild_cache::{PruneOptions, Store, StoreError};
+use rbuild_cache::{KeyBuilder, PruneOptions, Store, StoreError};
 
 use crate::cli::context::note;
 use crate::cli::{self, human, trees};
@@ -63,7 +64,8 @@ impl SpaceLimits {
         Ok(excess)
     }
 
-    fn make_room(self, store: &Store, building: bool) -> Result<Room, StoreError> {
+    /// `ended`: since when what the build has made is there, if it is over.
+    fn make_room(self, store: &Store, ended: Option<SystemTime>) -> Result<Room, StoreError> {
         let excess = self.excess(store)?;
         if excess == 0 {
             return Ok(Room::Enough);
@@ -71,7 +73,8 @@ impl SpaceLimits {
         store.prune(&PruneOptions {
             all: true,
             give_back: Some(excess),
-            for_own_build: building,
+            for_own_build: ended.is_none(),
+            images_until: ended,
             rule: self.rule(),
             ..PruneOptions::default()
         })?;
@@ -87,18 +90,23 @@ impl SpaceLimits {
         if self.is_unlimited() {
             return Ok(());
         }
-        self.make_room(store, true).map(drop)
+        self.make_room(store, None).map(drop)
     }
 
-    /// When the build is over and its store closed.
-    pub fn after(self, context: &cli::Context) {
+    /// When the build that `began` then is over and its store closed.
+    pub fn after(self, context: &cli::Context, began: SystemTime) {
         if self.is_unlimited() {
             return;
         }
         let made = || -> anyhow::Result<Room> {
             let store = context.store()?;
-            let _inside = trees::enter(&store)?;
-            Ok(self.make_room(&store, false)?)
+            // Builds that end at once each spare what the others may still use. One after the other, the last one is alone.
+            let lock = store.lock_key(&KeyBuilder::new("limits of space").finish())?;
+            let inside = trees::enter(&store)?;
+            let room = self.make_room(&store, Some(began));
+            drop((inside, store));
+            drop(lock);
+            Ok(room?)
         };
         match made() {
             Ok(Room::Enough) => {}
@@ -151,7 +159,7 @@ impl Watch<'_> {
             (None, _) => false,
         };
         if tight || self.limits.free.is_some_and(|wanted| free < wanted) {
-            self.limits.make_room(self.store, true)?;
+            self.limits.make_room(self.store, None)?;
             if self.limits.most.is_some() {
                 *seen = Some((self.store.free_bytes()?, self.store.usage()?.total()));
             }
