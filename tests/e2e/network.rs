@@ -111,7 +111,8 @@ fn host_gateway_leads_to_the_machine() {
                 "machine:host-gateway",
             ];
             let run = env.build("gateway", &text, &args).ok();
-            assert_eq!(run.count("> greetings"), 1, "{mode}\n{}", run.stderr);
+            // Pasta of Debian 12 may lose the end of a connection, and repeat its last bytes until nc is ended.
+            assert!(run.stderr.contains("> greetings"), "{mode}\n{}", run.stderr);
         }
     });
 }
