@@ -140,7 +140,7 @@ impl LocalContext {
     }
 
     fn scan(&self, path: &LayerPath) -> Result<Listing, TreeError> {
-        scan::list(self.root.as_fd(), path, self).map_err(|source| at(path, source))
+        scan::list(self.root.as_fd(), path, self).map_err(|source| at(path, said_of_listed(source)))
     }
 
     /// Completes what a listing says of the directories in it: their attributes, and whether those that would only
@@ -224,7 +224,7 @@ impl LocalContext {
             let stat = stat.ok_or_else(|| io::Error::other("it is no regular file any more"))?;
             Ok((File::from(file), stat))
         };
-        open().map_err(|source| at(path, source))
+        open().map_err(|source| at(path, said_of_listed(source)))
     }
 
     /// Digest and identity of a file that did not change while it was read, and still is as long as `entry` says.
@@ -468,6 +468,14 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// Why what a directory listed a moment before could not be opened.
+fn said_of_listed(error: io::Error) -> io::Error {
+    if scan::is_absent(&error) {
+        return io::Error::other("it was removed while the context was being read");
+    }
+    error
 }
 
 /// blake3 and size of what `reader` gives.

@@ -244,6 +244,7 @@ mod tests {
     use super::gzip::GZIP_BLOCK;
     use super::*;
     use crate::digest::Digest;
+    use crate::layer::pipe::HashWriter;
 
     /// Bytes that compress, but not to nothing.
     fn sample(length: usize) -> Vec<u8> {
@@ -306,6 +307,28 @@ mod tests {
         for compression in (0..=9).map(Compression::Gzip).chain(zstd.map(Compression::Zstd)) {
             let [one, two, many] =
                 [1, 2, 16].map(|threads| Digest::of(&compressed(&input, compression, threads, 70_001)));
+            assert!(one == two && two == many, "{compression:?}");
+        }
+    }
+
+    /// 16 GB for the figures with RBUILD_STREAM_MB=16000.
+    #[test]
+    fn a_long_stream_is_the_same_for_any_threads() {
+        const PIECE: usize = 1_000_000;
+        let pieces = std::env::var("RBUILD_STREAM_MB").map_or(24, |text| text.parse().unwrap());
+        for compression in [Compression::GZIP, Compression::ZSTD] {
+            let [one, two, many] = [1, 2, 16].map(|threads| {
+                let out = HashWriter::new(std::io::sink());
+                let mut compressor = Compressor::with_threads(out, compression, threads).unwrap();
+                let mut piece = sample(PIECE);
+                for number in 0..pieces {
+                    piece.rotate_left(1 + number % 97);
+                    compressor.write_all(&piece).unwrap();
+                }
+                let (_, digest, size) = compressor.finish().unwrap().finish();
+                (digest, size)
+            });
+            println!("{compression:?}: {pieces} MB, {} bytes, {}", one.1, one.0);
             assert!(one == two && two == many, "{compression:?}");
         }
     }
