@@ -254,6 +254,10 @@ impl Check<'_> {
                 "is no list of images",
             )?;
         }
+        if !store.is_seen_whole()? {
+            let reason = "its checksum is wrong";
+            self.damaged(DamageKind::Content, root, crate::image::SEEN, reason)?;
+        }
         match store.images() {
             Err(StoreError::Index { .. }) => Ok(Vec::new()),
             images => images,

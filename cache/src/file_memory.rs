@@ -57,6 +57,21 @@ impl FileStat {
             ctime: time(found.ctime(), found.ctime_nsec()),
         })
     }
+
+    /// Whether any change after `now`, in nanoseconds since 1970, gives the file other times.
+    pub(crate) fn has_settled(&self, now: i128) -> bool {
+        let coarse = self.mtime.nanoseconds == 0 && self.ctime.nanoseconds == 0;
+        let tick = if coarse { COARSE_TICK } else { FINE_TICK };
+        let nanoseconds =
+            |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
+        nanoseconds(self.mtime).max(nanoseconds(self.ctime)) + tick < now
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> i128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as i128)
 }
 
 /// Paths that nobody asked for are forgotten when the memory was written this often without them.
@@ -119,8 +134,7 @@ impl Store {
     /// The memory of the context directory `context_root`. Take it before the first `stat` of a file in it.
     pub fn file_memory(&self, context_root: &Path) -> Result<FileMemory, StoreError> {
         use std::os::unix::ffi::OsStrExt;
-        let opened = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let opened = opened.map_or(0, |since| since.as_nanos() as i128);
+        let opened = now();
         let root = context_root
             .canonicalize()
             .unwrap_or_else(|_| context_root.to_owned());
@@ -186,7 +200,7 @@ impl FileMemory {
 
     /// Remembers `digest`. `stat` must have been taken before the file was read.
     pub fn put(&self, path: &LayerPath, stat: &FileStat, digest: ContentDigest) {
-        if !self.settled(stat) {
+        if !stat.has_settled(self.opened) {
             return;
         }
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,14 +233,6 @@ impl FileMemory {
             .replace_file_by(&self.store.0.files, &self.name, write, false)?;
         *fresh = Fresh::default();
         Ok(())
-    }
-
-    fn settled(&self, stat: &FileStat) -> bool {
-        let coarse = stat.mtime.nanoseconds == 0 && stat.ctime.nanoseconds == 0;
-        let tick = if coarse { COARSE_TICK } else { FINE_TICK };
-        let nanoseconds =
-            |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
-        nanoseconds(stat.mtime).max(nanoseconds(stat.ctime)) + tick < self.opened
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! oci-layout, index.json, blobs/sha256/   an OCI image layout; index.json holds the tags
+//! index.seen                              what was looked for in a long index.json, and found
 //! layers/<id>/                            the forms of a layer (trees: fs, or fs.single where the disk knows one owner)
 //! keys/v1/<key>, ops/v1/<op>              cache records, and which keys one operation has
 //! files/v1/<hash>                         digests of local files

@@ -66,6 +66,48 @@ fn one_name_of_thousands_is_found_without_the_others() {
 }
 
 #[test]
+fn a_long_list_is_looked_through_once() {
+    let (_directory, store) = store();
+    store
+        .change_index(|entries| {
+            entries.extend((0..500).map(|n| entry_of(Some(&format!("localhost/{n}:1")), &descriptor(1))));
+            true
+        })
+        .unwrap();
+    let name = "localhost/7:1";
+    let seen = store.root().join(SEEN);
+    let look = || Look::begin(&store, &std::fs::File::open(store.root().join(INDEX)).unwrap()).unwrap();
+    let settle = || std::thread::sleep(std::time::Duration::from_millis(40));
+    // What changed a moment ago may change again unseen.
+    assert!(look().is_none() && store.image(name).unwrap().is_some() && !seen.exists());
+    settle();
+    for text in [name, B] {
+        let found = store.entries_with(text).unwrap();
+        assert_eq!(store.entries_with(text).unwrap(), found);
+        assert_eq!(look().unwrap().take(text), found);
+    }
+    assert_eq!(look().unwrap().take(name).unwrap().len(), 1);
+    // So it is that which answers.
+    look().unwrap().keep(name, Vec::new());
+    assert_eq!(store.image(name).unwrap(), None);
+    // Damaged, it answers nothing.
+    let good = std::fs::read(&seen).unwrap();
+    for position in 0..good.len() {
+        let mut bad = good.clone();
+        bad[position] ^= 1;
+        std::fs::write(&seen, &bad).unwrap();
+        assert!(!store.is_seen_whole().unwrap(), "{position}");
+        assert_eq!(look().unwrap().take(name), None, "{position}");
+    }
+    std::fs::write(&seen, &good).unwrap();
+    // Of a list that has changed it knows nothing.
+    store.tag(B, &descriptor(2)).unwrap();
+    settle();
+    assert_eq!(store.image(name).unwrap(), Some(descriptor(1)));
+    assert_eq!(store.image(B).unwrap(), Some(descriptor(2)));
+}
+
+#[test]
 fn names_move_and_the_last_one_leaves_a_nameless_image() {
     let (_directory, store) = store();
     assert_eq!(names(&store), []);
