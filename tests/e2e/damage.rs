@@ -232,7 +232,14 @@ fn is_nothing_lost(name: &Path, harm: Harm) -> bool {
     // The boot in which a tree was made: another one has it looked at again.
     let mark = file.starts_with("boot");
     // Records of what was built, which nothing leads to.
-    let loose = ["files/", "builds/", "index.json.bak", "index.seen", "oci-layout", "evictions"];
+    let loose = [
+        "files/",
+        "builds/",
+        "index.json.bak",
+        "index.seen",
+        "oci-layout",
+        "evictions",
+    ];
     // The list of files of a tree that has no other form.
     let listed_again = file == "index";
     mark || harm == Harm::Remove && (listed_again || loose.iter().any(|prefix| text.starts_with(prefix)))
