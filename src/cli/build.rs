@@ -125,7 +125,6 @@ struct Build<'a> {
     leaks: Leaks,
     /// The context's ignore file, once somebody asked.
     ignore: OnceCell<Option<IgnoreFile>>,
-    /// The context, as far as it is read before there is a graph.
     /// Context and Dockerfile from elsewhere, once somebody asked.
     arrival: OnceCell<Arrival>,
     /// What `--explain` has to say, for the end.
