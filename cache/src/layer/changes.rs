@@ -52,6 +52,13 @@ impl Change {
             Change::Here { path, .. } | Change::Gone(path) => path,
         }
     }
+
+    fn present(&self) -> Option<&LayerPath> {
+        match self {
+            Change::Here { path, .. } => Some(path),
+            Change::Gone(_) => None,
+        }
+    }
 }
 
 impl Listing {
@@ -96,7 +103,7 @@ impl Listing {
     /// The number of the inode at `path` if it has other names too.
     pub(super) fn linked_inode(&self, path: &LayerPath) -> Option<u64> {
         let seen = self.get(path)?;
-        (seen.links > 1 && !seen.is_dir()).then_some(seen.inode)
+        seen.has_other_names().then_some(seen.inode)
     }
 
     fn get(&self, path: &LayerPath) -> Option<&Seen> {
@@ -131,6 +138,10 @@ impl Seen {
 
     fn is_dir(&self) -> bool {
         self.file_type() == FileType::Directory
+    }
+
+    fn has_other_names(&self) -> bool {
+        self.links > 1 && !self.is_dir()
     }
 
     fn is_whiteout(&self, stat: &Statx) -> bool {
@@ -204,7 +215,24 @@ pub(super) fn changes(
             (Some(_), None) => break,
         }
     }
-    Ok(with_parents(found))
+    Ok(with_parents(with_other_names(found, after)))
+}
+
+/// A new name of a file that has others which have not changed needs those in the layer too: it would be another file.
+fn with_other_names(mut found: Vec<Change>, after: &Listing) -> Vec<Change> {
+    let here: HashSet<&LayerPath> = found.iter().filter_map(Change::present).collect();
+    let linked: HashSet<u64> = here.iter().filter_map(|path| after.linked_inode(path)).collect();
+    if linked.is_empty() {
+        return found;
+    }
+    let others = after
+        .0
+        .iter()
+        .filter(|seen| seen.has_other_names() && linked.contains(&seen.inode) && !here.contains(&seen.path));
+    let others: Vec<Change> = others.map(self::here).collect();
+    found.extend(others);
+    found.sort_by(|one, other| one.path().cmp(other.path()));
+    found
 }
 
 fn here(seen: &Seen) -> Change {

@@ -124,6 +124,32 @@ fn a_layer_has_what_an_overlay_would_have_kept() {
 }
 
 #[test]
+fn names_of_one_file_stay_names_of_one_file() {
+    if !is_root() {
+        return;
+    }
+    let (folder, store) = store();
+    let mut stack = Vec::new();
+    step(&store, &mut stack, |root| {
+        fs::write(root.join("a"), "one").unwrap();
+        for other in ["b", "c", "d"] {
+            fs::hard_link(root.join("a"), root.join(other)).unwrap();
+        }
+    });
+    // Fewer names than before, and one of them is new.
+    let renamed = step(&store, &mut stack, |root| {
+        fs::remove_file(root.join("c")).unwrap();
+        fs::remove_file(root.join("d")).unwrap();
+        fs::hard_link(root.join("b"), root.join("z")).unwrap();
+    });
+    assert_eq!(renamed, ["/a", "/b = /a", "/c gone", "/d gone", "/z = /a"]);
+    let other = Store::open(&folder.path().join("store")).unwrap();
+    let made = other.begin_copied(&stack).unwrap();
+    let left = store.begin_copied(&stack).unwrap();
+    assert_eq!(picture(&made.path()), picture(&left.path()));
+}
+
+#[test]
 fn what_the_sandbox_touched_does_not_count() {
     if !is_root() {
         return;
@@ -196,7 +222,17 @@ enum Edit {
     Swap(usize),
 }
 
-const NAMES: [&str; 8] = ["a", "b", "a/c", "a/d", "b/e", "a/c/f", "a/c/g", "b/e/h"];
+const NAMES: [&str; 11] = [
+    "a", "b", "a/c", "a/d", "b/e", "a/c/f", "a/c/g", "b/e/h", "x", "y", "z",
+];
+
+/// A file of three names, to begin with.
+fn three_names(root: &Path) {
+    fs::write(root.join("x"), "three").unwrap();
+    for other in ["y", "z"] {
+        fs::hard_link(root.join("x"), root.join(other)).unwrap();
+    }
+}
 
 impl Edit {
     /// Does it as far as it can be done.
@@ -229,7 +265,7 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
         4 => name().prop_map(Edit::Directory),
         2 => name().prop_map(Edit::Remove),
         2 => (name(), name()).prop_map(|(from, to)| Edit::Rename(from, to)),
-        1 => (name(), name()).prop_map(|(from, to)| Edit::Link(from, to)),
+        3 => (name(), name()).prop_map(|(from, to)| Edit::Link(from, to)),
         1 => name().prop_map(Edit::Symlink),
         1 => (name(), prop_oneof![Just(0o755), Just(0o700), Just(0o4711)]).prop_map(|(name, mode)| Edit::Mode(name, mode)),
         1 => name().prop_map(Edit::Swap),
@@ -243,9 +279,10 @@ fn picture(root: &Path) -> Vec<(Entry, Option<Vec<u8>>)> {
     let entries = index.entries().iter().map(|found| found.entry.clone());
     entries
         .map(|entry| {
-            let bytes = matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. }).then(|| {
-                fs::read(root.join(String::from_utf8_lossy(entry.path.as_bytes()).as_ref())).unwrap()
-            });
+            let path = root.join(String::from_utf8_lossy(entry.path.as_bytes()).as_ref());
+            // Another name of a symlink is a hard link too, and leads nowhere.
+            let is_file = fs::symlink_metadata(&path).unwrap().is_file();
+            let bytes = is_file.then(|| fs::read(&path).unwrap());
             // Which name of a file is the first is told by the order of names alone, not by the layer.
             (entry, bytes)
         })
@@ -263,7 +300,10 @@ proptest! {
         }
         let (folder, store) = store();
         let mut stack = Vec::new();
-        step(&store, &mut stack, |root| first.iter().for_each(|edit| edit.apply(root)));
+        step(&store, &mut stack, |root| {
+            three_names(root);
+            first.iter().for_each(|edit| edit.apply(root));
+        });
         step(&store, &mut stack, |root| second.iter().for_each(|edit| edit.apply(root)));
         let left = store.begin_copied(&stack).unwrap();
         // Another process has only the layers.
