@@ -1,8 +1,8 @@
 //! Which image does an argument mean? A name, a name with a digest, an image id or the beginning of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use rbuild_cache::{Descriptor, Digest, LayerId, Store};
+use rbuild_cache::{Descriptor, Digest, LayerId, Store, StoredImage};
 
 use super::context::note;
 use crate::exporter::stored::StoredManifest;
@@ -22,7 +22,7 @@ pub struct Listed {
     pub image: StoredManifest,
 }
 
-/// No image of the store is meant.
+/// No image of the store is meant, or not one that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// There is none of that name.
@@ -31,6 +31,9 @@ pub enum LookupError {
     /// The beginning of an id fits several.
     #[error("multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
+    /// The store has the name and not, or not whole, what it leads to.
+    #[error("the image {0} of the store cannot be read")]
+    Unreadable(String),
 }
 
 /// What an argument means.
@@ -51,15 +54,52 @@ impl Found {
 
 /// All images of the store, newest first. What cannot be read is told on standard error and left out.
 pub fn list(store: &Store) -> anyhow::Result<Vec<Listed>> {
+    let leave_out = |entry: &StoredImage, error: anyhow::Error| {
+        let digest = entry.descriptor.digest.to_string();
+        let name = entry.name.as_deref().unwrap_or(&digest);
+        note(&format!("warning: leaving out {name}: {error:#}"));
+        Ok(())
+    };
+    gather(store, store.images()?, leave_out)
+}
+
+/// The images that have a name which is `wanted`, with all their names, newest first. The others are not read, and one of
+/// these that cannot be read is an error. `wanted` gets the digest that the name leads to as well.
+pub fn list_named(
+    store: &Store,
+    wanted: impl Fn(&Reference, &Digest) -> bool,
+) -> anyhow::Result<Vec<Listed>> {
+    let mut entries = store.images()?;
+    let found = entries
+        .iter()
+        .filter(|entry| name_of(entry).is_some_and(|name| wanted(&name, &entry.descriptor.digest)));
+    let digests: HashSet<Digest> = found.map(|entry| entry.descriptor.digest).collect();
+    entries.retain(|entry| digests.contains(&entry.descriptor.digest));
+    gather(store, entries, |entry, error| {
+        let name = entry.name.clone().unwrap_or_default();
+        Err(error.context(LookupError::Unreadable(name)))
+    })
+}
+
+/// A name that other tools wrote and that is none of ours still keeps its image.
+fn name_of(entry: &StoredImage) -> Option<Reference> {
+    Reference::parse(entry.name.as_deref()?).ok()
+}
+
+/// The images of `entries`; `unreadable` says whether one that cannot be read is an error.
+fn gather(
+    store: &Store,
+    entries: Vec<StoredImage>,
+    unreadable: impl Fn(&StoredImage, anyhow::Error) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Listed>> {
     let mut images: BTreeMap<Digest, Listed> = BTreeMap::new();
-    let mut broken = Vec::new();
-    for entry in store.images()? {
+    let mut broken = HashSet::new();
+    for entry in entries {
         let digest = entry.descriptor.digest;
         if broken.contains(&digest) {
             continue;
         }
-        // A name that other tools wrote and that is none of ours still keeps its image.
-        let name = entry.name.as_deref().and_then(|name| Reference::parse(name).ok());
+        let name = name_of(&entry);
         if let Some(known) = images.get_mut(&digest) {
             known.names.extend(name);
             known.tagged = known.tagged.take().max(entry.created);
@@ -79,9 +119,8 @@ pub fn list(store: &Store) -> anyhow::Result<Vec<Listed>> {
                 );
             }
             Err(error) => {
-                let name = entry.name.unwrap_or_else(|| digest.to_string());
-                note(&format!("warning: leaving out {name}: {error:#}"));
-                broken.push(digest);
+                unreadable(&entry, error)?;
+                broken.insert(digest);
             }
         }
     }
@@ -95,18 +134,17 @@ pub fn list(store: &Store) -> anyhow::Result<Vec<Listed>> {
 
 /// The image that `text` means.
 pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
-    let images = list(store)?;
     let name = Reference::parse(text).ok();
     if let Some(name) = &name {
-        let by_name = |image: &&Listed| match name.digest() {
-            Some(digest) => {
-                image.descriptor.digest == *digest && image.names.iter().any(|n| n.name() == name.name())
-            }
-            None => image.names.contains(name),
+        let named = match name.digest() {
+            Some(digest) => list_named(store, |known, leads_to| {
+                leads_to == digest && known.name() == name.name()
+            })?,
+            None => list_named(store, |known, _| known == name)?,
         };
-        if let Some(image) = images.iter().find(by_name) {
+        if let Some(image) = named.into_iter().next() {
             return Ok(Found {
-                images: vec![image.clone()],
+                images: vec![image],
                 name: Some(name.clone()),
             });
         }
@@ -114,7 +152,7 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let hex = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let fits = |image: &Listed| hex && image.image.id().hex().starts_with(digits);
-    let images: Vec<Listed> = images.into_iter().filter(fits).collect();
+    let images: Vec<Listed> = list(store)?.into_iter().filter(fits).collect();
     match images.first() {
         None => {
             Err(LookupError::Missing(name.map_or_else(|| text.to_owned(), |name| name.familiar())).into())

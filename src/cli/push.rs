@@ -41,17 +41,18 @@ pub fn run(args: PushArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
     let registry = context.registry();
     context.source(&store, &registry);
-    let listed = lookup::list(&store)?;
+    let is_meant = |found: &Reference| match args.all_tags {
+        true => found.name() == name.name() && found.tag().is_some(),
+        false => *found == name,
+    };
+    let listed = lookup::list_named(&store, |found, _| is_meant(found))?;
     let mut wanted: Vec<(&Listed, &Reference)> = Vec::new();
     if args.all_tags {
         let last = args.name.rsplit('/').next().unwrap_or_default();
         ensure!(!last.contains(':'), "tag can't be used with --all-tags/-a");
     }
     for image in &listed {
-        let names = image.names.iter().filter(|found| match args.all_tags {
-            true => found.name() == name.name() && found.tag().is_some(),
-            false => **found == name,
-        });
+        let names = image.names.iter().filter(|found| is_meant(found));
         wanted.extend(names.map(|name| (image, name)));
     }
     wanted.sort_by_key(|(_, name)| name.tag());

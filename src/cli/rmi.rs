@@ -8,6 +8,7 @@ use rbuild_cache::Store;
 use super::context::{note, print};
 use super::lookup::{Found, LookupError};
 use super::{Context, lookup};
+use crate::registry::Reference;
 
 /// `rbuild rmi IMAGE...`.
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,10 @@ pub fn run(args: RmiArgs, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// Removes what `text` means; the lines to print.
 fn remove(store: &Store, text: &str, force: bool) -> anyhow::Result<String> {
-    let Found { images, name } = lookup::find(store, text)?;
+    let Found { images, name } = match lookup::find(store, text) {
+        Err(error) => return forget(store, text, error),
+        Ok(found) => found,
+    };
     let mut lines = String::new();
     for image in images {
         let id = image.image.id();
@@ -76,4 +80,16 @@ fn remove(store: &Store, text: &str, force: bool) -> anyhow::Result<String> {
         lines.push_str(&format!("Deleted: {id}\n"));
     }
     Ok(lines)
+}
+
+/// Takes the name away from an image that is damaged; `error` is what came of looking for it.
+fn forget(store: &Store, text: &str, error: anyhow::Error) -> anyhow::Result<String> {
+    let is_damaged = matches!(error.downcast_ref(), Some(LookupError::Unreadable(_)));
+    match Reference::parse(text) {
+        Ok(name) if is_damaged && store.untag(&name.to_string())? => {
+            note(&format!("warning: {error:#}"));
+            Ok(format!("Untagged: {}\n", name.familiar()))
+        }
+        _ => Err(error),
+    }
 }

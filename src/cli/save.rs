@@ -97,15 +97,14 @@ fn meant(store: &Store, text: &str) -> anyhow::Result<Vec<(Listed, Vec<Reference
     if !last.contains([':', '@'])
         && let Ok(repository) = Reference::parse(text)
     {
+        let is_meant = |name: &Reference| name.name() == repository.name() && name.tag().is_some();
         let tags = |listed: Listed| {
-            let names = listed
-                .names
-                .iter()
-                .filter(|n| n.name() == repository.name() && n.tag().is_some());
+            let names = listed.names.iter().filter(|name| is_meant(name));
             let names: Vec<Reference> = names.cloned().collect();
-            (!names.is_empty()).then_some((listed, names))
+            (listed, names)
         };
-        let images: Vec<_> = lookup::list(store)?.into_iter().filter_map(tags).collect();
+        let images = lookup::list_named(store, |name, _| is_meant(name))?;
+        let images: Vec<_> = images.into_iter().map(tags).collect();
         if !images.is_empty() {
             return Ok(images);
         }

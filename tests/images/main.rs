@@ -9,6 +9,7 @@
 
 mod attestations;
 mod changed;
+mod damaged;
 mod engines;
 mod files;
 mod interchange;
