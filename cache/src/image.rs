@@ -9,17 +9,20 @@
 
 mod entry;
 mod lines;
+mod relabel;
 mod seal;
 mod seen;
 
+use std::fs::File;
 use std::io::Read;
 
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use self::entry::{decode, entry_of, full_name, is_renamed, is_sound, set_name};
+use self::entry::{decode, full_name, is_renamed, is_sound};
 use self::lines::find_lines;
+use self::relabel::{Relabelled, relabel, relabel_all};
 use self::seen::Look;
 pub(crate) use self::seen::SEEN;
 use crate::digest::Digest;
@@ -75,6 +78,16 @@ impl Store {
         Ok(found.map(|image| image.descriptor))
     }
 
+    /// The entries that lead to `digest`, as [`Store::images`] gives them.
+    pub fn images_of(&self, digest: &Digest) -> Result<Vec<StoredImage>, StoreError> {
+        let mut images = match self.entries_with(&digest.to_string())? {
+            Some(entries) => entries.iter().filter_map(decode).collect(),
+            None => self.images()?,
+        };
+        images.retain(|image| image.descriptor.digest == *digest);
+        Ok(images)
+    }
+
     /// Lets `name` lead to `descriptor`. An image that loses its last name by this stays, nameless. When it
     /// does so already, nothing is written.
     pub fn tag(&self, name: &str, descriptor: &Descriptor) -> Result<(), StoreError> {
@@ -87,18 +100,19 @@ impl Store {
         if self.is_tagged(names, descriptor)? {
             return Ok(());
         }
-        self.change_index(|entries| {
-            let known =
-                |entry: &Value| decode(entry).is_some_and(|i| i.descriptor.digest == descriptor.digest);
-            if names.is_empty() && !entries.iter().any(known) {
-                entries.push(entry_of(None, descriptor));
-                return true;
+        let _held = self.lock_index()?;
+        let bytes = self.read_index_bytes(INDEX)?;
+        let related = bytes
+            .as_deref()
+            .and_then(|bytes| relabel(bytes, names, descriptor));
+        match (related, bytes) {
+            (Some(Relabelled::Same), _) => Ok(()),
+            (Some(Relabelled::Changed(text)), Some(before)) => self.replace_index(Some(&before), &text),
+            (_, bytes) => {
+                let change = |index: &mut Index| relabel_all(&mut index.entries, names, descriptor);
+                self.change_read_index(self.parse_index(INDEX, bytes)?, change)
             }
-            // Every name is assigned, whatever came of those before.
-            names
-                .iter()
-                .fold(false, |changed, name| assign(entries, name, descriptor) | changed)
-        })
+        }
     }
 
     /// Takes `name` away, and with its last name the image. Whether there was such a name.
@@ -260,29 +274,52 @@ impl Store {
     }
 
     fn change_whole_index(&self, change: impl FnOnce(&mut Index) -> bool) -> Result<(), StoreError> {
+        let _held = self.lock_index()?;
+        self.change_read_index(self.read_index()?, change)
+    }
+
+    /// While this is held nobody else changes the list.
+    fn lock_index(&self) -> Result<File, StoreError> {
         let root = &self.0.root;
         let locking = |error| StoreError::io("locking", root.path_of(INDEX_LOCK), error);
         let held = root
             .file(INDEX_LOCK, OFlags::RDWR | OFlags::CREATE)
             .map_err(locking)?;
         self.lock_patiently(&held, &root.path_of(INDEX_LOCK), "changes the list of images")?;
+        Ok(held)
+    }
 
-        let mut index = self.read_index()?;
+    /// With [`Store::lock_index`] held since `index` was read.
+    fn change_read_index(
+        &self,
+        mut index: Index,
+        change: impl FnOnce(&mut Index) -> bool,
+    ) -> Result<(), StoreError> {
         if !change(&mut index) {
             return Ok(());
         }
-        let encoding = |error: serde_json::Error| StoreError::io("encoding", root.path_of(INDEX), error);
-        match &index.bytes {
+        let text = self.encode_index(&index.fields, &index.entries)?;
+        self.replace_index(index.bytes.as_deref(), &text)
+    }
+
+    /// Writes `text` in the place of `before`, which is kept beside it.
+    fn replace_index(&self, before: Option<&[u8]>, text: &str) -> Result<(), StoreError> {
+        let root = &self.0.root;
+        match before {
             Some(before) => self.replace_file(root, INDEX_BACKUP, before, false)?,
             // From then on a list that is lost is missed, the first one too.
             None if root.stat(INDEX_BACKUP)?.is_none() => {
-                let none = seal::encode(&seal::new_fields(), &[]).map_err(encoding)?;
+                let none = self.encode_index(&seal::new_fields(), &[])?;
                 self.replace_file(root, INDEX_BACKUP, none.as_bytes(), false)?;
             }
             None => {}
         }
-        let text = seal::encode(&index.fields, &index.entries).map_err(encoding)?;
         self.replace_file(root, INDEX, text.as_bytes(), true)
+    }
+
+    fn encode_index(&self, fields: &Map<String, Value>, entries: &[Value]) -> Result<String, StoreError> {
+        seal::encode(fields, entries)
+            .map_err(|error| StoreError::io("encoding", self.0.root.path_of(INDEX), error))
     }
 
     fn read_index(&self) -> Result<Index, StoreError> {
@@ -290,21 +327,32 @@ impl Store {
     }
 
     fn read_index_from(&self, name: &str) -> Result<Index, StoreError> {
+        self.parse_index(name, self.read_index_bytes(name)?)
+    }
+
+    /// `None` when there is no such file.
+    fn read_index_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let root = &self.0.root;
-        let path = root.path_of(name);
         let Some(file) = root.open_file(name)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(INDEX_LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| StoreError::io("reading", root.path_of(name), error))?;
+        Ok(Some(bytes))
+    }
+
+    fn parse_index(&self, name: &str, bytes: Option<Vec<u8>>) -> Result<Index, StoreError> {
+        let Some(bytes) = bytes else {
             return Ok(Index {
                 bytes: None,
                 fields: seal::new_fields(),
                 entries: Vec::new(),
             });
         };
-        let mut bytes = Vec::new();
-        file.take(INDEX_LIMIT + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| StoreError::io("reading", &path, error))?;
         let damaged = |reason: String| StoreError::Index {
-            path: path.clone(),
+            path: self.0.root.path_of(name),
             reason,
         };
         if bytes.len() as u64 > INDEX_LIMIT {
@@ -341,43 +389,6 @@ impl Index {
     fn is_whole(&self) -> bool {
         self.bytes.as_deref().is_none_or(seal::is_whole)
     }
-}
-
-/// Lets `name` lead to `descriptor` in `entries`. Whether that changed anything.
-fn assign(entries: &mut Vec<Value>, name: &str, descriptor: &Descriptor) -> bool {
-    let images: Vec<Option<StoredImage>> = entries.iter().map(decode).collect();
-    let has_name = |image: &StoredImage| image.name.as_deref() == Some(name);
-    let mut holders = images.iter().flatten().filter(|image| has_name(image));
-    let first = holders.next();
-    if first.is_some_and(|image| image.descriptor == *descriptor) && holders.next().is_none() {
-        return false;
-    }
-    let mut named: Vec<Digest> = vec![descriptor.digest];
-    named.extend(
-        images
-            .iter()
-            .flatten()
-            .filter(|i| i.name.is_some() && !has_name(i))
-            .map(|i| i.descriptor.digest),
-    );
-    let mut position = 0;
-    entries.retain_mut(|entry| {
-        let image = images.get(position).and_then(Option::as_ref);
-        position += 1;
-        let Some(image) = image.filter(|image| image.name.is_none() || has_name(image)) else {
-            return true;
-        };
-        if named.contains(&image.descriptor.digest) {
-            return false;
-        }
-        if image.name.is_some() {
-            named.push(image.descriptor.digest);
-            set_name(entry, None, &image.descriptor);
-        }
-        true
-    });
-    entries.push(entry_of(Some(name), descriptor));
-    true
 }
 
 #[cfg(test)]

@@ -75,10 +75,12 @@ pub fn list_named(
         .filter(|entry| name_of(entry).is_some_and(|name| wanted(&name, &entry.descriptor.digest)));
     let digests: HashSet<Digest> = found.map(|entry| entry.descriptor.digest).collect();
     entries.retain(|entry| digests.contains(&entry.descriptor.digest));
-    gather(store, entries, |entry, error| {
-        let name = entry.name.clone().unwrap_or_default();
-        Err(error.context(LookupError::Unreadable(name)))
-    })
+    gather(store, entries, refuse)
+}
+
+fn refuse(entry: &StoredImage, error: anyhow::Error) -> anyhow::Result<()> {
+    let name = entry.name.clone().unwrap_or_default();
+    Err(error.context(LookupError::Unreadable(name)))
 }
 
 /// A name that other tools wrote and that is none of ours still keeps its image.
@@ -135,19 +137,13 @@ fn gather(
 /// The image that `text` means.
 pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     let name = Reference::parse(text).ok();
-    if let Some(name) = &name {
-        let named = match name.digest() {
-            Some(digest) => list_named(store, |known, leads_to| {
-                leads_to == digest && known.name() == name.name()
-            })?,
-            None => list_named(store, |known, _| known == name)?,
-        };
-        if let Some(image) = named.into_iter().next() {
-            return Ok(Found {
-                images: vec![image],
-                name: Some(name.clone()),
-            });
-        }
+    if let Some(name) = &name
+        && let Some(image) = named(store, name)?
+    {
+        return Ok(Found {
+            images: vec![image],
+            name: Some(name.clone()),
+        });
     }
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let hex = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -162,6 +158,27 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
         }
         Some(_) => Ok(Found { images, name: None }),
     }
+}
+
+/// The image of that name.
+fn named(store: &Store, name: &Reference) -> anyhow::Result<Option<Listed>> {
+    let is_meant = |known: &Reference, leads_to: &Digest| match name.digest() {
+        Some(digest) => leads_to == digest && known.name() == name.name(),
+        None => known == name,
+    };
+    let digest = match name.digest() {
+        Some(digest) => Some(*digest),
+        None => store.image(&name.to_string())?.map(|known| known.digest),
+    };
+    // As this program writes names; what other tools wrote may be the same name in other words.
+    if let Some(digest) = digest {
+        let entries = store.images_of(&digest)?;
+        let is_named = |entry| name_of(entry).is_some_and(|known| is_meant(&known, &digest));
+        if entries.iter().any(is_named) {
+            return Ok(gather(store, entries, refuse)?.into_iter().next());
+        }
+    }
+    Ok(list_named(store, is_meant)?.into_iter().next())
 }
 
 /// The image that `text` means, for `platform` when one is given.

@@ -52,7 +52,11 @@ fn answer(mut stream: UnixStream, kind: Daemon, archives: &mpsc::Sender<Vec<u8>>
     }
     assert!(request.starts_with("POST /images/load?quiet=1 "), "{request}");
     if matches!(kind, Daemon::Refuses) {
-        return say("500 Internal Server Error", "{\"message\":\"it is read-only\"}");
+        say("500 Internal Server Error", "{\"message\":\"it is read-only\"}");
+        // As Go's server, which both daemons use: whoever still sends gets the answer before the connection ends.
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
+        return;
     }
     let mut archive = Vec::new();
     loop {

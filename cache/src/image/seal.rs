@@ -82,6 +82,47 @@ pub(super) fn is_whole(bytes: &[u8]) -> bool {
     }
 }
 
+/// A file that is whole and as [`encode`] writes it, in parts.
+pub(super) struct Sheet<'a> {
+    /// The first line with its end.
+    first: &'a str,
+    /// An entry a line, all but the last with a comma.
+    pub lines: &'a [u8],
+    /// The last line up to the checksum.
+    last: &'a str,
+}
+
+impl<'a> Sheet<'a> {
+    /// `None` when `bytes` are damaged or were written by something else.
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (text, sum) = split(bytes)?;
+        let end = memchr::memchr(b'\n', text)? + 1;
+        let start = memchr::memrchr(b'\n', text)? + 1;
+        let (first, last) = (&text[..end], &text[start..]);
+        let is_ours = begins_well(bytes) && last.starts_with(LAST_LINE.as_bytes());
+        if !is_ours || sum != checksum(text).as_bytes() {
+            return None;
+        }
+        Some(Self {
+            first: std::str::from_utf8(first).ok()?,
+            lines: &text[end..start],
+            last: std::str::from_utf8(last).ok()?,
+        })
+    }
+
+    /// The file with `lines` in the place of its own, each with a comma.
+    pub fn with_lines(&self, lines: &str) -> String {
+        let mut text = self.first.to_owned();
+        if let Some(lines) = lines.strip_suffix(",\n") {
+            text += lines;
+            text.push('\n');
+        }
+        text += self.last;
+        let sum = checksum(text.as_bytes());
+        text + &sum + END
+    }
+}
+
 /// What the checksum at the end is of, and the checksum.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let bytes = bytes.strip_suffix(END.as_bytes())?;

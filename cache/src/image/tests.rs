@@ -1,6 +1,6 @@
 use std::os::unix::fs::FileExt;
 
-use super::entry::{REF_NAME, tag_of};
+use super::entry::{REF_NAME, entry_of, tag_of};
 use super::*;
 
 fn store() -> (tempfile::TempDir, Store) {
