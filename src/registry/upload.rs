@@ -29,8 +29,12 @@ const READ: usize = 128 << 10;
 const QUEUE: usize = 8;
 /// Up to here a blob is sent in one request, which saves two.
 const SMALL: u64 = 1 << 20;
-/// A part for registries that find larger requests too large.
-const SMALL_PART: u64 = 16 << 20;
+/// Parts for registries, or proxies in front of them, that find larger requests too large. The last is what nginx takes when
+/// nobody has told it otherwise.
+const SMALLER_PARTS: [u64; 2] = [16 << 20, 1 << 20];
+
+const TOO_LARGE: &str =
+    "; it, or a proxy in front of it, takes no requests of 1 MiB (nginx: client_max_body_size)";
 
 /// One blob on its way up.
 #[derive(Clone)]
@@ -186,16 +190,20 @@ impl Registry {
 
 impl Course {
     /// What a failed part means for the upload: some answers only say that it has to go another way.
-    fn judge(&mut self, failure: Failure, is_last: bool) -> Failure {
-        let again = match &*failure.error {
+    fn judge(&mut self, mut failure: Failure, is_last: bool) -> Failure {
+        let again = match &mut *failure.error {
             // Forgotten, or elsewhere than we think: after a failure that is to be expected.
             RegistryError::NotFound { .. } => self.failed,
-            RegistryError::Status { status, .. } => match status {
+            RegistryError::Status { status, detail, .. } => match status {
                 409 | 416 => self.failed,
                 400 if is_last => !std::mem::replace(&mut self.was_damaged, true),
-                413 if self.part > SMALL_PART => {
-                    self.part = SMALL_PART;
-                    true
+                413 => {
+                    let smaller = SMALLER_PARTS.into_iter().find(|part| *part < self.part);
+                    self.part = smaller.unwrap_or(self.part);
+                    if smaller.is_none() {
+                        detail.push_str(TOO_LARGE);
+                    }
+                    smaller.is_some()
                 }
                 405 | 501 if !is_last => !std::mem::replace(&mut self.whole, true),
                 _ => false,

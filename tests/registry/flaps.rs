@@ -160,8 +160,9 @@ fn what_will_not_get_better_ends_soon() {
 /// What [`keeping_registry`] has, how much came, and what it was asked.
 type Kept = Arc<Mutex<(Vec<u8>, u64, Vec<String>)>>;
 
-/// A registry with one upload, which keeps what came; of the first requests with bytes it breaks each off in its middle.
-fn keeping_registry(breaks: usize) -> (String, Kept) {
+/// A registry with one upload, which keeps what came; of the first requests with bytes it breaks each off in its middle. A
+/// request of more than `most` bytes it refuses unread.
+fn keeping_registry(breaks: usize, most: usize) -> (String, Kept) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let state: Kept = Arc::default();
@@ -189,6 +190,15 @@ fn keeping_registry(breaks: usize) -> (String, Kept) {
             .unwrap()
             .2
             .push(format!("{line} {}", range.clone().unwrap_or_default()));
+        if length > most {
+            stream.write_all(
+                b"HTTP/1.1 413 Request Entity Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            )?;
+            // As nginx: the connection ends when the client has seen it.
+            stream.shutdown(std::net::Shutdown::Write)?;
+            std::io::copy(&mut stream, &mut std::io::sink())?;
+            return Ok(());
+        }
         let mut body = vec![0; length];
         if length > 0 && broken.fetch_add(1, Ordering::Relaxed) < breaks {
             body.truncate(length / 2);
@@ -241,7 +251,7 @@ fn keeping_registry(breaks: usize) -> (String, Kept) {
 fn a_broken_upload_goes_on_where_it_was() {
     let bytes: Vec<u8> = (0..5_000_000_u32).map(|i| (i % 251) as u8).collect();
     for part in [64 << 20, 2 << 20] {
-        let (address, state) = keeping_registry(3);
+        let (address, state) = keeping_registry(3, usize::MAX);
         let options = RegistryOptions {
             upload_part: part,
             ..options()
@@ -261,5 +271,33 @@ fn a_broken_upload_goes_on_where_it_was() {
             .find(|request| request.starts_with("put"))
             .unwrap();
         assert!(put.contains("state=x%2fy&digest=sha256:"), "{put}");
+    }
+}
+
+#[test]
+fn a_proxy_that_takes_no_large_requests_gets_smaller_ones() {
+    let bytes: Vec<u8> = (0..20_000_000_u32).map(|i| (i % 251) as u8).collect();
+    // What nginx takes when it is told nothing, and what somebody has told it.
+    for (most, parts) in [(1 << 20, 21), (17 << 20, 2), (1000, 0)] {
+        let (address, state) = keeping_registry(0, most);
+        let client = Registry::with_credentials(RegistryOptions::default(), CredentialFiles::default());
+        let sent = client.push_blob(&reference(&format!("{address}/app")), &blob(&bytes), &|_| {});
+        let (kept, came, requests) = std::mem::take(&mut *state.lock().unwrap());
+        let ranged = requests
+            .iter()
+            .filter(|request| request.starts_with("patch") && request.ends_with(char::is_numeric));
+        if most == 1000 {
+            let error = sent.unwrap_err().to_string();
+            assert!(
+                error.contains("answered 413") && error.contains("client_max_body_size"),
+                "{error}"
+            );
+            assert_eq!(came, 0);
+            continue;
+        }
+        assert_eq!(sent.unwrap(), Transferred::Sent, "{requests:#?}");
+        assert!(kept == bytes && came == bytes.len() as u64, "{requests:#?}");
+        // Each size that was refused was tried once.
+        assert_eq!(ranged.count(), parts, "{requests:#?}");
     }
 }
