@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use self::entry::{decode, full_name, is_renamed, is_sound};
 use self::lines::find_lines;
-use self::relabel::{Relabelled, relabel, relabel_all};
+use self::relabel::{Changed, Entry, assign_all, change_all};
 use self::seen::Look;
 pub(crate) use self::seen::SEEN;
 use crate::digest::Digest;
@@ -100,27 +100,18 @@ impl Store {
         if self.is_tagged(names, descriptor)? {
             return Ok(());
         }
-        let _held = self.lock_index()?;
-        let bytes = self.read_index_bytes(INDEX)?;
-        let related = bytes
-            .as_deref()
-            .and_then(|bytes| relabel(bytes, names, descriptor));
-        match (related, bytes) {
-            (Some(Relabelled::Same), _) => Ok(()),
-            (Some(Relabelled::Changed(text)), Some(before)) => self.replace_index(Some(&before), &text),
-            (_, bytes) => {
-                let change = |index: &mut Index| relabel_all(&mut index.entries, names, descriptor);
-                self.change_read_index(self.parse_index(INDEX, bytes)?, change)
-            }
-        }
+        let digest = descriptor.digest.to_string();
+        let texts: Vec<&str> = names.iter().copied().chain([digest.as_str()]).collect();
+        self.change_related(&texts, |entries| assign_all(entries, names, descriptor))
     }
 
     /// Takes `name` away, and with its last name the image. Whether there was such a name.
     pub fn untag(&self, name: &str) -> Result<bool, StoreError> {
         let mut found = false;
-        self.change_index(|entries| {
+        self.change_related(&[name], |entries| {
             let before = entries.len();
-            entries.retain(|entry| decode(entry).is_none_or(|image| image.name.as_deref() != Some(name)));
+            let is_it = |image: StoredImage| image.name.as_deref() == Some(name);
+            entries.retain(|entry| !entry.image().is_some_and(is_it));
             found = entries.len() < before;
             found
         })?;
@@ -130,9 +121,10 @@ impl Store {
     /// Removes the image and all its names, which are returned. Blobs and layers stay until [`Store::prune`].
     pub fn remove_image(&self, digest: &Digest) -> Result<Vec<String>, StoreError> {
         let mut names = Vec::new();
-        self.change_index(|entries| {
+        self.change_related(&[&digest.to_string()], |entries| {
             let before = entries.len();
-            entries.retain(|entry| match decode(entry) {
+            names.clear();
+            entries.retain(|entry| match entry.image() {
                 Some(image) if image.descriptor.digest == *digest => {
                     names.extend(image.name);
                     false
@@ -265,6 +257,28 @@ impl Store {
             Ok(index) => Ok(index.entries.iter().all(is_sound) && index.is_whole()),
             Err(StoreError::Index { .. }) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Changes the entries that say one of `texts`, and the others of the same images, while nobody else does: see
+    /// [`relabel::change_related`]. Where those are not told from the rest, `change` gets all.
+    fn change_related(
+        &self,
+        texts: &[&str],
+        mut change: impl FnMut(&mut Vec<Entry>) -> bool,
+    ) -> Result<(), StoreError> {
+        let _held = self.lock_index()?;
+        let bytes = self.read_index_bytes(INDEX)?;
+        let changed = bytes
+            .as_deref()
+            .and_then(|bytes| relabel::change_related(bytes, texts, &mut change));
+        match (changed, bytes) {
+            (Some(Changed::Not), _) => Ok(()),
+            (Some(Changed::To(text)), Some(before)) => self.replace_index(Some(&before), &text),
+            (_, bytes) => {
+                let index = self.parse_index(INDEX, bytes)?;
+                self.change_read_index(index, |index| change_all(&mut index.entries, change))
+            }
         }
     }
 

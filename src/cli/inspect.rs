@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use rbuild_cache::Store;
 use serde_json::{Value, json};
 
+use super::Context;
 use super::attested::{Said, is_asked_for};
 use super::context::{note, print};
-use super::lookup::Listed;
+use super::lookup::{Listed, Lookup};
 use super::template::Template;
-use super::{Context, lookup};
 use crate::graph::Platform;
 
 /// `rbuild inspect IMAGE...`.
@@ -57,10 +57,11 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let asks_for_more = template.is_some() && args.format.as_deref().is_some_and(is_asked_for);
     let store = context.store()?;
+    let lookup = Lookup::new(&store);
     let mut values = Vec::new();
     let mut errors = Vec::new();
     for text in &args.images {
-        match lookup::find_for(&store, text, args.platform.as_ref()) {
+        match lookup.find_for(text, args.platform.as_ref()) {
             Ok(listed) => {
                 let mut value = fields(&store, &listed);
                 if asks_for_more && let Some(fields) = value.as_object_mut() {

@@ -1,5 +1,6 @@
 //! Which image does an argument mean? A name, a name with a digest, an image id or the beginning of one.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashSet};
 
 use rbuild_cache::{Descriptor, Digest, LayerId, Store, StoredImage};
@@ -134,60 +135,119 @@ fn gather(
     Ok(images)
 }
 
-/// The image that `text` means.
-pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
-    let name = Reference::parse(text).ok();
-    if let Some(name) = &name
-        && let Some(image) = named(store, name)?
-    {
-        return Ok(Found {
-            images: vec![image],
-            name: Some(name.clone()),
-        });
+/// What the arguments of one command mean. Which image an id or the beginning of one is of is told by all images, which are read
+/// once, when the first id comes.
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    store: &'a Store,
+    all: OnceCell<Vec<Listed>>,
+}
+
+impl<'a> Lookup<'a> {
+    /// Nothing is read yet.
+    pub fn new(store: &'a Store) -> Self {
+        Self {
+            store,
+            all: OnceCell::new(),
+        }
     }
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    let hex = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let fits = |image: &Listed| hex && image.image.id().hex().starts_with(digits);
-    let images: Vec<Listed> = list(store)?.into_iter().filter(fits).collect();
-    match images.first() {
-        None => {
-            Err(LookupError::Missing(name.map_or_else(|| text.to_owned(), |name| name.familiar())).into())
+
+    /// The image that `text` means.
+    pub fn find(&self, text: &str) -> anyhow::Result<Found> {
+        let name = Reference::parse(text).ok();
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_hex = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if let Some(name) = &name
+            && let Some(image) = self.named(name, is_hex)?
+        {
+            return Ok(Found {
+                images: vec![image],
+                name: Some(name.clone()),
+            });
         }
-        Some(first) if images.iter().any(|image| image.image.id() != first.image.id()) => {
-            Err(LookupError::Ambiguous(text.to_owned()).into())
+        let missing =
+            || LookupError::Missing(name.as_ref().map_or_else(|| text.to_owned(), Reference::familiar));
+        if !is_hex {
+            return Err(missing().into());
         }
-        Some(_) => Ok(Found { images, name: None }),
+        let fits = |image: &&Listed| image.image.id().hex().starts_with(digits);
+        let images: Vec<Listed> = self.all()?.iter().filter(fits).cloned().collect();
+        match images.first() {
+            None => Err(missing().into()),
+            Some(first) if images.iter().any(|image| image.image.id() != first.image.id()) => {
+                Err(LookupError::Ambiguous(text.to_owned()).into())
+            }
+            Some(_) => Ok(Found { images, name: None }),
+        }
+    }
+
+    /// The image that `text` means, for `platform` when one is given.
+    pub fn find_for(&self, text: &str, platform: Option<&Platform>) -> anyhow::Result<Listed> {
+        let mut listed = self.find(text)?.first().clone();
+        if platform.is_some() {
+            listed.image = StoredManifest::read(self.store, &listed.descriptor, platform)?;
+        }
+        Ok(listed)
+    }
+
+    /// To be told when `name` was taken from an image that has others.
+    pub fn untagged(&mut self, name: &Reference) {
+        for image in self.all.get_mut().into_iter().flatten() {
+            image.names.retain(|known| known != name);
+        }
+    }
+
+    /// To be told when an image was removed.
+    pub fn removed(&mut self, digest: &Digest) {
+        if let Some(all) = self.all.get_mut() {
+            all.retain(|image| image.descriptor.digest != *digest);
+        }
+    }
+
+    /// The image of that name; all are read anyway if it `may_be_an_id` and is not found as this program writes names.
+    fn named(&self, name: &Reference, may_be_an_id: bool) -> anyhow::Result<Option<Listed>> {
+        let is_meant = |known: &Reference, leads_to: &Digest| match name.digest() {
+            Some(digest) => leads_to == digest && known.name() == name.name(),
+            None => known == name,
+        };
+        let digest = match name.digest() {
+            Some(digest) => Some(*digest),
+            None => self.store.image(&name.to_string())?.map(|known| known.digest),
+        };
+        if let Some(digest) = digest {
+            let entries = self.store.images_of(&digest)?;
+            let is_named = |entry| name_of(entry).is_some_and(|known| is_meant(&known, &digest));
+            if entries.iter().any(is_named) {
+                return Ok(gather(self.store, entries, refuse)?.into_iter().next());
+            }
+        }
+        // What other tools wrote may be the same name in other words.
+        if may_be_an_id {
+            let has_name = |image: &&Listed| {
+                let mut names = image.names.iter();
+                names.any(|known| is_meant(known, &image.descriptor.digest))
+            };
+            return Ok(self.all()?.iter().find(has_name).cloned());
+        }
+        Ok(list_named(self.store, is_meant)?.into_iter().next())
+    }
+
+    fn all(&self) -> anyhow::Result<&[Listed]> {
+        if self.all.get().is_none() {
+            let _ = self.all.set(list(self.store)?);
+        }
+        Ok(self.all.get().map_or(&[], Vec::as_slice))
     }
 }
 
-/// The image of that name.
-fn named(store: &Store, name: &Reference) -> anyhow::Result<Option<Listed>> {
-    let is_meant = |known: &Reference, leads_to: &Digest| match name.digest() {
-        Some(digest) => leads_to == digest && known.name() == name.name(),
-        None => known == name,
-    };
-    let digest = match name.digest() {
-        Some(digest) => Some(*digest),
-        None => store.image(&name.to_string())?.map(|known| known.digest),
-    };
-    // As this program writes names; what other tools wrote may be the same name in other words.
-    if let Some(digest) = digest {
-        let entries = store.images_of(&digest)?;
-        let is_named = |entry| name_of(entry).is_some_and(|known| is_meant(&known, &digest));
-        if entries.iter().any(is_named) {
-            return Ok(gather(store, entries, refuse)?.into_iter().next());
-        }
-    }
-    Ok(list_named(store, is_meant)?.into_iter().next())
+/// The image that `text` means.
+pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
+    Lookup::new(store).find(text)
 }
 
 /// The image that `text` means, for `platform` when one is given.
 pub fn find_for(store: &Store, text: &str, platform: Option<&Platform>) -> anyhow::Result<Listed> {
-    let mut listed = find(store, text)?.first().clone();
-    if platform.is_some() {
-        listed.image = StoredManifest::read(store, &listed.descriptor, platform)?;
-    }
-    Ok(listed)
+    Lookup::new(store).find_for(text, platform)
 }
 
 impl Listed {

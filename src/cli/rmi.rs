@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use rbuild_cache::Store;
 
+use super::Context;
 use super::context::{note, print};
-use super::lookup::{Found, LookupError};
-use super::{Context, lookup};
+use super::lookup::{Found, Lookup, LookupError};
 use crate::registry::Reference;
 
 /// `rbuild rmi IMAGE...`.
@@ -34,9 +34,10 @@ pub fn run(args: RmiArgs, context: &Context) -> anyhow::Result<ExitCode> {
         "--platform is not supported: an image of several platforms goes as a whole; `rbuild manifest remove` takes one out of a list"
     );
     let store = context.store()?;
+    let mut lookup = Lookup::new(&store);
     let mut code = ExitCode::SUCCESS;
     for image in &args.images {
-        match remove(&store, image, args.force) {
+        match remove(&store, &mut lookup, image, args.force) {
             Ok(lines) => print(lines)?,
             Err(error) => {
                 note(&format!("error: {error:#}"));
@@ -51,8 +52,8 @@ pub fn run(args: RmiArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// Removes what `text` means; the lines to print.
-fn remove(store: &Store, text: &str, force: bool) -> anyhow::Result<String> {
-    let Found { images, name } = match lookup::find(store, text) {
+fn remove(store: &Store, lookup: &mut Lookup<'_>, text: &str, force: bool) -> anyhow::Result<String> {
+    let Found { images, name } = match lookup.find(text) {
         Err(error) => return forget(store, text, error),
         Ok(found) => found,
     };
@@ -64,6 +65,7 @@ fn remove(store: &Store, text: &str, force: bool) -> anyhow::Result<String> {
             && image.names.len() > 1
         {
             store.untag(&name.to_string())?;
+            lookup.untagged(name);
             return Ok(format!("Untagged: {}\n", name.familiar()));
         }
         let mut repositories: Vec<String> = image.names.iter().map(|n| n.name()).collect();
@@ -74,6 +76,7 @@ fn remove(store: &Store, text: &str, force: bool) -> anyhow::Result<String> {
             &id.hex()[..12]
         );
         store.remove_image(&image.descriptor.digest)?;
+        lookup.removed(&image.descriptor.digest);
         for name in image.repo_tags().into_iter().chain(image.repo_digests()) {
             lines.push_str(&format!("Untagged: {name}\n"));
         }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{bail, ensure};
 use rbuild_cache::{Descriptor, Store};
 
-use super::lookup::{Listed, LookupError};
-use super::{Context, lookup};
+use super::Context;
+use super::lookup::{Listed, Lookup, LookupError, list_named};
 use crate::exporter::Destination;
 use crate::exporter::archive::{Archived, Format, write_tar};
 use crate::exporter::stored::StoredManifest;
@@ -55,8 +55,9 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
     // Layers that were never needed come from their registry.
     context.source(&store, &context.registry());
     let mut wanted: Vec<(Descriptor, Option<StoredManifest>, Vec<Reference>)> = Vec::new();
+    let lookup = Lookup::new(&store);
     for text in &args.images {
-        for (listed, names) in meant(&store, text)? {
+        for (listed, names) in meant(&store, &lookup, text)? {
             let only = match &args.platform {
                 None => None,
                 platform => Some(StoredManifest::read(
@@ -92,7 +93,7 @@ pub fn run(args: SaveArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// The images that an argument means and the names that they are saved under.
-fn meant(store: &Store, text: &str) -> anyhow::Result<Vec<(Listed, Vec<Reference>)>> {
+fn meant(store: &Store, lookup: &Lookup<'_>, text: &str) -> anyhow::Result<Vec<(Listed, Vec<Reference>)>> {
     let last = text.rsplit('/').next().unwrap_or_default();
     if !last.contains([':', '@'])
         && let Ok(repository) = Reference::parse(text)
@@ -103,13 +104,13 @@ fn meant(store: &Store, text: &str) -> anyhow::Result<Vec<(Listed, Vec<Reference
             let names: Vec<Reference> = names.cloned().collect();
             (listed, names)
         };
-        let images = lookup::list_named(store, |name, _| is_meant(name))?;
+        let images = list_named(store, |name, _| is_meant(name))?;
         let images: Vec<_> = images.into_iter().map(tags).collect();
         if !images.is_empty() {
             return Ok(images);
         }
     }
-    let found = lookup::find(store, text)?;
+    let found = lookup.find(text)?;
     let names = found
         .name
         .iter()

@@ -134,3 +134,35 @@ fn filters_narrow_the_list() {
     let table = place.rbuild(&["images", "--format", "table {{.Repository}}\\t{{.Tag}}", "app:1"]);
     assert_eq!(table, "REPOSITORY   TAG\napp          1\n");
 }
+
+#[test]
+fn several_ids_are_removed_at_once() {
+    let place = Place::new();
+    let base = place.import("base");
+    place.build("cafe", "FROM base\nLABEL n=1\n", &[]);
+    place.rbuild(&["tag", "cafe", "other:1"]);
+    let ids = place.rbuild(&["images", "-q", "--no-trunc", "--filter", "reference=cafe"]);
+    let id = ids.trim();
+    // A name that could be an id is a name.
+    assert_eq!(place.rbuild(&["inspect", "-f", "{{.Id}}", "cafe"]).trim(), id);
+    // What the first one did is known to those after it: one name is left, so that nothing has to be forced.
+    let output = place.run_on("store", &["rmi", "other:1", id, &base[..20], &id[..20]], None);
+    let told = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = told.lines().map(|line| line.split('@').next().unwrap()).collect();
+    let [deleted, gone] = [id, &base].map(|id| format!("Deleted: {id}"));
+    assert_eq!(
+        lines,
+        [
+            "Untagged: other:1",
+            "Untagged: cafe:latest",
+            "Untagged: cafe",
+            &deleted,
+            "Untagged: base:latest",
+            "Untagged: base",
+            &gone
+        ]
+    );
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told, format!("error: No such image: {}\n", &id[..20]));
+    assert_eq!(place.rbuild(&["images", "-q"]), "");
+}

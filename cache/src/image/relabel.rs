@@ -1,5 +1,5 @@
-//! Names given: in a list of which every entry is understood, or, in a long one that this program wrote, from the few
-//! entries that have to do with them.
+//! Changes of the list of images: in one of which every entry is understood, or, in a long one that this program wrote, from
+//! the few entries that have to do with them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -11,56 +11,56 @@ use super::seal::Sheet;
 use super::{Descriptor, StoredImage};
 use crate::digest::Digest;
 
-/// An entry, and the line that it was read from; an empty one for what is new.
-struct Entry {
+/// An entry, and the line that it was read from; an empty one for what is new or was read in another way.
+pub(super) struct Entry {
     value: Value,
     line: Range<usize>,
 }
 
-/// What came of giving names to an image in a file.
-pub(super) enum Relabelled {
-    /// It had them already.
-    Same,
+/// What came of changing a file.
+pub(super) enum Changed {
+    /// It stays as it is.
+    Not,
     /// The new file.
-    Changed(String),
+    To(String),
 }
 
-/// Lets all `names` lead to `descriptor` in `entries`. Without a name the image is kept nameless, unless it has a name
-/// already. Whether that changed anything.
-pub(super) fn relabel_all(entries: &mut Vec<Value>, names: &[&str], descriptor: &Descriptor) -> bool {
+/// Changes `entries`, which are all there are. What `change` says.
+pub(super) fn change_all(entries: &mut Vec<Value>, mut change: impl FnMut(&mut Vec<Entry>) -> bool) -> bool {
     let read = entries.drain(..).map(|value| Entry { value, line: 0..0 });
     let mut list: Vec<Entry> = read.collect();
-    let changed = assign_all(&mut list, names, descriptor);
+    let changed = change(&mut list);
     entries.extend(list.into_iter().map(|entry| entry.value));
     changed
 }
 
-/// The same in the file `bytes`; `None` when that is damaged or not as this program writes it.
-///
-/// An entry has to do with it when it says one of the names, or the digest that one of the names leads to or shall lead to: only
-/// with those can it gain or lose the last name of an image.
-pub(super) fn relabel(bytes: &[u8], names: &[&str], descriptor: &Descriptor) -> Option<Relabelled> {
+/// Changes the file `bytes`, in which `change`, which says whether it did anything, sees only some entries: those that say one of
+/// `texts`, and the others of the same images. Only with those can a name or digest among `texts` gain or lose the last name of an
+/// image. `None` when the file is damaged or not as this program writes it.
+pub(super) fn change_related(
+    bytes: &[u8],
+    texts: &[&str],
+    mut change: impl FnMut(&mut Vec<Entry>) -> bool,
+) -> Option<Changed> {
     let sheet = Sheet::read(bytes)?;
     let mut related = BTreeMap::new();
-    for name in names {
-        mentions(sheet.lines, name, &mut related)?;
+    for text in texts {
+        mentions(sheet.lines, text, &mut related)?;
     }
-    let named = understood(sheet.lines, &related)?;
-    let mut digests: HashSet<Digest> = HashSet::from([descriptor.digest]);
-    digests.extend(
-        named
-            .iter()
-            .filter_map(|entry| decode(&entry.value))
-            .map(|image| image.descriptor.digest),
-    );
+    let found = understood(sheet.lines, &related)?;
+    let digests: HashSet<Digest> = found
+        .iter()
+        .filter_map(Entry::image)
+        .map(|image| image.descriptor.digest)
+        .collect();
     for digest in digests {
         mentions(sheet.lines, &digest.to_string(), &mut related)?;
     }
     let mut entries = understood(sheet.lines, &related)?;
-    if !assign_all(&mut entries, names, descriptor) {
-        return Some(Relabelled::Same);
+    if !change(&mut entries) {
+        return Some(Changed::Not);
     }
-    Some(Relabelled::Changed(written(&sheet, &related, &entries)?))
+    written(&sheet, &related, &entries).map(Changed::To)
 }
 
 /// Adds the lines in which `text` is a value, where each begins and ends.
@@ -120,9 +120,14 @@ fn copy_lines(to: &mut Vec<u8>, lines: &[u8]) {
     }
 }
 
-fn assign_all(entries: &mut Vec<Entry>, names: &[&str], descriptor: &Descriptor) -> bool {
-    let known =
-        |entry: &Entry| decode(&entry.value).is_some_and(|i| i.descriptor.digest == descriptor.digest);
+/// Lets all `names` lead to `descriptor`. Without a name the image is kept nameless, unless it has a name already. Whether that
+/// changed anything.
+pub(super) fn assign_all(entries: &mut Vec<Entry>, names: &[&str], descriptor: &Descriptor) -> bool {
+    let known = |entry: &Entry| {
+        entry
+            .image()
+            .is_some_and(|i| i.descriptor.digest == descriptor.digest)
+    };
     if names.is_empty() && !entries.iter().any(known) {
         entries.push(Entry::new(None, descriptor));
         return true;
@@ -135,7 +140,7 @@ fn assign_all(entries: &mut Vec<Entry>, names: &[&str], descriptor: &Descriptor)
 
 /// Lets `name` lead to `descriptor` in `entries`. Whether that changed anything.
 fn assign(entries: &mut Vec<Entry>, name: &str, descriptor: &Descriptor) -> bool {
-    let images: Vec<Option<StoredImage>> = entries.iter().map(|entry| decode(&entry.value)).collect();
+    let images: Vec<Option<StoredImage>> = entries.iter().map(Entry::image).collect();
     let has_name = |image: &StoredImage| image.name.as_deref() == Some(name);
     let mut holders = images.iter().flatten().filter(|image| has_name(image));
     let first = holders.next();
@@ -176,6 +181,11 @@ impl Entry {
             value: entry_of(name, descriptor),
             line: 0..0,
         }
+    }
+
+    /// What it says; `None` when this program cannot follow it.
+    pub(super) fn image(&self) -> Option<StoredImage> {
+        decode(&self.value)
     }
 }
 

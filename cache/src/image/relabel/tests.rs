@@ -45,19 +45,30 @@ proptest! {
     #[test]
     fn what_is_left_alone_has_nothing_to_do_with_it(
         has_foreign: bool,
-        steps in prop::collection::vec((prop::collection::vec(0..NAMES.len(), 0..4), 0..4_u8), 1..12),
+        steps in prop::collection::vec((prop::collection::vec(0..NAMES.len(), 0..4), 0..4_u8, prop::bool::weighted(0.2)), 1..12),
     ) {
         let mut entries = if has_foreign { foreign() } else { Vec::new() };
         let mut fields = seal::new_fields();
         fields.insert("annotations".to_owned(), json!({"kept": "by others"}));
-        for (names, n) in steps {
+        for (names, n, removes) in steps {
             let names: Vec<&str> = names.into_iter().map(|name| NAMES[name]).collect();
             let before = seal::encode(&fields, &entries).unwrap();
-            let changed = relabel_all(&mut entries, &names, &descriptor(n));
+            let digest = descriptor(n).digest;
+            let texts: Vec<String> = names.iter().map(|name| name.to_string()).chain([digest.to_string()]).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let change = |entries: &mut Vec<Entry>| {
+                if !removes {
+                    return assign_all(entries, &names, &descriptor(n));
+                }
+                let before = entries.len();
+                entries.retain(|entry| entry.image().is_none_or(|image| image.descriptor.digest != digest));
+                entries.len() < before
+            };
+            let changed = change_all(&mut entries, change);
             let expected = seal::encode(&fields, &entries).unwrap();
-            match relabel(before.as_bytes(), &names, &descriptor(n)) {
-                Some(Relabelled::Same) => prop_assert!(!changed),
-                Some(Relabelled::Changed(text)) => {
+            match change_related(before.as_bytes(), &texts, change) {
+                Some(Changed::Not) => prop_assert!(!changed),
+                Some(Changed::To(text)) => {
                     prop_assert!(changed && seal::is_whole(text.as_bytes()), "{}", text);
                     prop_assert_eq!(timeless(&text), timeless(&expected));
                     prop_assert_eq!(text.lines().count(), expected.lines().count());
@@ -75,17 +86,18 @@ fn nothing_is_built_on_a_damaged_list() {
         entry_of(None, &descriptor(2)),
     ];
     let good = seal::encode(&seal::new_fields(), &entries).unwrap().into_bytes();
-    let wanted = descriptor(3);
-    assert!(relabel(&good, &["b:1"], &wanted).is_some());
+    let change = |bytes: &[u8]| {
+        change_related(bytes, &["b:1"], |entries| {
+            assign_all(entries, &["b:1"], &descriptor(3))
+        })
+    };
+    assert!(change(&good).is_some());
     for bit in 0..good.len() * 8 {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(relabel(&bad, &["b:1"], &wanted).is_none(), "bit {bit}");
+        assert!(change(&bad).is_none(), "bit {bit}");
     }
     for length in 0..good.len() {
-        assert!(
-            relabel(&good[..length], &["b:1"], &wanted).is_none(),
-            "{length} bytes"
-        );
+        assert!(change(&good[..length]).is_none(), "{length} bytes");
     }
 }
